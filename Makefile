@@ -1,0 +1,73 @@
+# `make help` lists the targets. Everything runs in .venv, which `make setup` makes once.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+
+TABLE  ?= main
+SCALE  ?= toy
+SEEDS  ?= 1
+PAPERS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tables/*/*.toml)))))
+
+# One table, as the command line takes it: METHOD, TABLE, SCALE, SEEDS, DATA="role=path ...", ARGS="anything else".
+SIZE    = --scale $(SCALE) --seeds $(SEEDS) $(foreach item,$(DATA),--data $(item)) $(ARGS)
+REQUEST = $(METHOD) --table $(TABLE) $(SIZE)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce-table plan leaderboard test lint format bench doctor clean no-method
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  METHOD is one of: $(PAPERS)"
+	@echo '  make reproduce-table METHOD=dtm [TABLE=main] [SCALE=smoke|toy|small|paper] [SEEDS=3] \'
+	@echo '                       [DATA="imagenet=PATH ade20k=PATH coco=PATH"] [ARGS="..."]'
+
+setup: $(STAMP)  ## install everything into .venv, once
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "mimbench needs Python 3.10 or newer; choose one with: make setup PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "No virtual environment could be made; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	@echo "Installing mimbench into $(VENV): some minutes, once."
+	@$(BIN)/python -m pip install --disable-pip-version-check --prefer-binary --progress-bar off --quiet -e '.[dev]'
+	@touch $@
+
+reproduce-table: $(if $(METHOD),$(STAMP),no-method)  ## pretrain, fine-tune and render one table
+	@$(BIN)/mimbench reproduce-table $(REQUEST)
+
+plan: $(if $(METHOD),$(STAMP),no-method)  ## the graph of runs behind a table: cached, missing, cost
+	@$(BIN)/mimbench plan $(REQUEST)
+
+no-method:
+	@echo 'Which table? Say METHOD=..., one of: $(PAPERS)'
+	@echo 'For example: make $(firstword $(MAKECMDGOALS)) METHOD=$(firstword $(PAPERS))'
+	@exit 2
+
+leaderboard: $(STAMP)  ## every finished table on one page
+	@$(BIN)/mimbench leaderboard $(SIZE)
+
+test: $(STAMP)  ## the test suite (ARGS="-k word" narrows it)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+lint: $(STAMP)  ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP)  ## let ruff fix and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP)  ## how long setup, the toy table and a training step take here
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+doctor: $(STAMP)  ## what is installed, what can run here, how to get the rest
+	@$(BIN)/mimbench doctor
+
+clean:  ## remove caches and rendered pages; keeps .venv, runs/ and data/
+	@rm -rf build dist reports/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

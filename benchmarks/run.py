@@ -1,0 +1,158 @@
+"""What a user waits for: setup, the toy table cold and cached, `--help`, and the overhead of a pretraining step.
+
+    python benchmarks/run.py                 help, step and table
+    python benchmarks/run.py setup           install into an empty environment (downloads some GB)
+    python benchmarks/run.py step --repeat 5
+
+Absolute times hold for this machine at this moment; shares and ratios travel better. Several measurements of one
+thing are shown as median (minimum to maximum).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MIMBENCH = [sys.executable, "-m", "mimbench"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["help", "step", "table"], help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--repeat", type=int, default=3, help="how often short things are measured")
+    arguments = parser.parse_args()
+    unknown = set(arguments.what) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
+    for name in arguments.what:
+        PARTS[name](arguments.repeat)
+
+
+def spread(values: list[float], unit: str) -> str:
+    median = statistics.median(values)
+    return f"{median:.3g} {unit} ({min(values):.3g} to {max(values):.3g}, n={len(values)})"
+
+
+def timed(command: list[str], **environment: str) -> float:
+    """Seconds of a command; its output is shown only where it fails."""
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - start
+
+
+def bench_setup(repeat: int) -> None:
+    """`make setup` in a fresh environment."""
+    del repeat  # it downloads gigabytes
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"setup                 {timed(['make', 'setup', f'VENV={folder}/venv']):.0f} s")
+
+
+def bench_help(repeat: int) -> None:
+    """The command line's first answer."""
+    print(f"mimbench --help       {spread([timed([*MIMBENCH, '--help']) for _ in range(repeat)], 's')}")
+
+
+def bench_table(repeat: int) -> None:
+    """The DTM toy table with an empty store, and again with everything cached."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*MIMBENCH, "reproduce-table", "dtm"]
+        cold = timed(command, MIMBENCH_HOME=folder)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        cached = [timed(command, MIMBENCH_HOME=folder) for _ in range(repeat)]
+    print(f"DTM toy table, cold   {cold / 60:.1f} min, {os.cpu_count()} cores")
+    print(f"largest process       {peak:.2f} GiB")
+    print(f"DTM toy table, cached {spread(cached, 's')}")
+
+
+def bench_step(repeat: int) -> None:
+    """The share of a toy pretraining step that is not the model's own forward, backward and optimizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        for method in ("mae", "feature-mim", "dtm"):
+            shares, rates = zip(*(step_overhead(method, Path(folder)) for _ in range(repeat)), strict=True)
+            print(f"{method:<21} overhead {spread([100 * share for share in shares], '%')}", end="; ")
+            print(f"{spread(list(rates), 'images/s')} on one thread")
+
+
+def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, float]:
+    """Share of overhead, and images a second, over `steps` steps with the real loader, hooks and checkpoints."""
+    import torch
+
+    from mimbench import catalog
+    from mimbench.data import toy
+    from mimbench.data.augment import PretrainAugment
+    from mimbench.data.image_folder import ImageFolder, PretrainPictures
+    from mimbench.spec import RunSpec
+    from mimbench.store import Inputs, RunStore
+    from mimbench.train import pretraining
+    from mimbench.train.optimizer import param_groups
+    from mimbench.train.runner import fit
+
+    torch.set_num_threads(1)
+    card = catalog.method(method)
+    recipe = card.recipes()["toy"]
+    data = toy.ensure(home / "data", size="toy")
+    parts = {role: untrained_teacher(name) for role, name in card.needs.items()}
+    model = pretraining.MethodModel(pretraining.initialise(card, recipe, 0, **parts), steps)
+    pictures = ImageFolder(data / "imagenet", "train")
+    for index in range(len(pictures)):  # a run reads each file once; its epochs come from memory
+        pictures.load(index)
+    spec = RunSpec("pretrain", method, recipe.arch, recipe.values(), {}, time.monotonic_ns())
+    folder = RunStore(home / "runs").create(spec, Inputs())
+    inside = 0.0
+    own_step = model.train_step
+
+    def measured(data: object, optim_wrapper: object) -> object:
+        nonlocal inside
+        start = time.perf_counter()
+        result = own_step(data, optim_wrapper)
+        inside += time.perf_counter() - start
+        return result
+
+    model.train_step = measured
+    moments: list[float] = []
+    fit(
+        model,
+        PretrainPictures(pictures, PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)),
+        folder=folder,
+        seed=0,
+        steps=steps,
+        batch_size=recipe.global_batch_size,
+        param_groups=param_groups(model, recipe.weight_decay),
+        lr_at=lambda step: 1e-4,
+        before_step=lambda step: moments.append(time.perf_counter()) if step == 0 else None,
+        after_step=lambda done: moments.append(time.perf_counter()) if done == steps else None,
+    )
+    total = moments[-1] - moments[0]
+    return 1 - inside / total, steps * recipe.global_batch_size / total
+
+
+def untrained_teacher(name: str) -> object:
+    """A teacher network of the toy recipe's shape: its weights do not matter for the time it takes."""
+    from mimbench import catalog
+    from mimbench.data.captions import Tokenizer
+
+    card = catalog.teacher(name)
+    network = card.build(card.recipes()["toy"], tokenizer=Tokenizer.build(["a red disc"]))
+    return network.encoder.eval().requires_grad_(False)
+
+
+PARTS: dict[str, Callable[[int], None]] = {
+    "setup": bench_setup,
+    "help": bench_help,
+    "table": bench_table,
+    "step": bench_step,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The pretrained ViT as a backbone of mmsegmentation and mmdetection: pictures in, feature maps out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mimbench.encoder import load_encoder
+from mimbench.vit import ViT
+
+
+def even_taps(depth: int) -> tuple[int, ...]:
+    """Four blocks, evenly spaced, the last one included (0-based)."""
+    return tuple(depth * (i + 1) // 4 - 1 for i in range(4))
+
+
+@MODELS.register_module()
+class ViTBackbone(BaseModule):
+    """An encoder file as an mm-series backbone.
+
+    Args:
+        encoder: the encoder file.
+        img_size: the training crop's side; positions are resized to it. Other sizes are resized in `forward`.
+        drop_path: stochastic depth of the last block.
+        taps: 0-based blocks whose outputs are returned; default: four, evenly spaced.
+        norm: normalise each tap by the encoder's final norm (iBOT); otherwise that norm is removed.
+        frozen_blocks: this many first blocks, and everything before them, are not trained.
+
+    Attributes:
+        load_report: what became of each tensor of the file.
+        out_channels, out_strides: of each returned map.
+    """
+
+    def __init__(
+        self,
+        encoder: str | Path,
+        *,
+        img_size: int | None = None,
+        drop_path: float = 0.0,
+        taps: Sequence[int] | None = None,
+        norm: bool = False,
+        frozen_blocks: int = 0,
+    ) -> None:
+        super().__init__()
+        self.net, self.load_report = load_encoder(Path(encoder), drop_path=drop_path, img_size=img_size)
+        self.taps = tuple(taps) if taps is not None else even_taps(len(self.net.blocks))
+        self.out_channels = [self.net.embed_dim] * len(self.taps)
+        self.out_strides = [self.net.config.patch_size] * len(self.taps)
+        self.norm = norm
+        if not norm:
+            self.load_report.dropped += remove_final_norm(self.net)
+        if frozen_blocks:
+            self._freeze(frozen_blocks)
+
+    def init_weights(self) -> None:
+        """Nothing: the weights came with the file, and mm-series models call this on every part."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps `[B, D, H/patch, W/patch]` of images `[B, 3, H, W]`; H, W: multiples of the patch size."""
+        maps = self.net.taps(images, self.taps)
+        if self.norm:
+            maps = [self.net.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for x in maps]
+        return tuple(maps)
+
+    def _freeze(self, blocks: int) -> None:
+        for parameter in self.net.parameters(recurse=False):  # class token, positions
+            parameter.requires_grad_(False)
+        for module in (self.net.patch_embed, *self.net.blocks[:blocks]):
+            module.requires_grad_(False)
+
+
+def remove_final_norm(vit: ViT) -> list[str]:
+    """Drop the encoder's final norm, which fine-tuning does not use; returns the names that went."""
+    names = [f"norm.{name}" for name, _ in vit.norm.named_parameters()]
+    vit.norm = nn.Identity()
+    return names

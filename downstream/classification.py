@@ -1,0 +1,227 @@
+"""Image classification by fine-tuning the whole encoder, as MAE and BEiT do on ImageNet-1K.
+
+The mean of the patch tokens after the last block, a new LayerNorm (`fc_norm`) in place of the encoder's own
+final norm, a linear head; mixup, cutmix, label smoothing, layer-wise learning-rate decay, stochastic depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_dist_info
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import Metric, TaskCard, TransferRecipe, device
+from mimbench.errors import UserError
+
+if TYPE_CHECKING:
+    from mimbench.store import RunFolder
+    from mimbench.vit import ViT
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationRecipe(TransferRecipe):
+    """Fine-tuning on labelled pictures."""
+
+    epochs: float
+    warmup_epochs: float
+    min_lr: float
+    mixup: float  # alpha; 0 = off
+    cutmix: float  # alpha; 0 = off
+    mixup_switch_prob: float  # of cutmix instead of mixup, where both are on
+    label_smoothing: float
+    rand_augment: str  # timm's policy; empty = off
+    random_erase: float
+    min_crop_scale: float
+    crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
+    head_init_std: float
+
+
+MAE = "MAE fine-tuning (code efb2a80)"
+OURS = "ours: two CPU cores"
+
+
+def recipes() -> Mapping[str, ClassificationRecipe]:
+    """Scale to recipe."""
+    paper = ClassificationRecipe.cited(
+        {
+            f"{MAE}, ViT-B": {
+                "base_lr": 5e-4, "layer_decay": 0.65, "drop_path": 0.1, "epochs": 100.0, "warmup_epochs": 5.0,
+            },
+            MAE: {
+                "img_size": 224, "global_batch_size": 1024, "lr_rule": "linear", "weight_decay": 0.05,
+                "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16", "min_lr": 1e-6, "mixup": 0.8,
+                "cutmix": 1.0, "mixup_switch_prob": 0.5, "label_smoothing": 0.1,
+                "rand_augment": "rand-m9-mstd0.5-inc1", "random_erase": 0.25, "min_crop_scale": 0.08,
+                "crop_pct": 0.875, "head_init_std": 2e-5,
+            },
+        }
+    )  # fmt: skip
+    small = paper.vary(
+        OURS, img_size=64, global_batch_size=32, base_lr=1e-3, lr_rule="absolute", layer_decay=0.8,
+        epochs=8.0, warmup_epochs=1.0, precision="fp32", rand_augment="rand-m5-mstd0.5-inc1",
+        random_erase=0.0, min_crop_scale=0.35, crop_pct=1.0, mixup=0.2, cutmix=0.5,
+    )  # fmt: skip
+    toy = small.vary(OURS, epochs=20.0, warmup_epochs=2.0)
+    smoke = toy.vary(OURS, img_size=32, global_batch_size=8, epochs=1.0, warmup_epochs=0.0)
+    return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
+
+
+class Classifier(BaseModel):
+    """The encoder with mean pooling and a linear head.
+
+    Args:
+        encoder: the pretrained ViT; its own final norm is not used and must be gone (`remove_final_norm`).
+    """
+
+    def __init__(self, encoder: ViT, num_classes: int, recipe: ClassificationRecipe) -> None:
+        from timm.data import Mixup
+
+        from mimbench.vit import LayerNorm
+
+        super().__init__()
+        self.encoder = encoder
+        self.fc_norm = LayerNorm(encoder.embed_dim)
+        self.head = nn.Linear(encoder.embed_dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=recipe.head_init_std)
+        nn.init.zeros_(self.head.bias)
+        self.mixup = Mixup(  # with both alphas at 0 it only smooths the labels
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            prob=1.0 if recipe.mixup or recipe.cutmix else 0.0,
+            switch_prob=recipe.mixup_switch_prob,
+            label_smoothing=recipe.label_smoothing,
+            num_classes=num_classes,
+        )
+
+    def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = "tensor") -> Any:
+        """Logits `[B, K]` of images `[B, 3, H, W]`; in mode `loss`, on mixed images, the loss."""
+        if mode != "loss":
+            return self.logits(images)
+        mixed, targets = self.mixup(
+            images.clone(), labels
+        )  # timm mixes in place, and draws from NumPy's generator
+        return {"loss": F.cross_entropy(self.logits(mixed).float(), targets)}
+
+    def logits(self, images: Tensor) -> Tensor:
+        last = len(self.encoder.blocks) - 1
+        features = self.encoder.taps(images, [last])[0].mean(dim=(2, 3))  # [B, D]
+        return self.head(self.fc_norm(features))
+
+
+def run(folder: RunFolder) -> dict[str, float]:
+    """Fine-tune on the labelled pictures and evaluate the last epoch; top-1 and top-5 accuracy in percent."""
+    from downstream.backbone import remove_final_norm
+    from downstream.layer_decay import param_groups
+    from downstream.transfer import seed_weights
+    from mimbench.data.augment import eval_transform, finetune_transform
+    from mimbench.data.image_folder import ImageFolder, LabelledPictures
+    from mimbench.encoder import load_encoder
+    from mimbench.train.runner import fit
+    from mimbench.train.schedule import warmup_cosine
+
+    spec = folder.spec
+    recipe = ClassificationRecipe.from_values(spec.recipe)
+    if recipe.global_batch_size % (2 * get_dist_info()[1]):
+        raise UserError(
+            "global_batch_size", recipe.global_batch_size, remedy="Mixup pairs pictures: give an even one."
+        )
+    root = folder.data("imagenet")
+    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
+    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=spec.skip_corrupt)
+    val = ImageFolder(root, "val", skip_corrupt=spec.skip_corrupt)
+    seed_weights(spec.seed)
+    encoder, report = load_encoder(
+        folder.parents["encoder"].encoder_path, drop_path=recipe.drop_path, img_size=recipe.img_size
+    )
+    report.dropped += remove_final_norm(encoder)
+    model = Classifier(encoder, len(train.classes), recipe)
+    steps_per_epoch = len(train) / recipe.global_batch_size
+    steps = max(round(recipe.epochs * steps_per_epoch), 1)
+    folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train), "steps": steps}
+    if train.skipped or val.skipped:
+        folder.details["skipped_pictures"] = train.skipped + val.skipped
+    augment = finetune_transform(
+        recipe.img_size,
+        recipe.rand_augment or None,
+        recipe.random_erase,
+        min_crop_scale=recipe.min_crop_scale,
+    )
+    fit(
+        model,
+        LabelledPictures(train, augment),
+        folder=folder,
+        seed=spec.seed,
+        steps=steps,
+        batch_size=recipe.global_batch_size,
+        param_groups=param_groups(
+            model,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            depth=len(encoder.blocks),
+            prefix="encoder.",
+        ),
+        lr_at=lambda step: warmup_cosine(
+            step,
+            peak=recipe.peak_lr,
+            total=steps,
+            warmup=round(recipe.warmup_epochs * steps_per_epoch),
+            final=recipe.min_lr,
+        ),
+        betas=recipe.betas,
+        clip_grad=recipe.clip_grad,
+        precision=recipe.precision,
+    )
+    pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
+    return accuracy(model, pictures, num_workers=folder.options.num_workers)
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module, pictures: Any, *, batch_size: int = 64, num_workers: int = 0
+) -> dict[str, float]:
+    """Top-1 and top-5 accuracy in percent over every picture once."""
+    target = device()
+    model.to(target).eval()
+    rank, world_size = get_dist_info()
+    share = Subset(pictures, range(rank, len(pictures), world_size))
+    hits = torch.zeros(2, device=target)
+    for images, labels in DataLoader(share, batch_size=batch_size, num_workers=num_workers):
+        logits = model(images.to(target))
+        top5 = logits.topk(min(5, logits.shape[1])).indices == labels.to(target).unsqueeze(1)  # [B, 5]
+        hits += torch.stack([top5[:, 0].sum(), top5.sum()])
+    all_reduce(hits)
+    top1, top5 = (100 * hits / len(pictures)).tolist()
+    return {"top1": top1, "top5": top5}
+
+
+def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
+    """One training picture, forward and backward (three times forward): the encoder, without its head."""
+    dim, depth, _ = size_of(arch)
+    cells = (recipe["img_size"] // patch_size) ** 2
+    return 3.0 * (patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1))
+
+
+def images(recipe: Mapping[str, Any], data_size: int) -> int:
+    """Pictures seen in training; `data_size` counts the labelled ones."""
+    return round(recipe["epochs"] * data_size)
+
+
+TASK = TaskCard(
+    name="classification",
+    title="ImageNet classification",
+    protocol="fine-tuning, last epoch",
+    data="imagenet",
+    metrics=(Metric(name="top1", title="top-1"), Metric(name="top5", title="top-5")),
+    recipes=recipes,
+    run=run,
+    flops=flops,
+    images=images,
+)

@@ -1,0 +1,437 @@
+"""Detection and instance segmentation on COCO-format data: mmdetection's Mask R-CNN on the plain ViT.
+
+CAE's protocol (Chen et al., 2022, code a7fd162, after iBOT's): four taps, deconvolution pyramid, FPN, RPN,
+one box head of four convolutions and a linear layer with GIoU loss, one mask head, 12 epochs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import Metric, TaskCard, TransferRecipe
+from mimbench.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.model import BaseModel
+
+    from mimbench.store import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRecipe(TransferRecipe):
+    """Mask R-CNN fine-tuning; `img_size`: side of the padded square, or the short side under `detr`."""
+
+    epochs: float
+    milestones: tuple[float, ...]  # epochs after which the learning rate falls to a tenth
+    warmup_steps: int
+    warmup_ratio: float  # learning rate at step 0, as a share of the peak
+    resize: Literal[
+        "square", "detr"
+    ]  # fit into a square and pad it; or DETR's multi-scale resizing and cropping
+    fpn_channels: int
+    anchor_scale: float  # anchor side on every level, in strides
+    num_proposals: int  # of the RPN, a picture
+    rpn_samples: int  # anchors a picture in the RPN's loss
+    roi_samples: int  # proposals a picture in the heads' losses
+    box_convs: int
+    box_channels: int  # width of the box head's linear layer
+    box_loss: Literal["giou", "l1"]
+    mask_convs: int
+    mask_roi_size: int  # cells; the mask has twice as many a side
+
+
+CAE = "CAE's Mask R-CNN protocol (a7fd162)"
+MMDET = "mmdetection's mask-rcnn_r50_fpn"
+OURS = "ours: two CPU cores"
+
+
+def recipes() -> Mapping[str, DetectionRecipe]:
+    """Scale to recipe."""
+    paper = DetectionRecipe.cited(
+        {
+            CAE: {
+                "img_size": 800, "global_batch_size": 32, "base_lr": 3e-4, "lr_rule": "absolute",
+                "layer_decay": 0.75, "drop_path": 0.2, "epochs": 12.0, "milestones": (9.0, 11.0),
+                "box_convs": 4, "box_channels": 1024, "box_loss": "giou",
+            },
+            "iBOT's detection protocol (da316d8)": {
+                "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16",
+                "warmup_steps": 500, "warmup_ratio": 1e-3, "resize": "detr",
+            },
+            MMDET: {
+                "fpn_channels": 256, "anchor_scale": 8.0, "num_proposals": 1000, "rpn_samples": 256,
+                "roi_samples": 512, "mask_convs": 4, "mask_roi_size": 14,
+            },
+        }
+    )  # fmt: skip
+    small = paper.vary(
+        OURS, img_size=96, global_batch_size=8, base_lr=1e-3, layer_decay=0.8, drop_path=0.1,
+        precision="fp32", clip_grad=10.0, epochs=12.0, warmup_steps=20, resize="square", fpn_channels=64,
+        anchor_scale=4.0, num_proposals=64, rpn_samples=128, roi_samples=64, box_convs=0, box_channels=128,
+        box_loss="l1", mask_convs=1, mask_roi_size=7,
+    )  # fmt: skip
+    toy = small.vary(OURS, epochs=3.0, milestones=(2.25, 2.75), fpn_channels=32)
+    smoke = toy.vary(
+        OURS, img_size=64, global_batch_size=2, epochs=0.75, milestones=(0.5,), warmup_steps=1,
+        fpn_channels=16, num_proposals=8, rpn_samples=16, roi_samples=8, box_channels=16,
+    )  # fmt: skip
+    return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
+
+
+def annotation_file(root: Path, split: str) -> Path:
+    """`annotations/instances_{split}2017.json`. Raises UserError where it is missing."""
+    path = root / "annotations" / f"instances_{split}2017.json"
+    if not path.is_file():
+        raise UserError(
+            "data", str(path), remedy="COCO's annotations are missing; see `mimbench data check`."
+        )
+    return path
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """The classes in the file's order; ids need not be contiguous. Raises UserError where splits differ."""
+    found = []
+    for split in ("train", "val"):
+        with open(annotation_file(root, split), encoding="utf-8") as file:
+            categories = json.load(file)["categories"]
+        found.append([(c["id"], c["name"]) for c in categories])
+    train, val = found
+    if train != val or len({name for _, name in train}) != len(train):
+        path = annotation_file(root, "val")
+        raise UserError(
+            str(path),
+            "categories",
+            remedy="Both splits need the same categories in one order, each name once.",
+        )
+    return tuple(name for _, name in train)
+
+
+def build_dataset(root: Path, split: Literal["train", "val"], recipe: DetectionRecipe) -> Any:
+    """mmdetection's CocoDataset of one split, with the pipeline of that split."""
+    from downstream.transfer import LoadPicture, import_quietly
+
+    import_quietly("mmdet.datasets")
+    from mmdet.datasets import CocoDataset
+    from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, Pad, RandomFlip, Resize
+
+    square = (recipe.img_size, recipe.img_size)
+    if recipe.resize == "square":
+        training, testing = [Resize(scale=square, keep_ratio=True)], [Resize(scale=square, keep_ratio=True)]
+        pad = [Pad(size=square)]
+    else:
+        training, testing, pad = (
+            [_detr_resize()],
+            [Resize(scale=(1333, recipe.img_size), keep_ratio=True)],
+            [],
+        )
+    labels = LoadAnnotations(with_bbox=True, with_mask=True)
+    meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+    if split == "train":
+        pipeline = [LoadPicture(), labels, *training, RandomFlip(prob=0.5), *pad, PackDetInputs()]
+    else:
+        pipeline = [LoadPicture(), *testing, *pad, PackDetInputs(meta_keys=meta_keys)]
+    return CocoDataset(
+        ann_file=str(annotation_file(root, split)),
+        data_prefix={"img": str(root / f"{split}2017")},
+        metainfo={"classes": class_names(root)},
+        filter_cfg={"filter_empty_gt": True},
+        pipeline=pipeline,
+        test_mode=split == "val",
+    )
+
+
+def _detr_resize() -> Any:
+    """DETR's augmentation: one of many short sides, or a random crop in between (Carion et al., 2020)."""
+    from mmcv.transforms import RandomChoice, RandomChoiceResize
+    from mmdet.datasets.transforms import RandomCrop, Resize
+
+    def resize(short_sides: range, longest: int) -> Any:
+        scales = [(longest, side) for side in short_sides]
+        return RandomChoiceResize(scales=scales, resize_type=Resize, keep_ratio=True)
+
+    final = range(480, 801, 32)
+    crop = RandomCrop(crop_size=(384, 600), crop_type="absolute_range", allow_negative_crop=True)
+    return RandomChoice(
+        [[resize(final, 1333)], [resize(range(400, 601, 100), 4200), crop, resize(final, 1333)]]
+    )
+
+
+def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> BaseModel:
+    """mmdetection's Mask R-CNN on the encoder, its new weights drawn from torch's generator."""
+    from downstream.backbone import ViTBackbone
+    from downstream.neck import MultiTapPyramid, batch_norm
+    from downstream.transfer import PIXEL_MEAN, PIXEL_STD, import_quietly, scope
+    from mimbench.encoder import read_encoder
+    from mimbench.ops import roi_align
+
+    import_quietly("mmdet.models")
+    from mmdet.registry import MODELS
+    from mmengine.config import ConfigDict
+
+    config, _ = read_encoder(encoder)
+    dim, patch, width = config.embed_dim, config.patch_size, recipe.fpn_channels
+    strides = [patch // 4, patch // 2, patch, patch * 2, patch * 4]
+    deltas = dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4)
+
+    def roi_extractor(size: int) -> dict[str, Any]:
+        return dict(
+            type="SingleRoIExtractor",
+            roi_layer=roi_align(size),
+            out_channels=width,
+            featmap_strides=strides[:4],
+            finest_scale=14 * strides[0],  # 56 at stride 4 (FPN, Lin et al., 2017)
+        )
+
+    def assigner(positive: float, negative: float, least: float) -> dict[str, Any]:
+        return dict(
+            type="MaxIoUAssigner",
+            pos_iou_thr=positive,
+            neg_iou_thr=negative,
+            min_pos_iou=least,
+            match_low_quality=True,
+            ignore_iof_thr=-1,
+        )
+
+    def sampler(num: int, positive: float, ground_truth: bool) -> dict[str, Any]:
+        return dict(
+            type="RandomSampler",
+            num=num,
+            pos_fraction=positive,
+            neg_pos_ub=-1,
+            add_gt_as_proposals=ground_truth,
+        )
+
+    proposals = dict(
+        nms_pre=2 * recipe.num_proposals,
+        max_per_img=recipe.num_proposals,
+        nms=dict(type="nms", iou_threshold=0.7),
+        min_bbox_size=0,
+    )
+    giou = recipe.box_loss == "giou"
+    box_loss = dict(type="GIoULoss", loss_weight=10.0) if giou else dict(type="L1Loss", loss_weight=1.0)
+    cfg = ConfigDict(
+        type="MaskRCNN",
+        data_preprocessor=dict(
+            type="DetDataPreprocessor",
+            mean=PIXEL_MEAN,
+            std=PIXEL_STD,
+            bgr_to_rgb=True,
+            pad_mask=True,
+            pad_size_divisor=2 * patch,
+        ),
+        backbone=dict(
+            type=ViTBackbone, encoder=str(encoder), img_size=recipe.img_size, drop_path=recipe.drop_path
+        ),
+        neck=[
+            dict(type=MultiTapPyramid, embed_dim=dim),
+            dict(type="FPN", in_channels=[dim] * 4, out_channels=width, num_outs=5),
+        ],
+        rpn_head=dict(
+            type="RPNHead",
+            in_channels=width,
+            feat_channels=width,
+            anchor_generator=dict(
+                type="AnchorGenerator", scales=[recipe.anchor_scale], ratios=[0.5, 1.0, 2.0], strides=strides
+            ),
+            bbox_coder=dict(**deltas, target_stds=[1.0] * 4),
+            loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True),
+            loss_bbox=dict(type="L1Loss"),
+        ),
+        roi_head=dict(
+            type="StandardRoIHead",
+            bbox_roi_extractor=roi_extractor(7),
+            bbox_head=dict(
+                type="ConvFCBBoxHead",
+                num_shared_convs=recipe.box_convs,
+                num_shared_fcs=1,
+                in_channels=width,
+                conv_out_channels=width,
+                fc_out_channels=recipe.box_channels,
+                roi_feat_size=7,
+                num_classes=num_classes,
+                norm_cfg=batch_norm() if recipe.box_convs else None,
+                bbox_coder=dict(**deltas, target_stds=[0.1, 0.1, 0.2, 0.2]),
+                reg_decoded_bbox=giou,
+                loss_cls=dict(type="CrossEntropyLoss"),
+                loss_bbox=box_loss,
+            ),
+            mask_roi_extractor=roi_extractor(recipe.mask_roi_size),
+            mask_head=dict(
+                type="FCNMaskHead",
+                num_convs=recipe.mask_convs,
+                roi_feat_size=recipe.mask_roi_size,
+                in_channels=width,
+                conv_out_channels=width,
+                num_classes=num_classes,
+                loss_mask=dict(type="CrossEntropyLoss", use_mask=True),
+            ),
+        ),
+        train_cfg=dict(
+            rpn=dict(
+                assigner=assigner(0.7, 0.3, 0.3),
+                sampler=sampler(recipe.rpn_samples, 0.5, False),
+                allowed_border=-1,
+                pos_weight=-1,
+                debug=False,
+            ),
+            rpn_proposal=proposals,
+            rcnn=dict(
+                assigner=assigner(0.5, 0.5, 0.5),
+                sampler=sampler(recipe.roi_samples, 0.25, True),
+                mask_size=2 * recipe.mask_roi_size,
+                pos_weight=-1,
+                debug=False,
+            ),
+        ),
+        test_cfg=dict(
+            rpn=proposals,
+            rcnn=dict(
+                score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5
+            ),
+        ),
+    )
+    with scope("mmdet"):
+        model = MODELS.build(cfg)
+        model.init_weights()
+    return model
+
+
+def coco_ap(model: BaseModel, dataset: Any, *, batch_size: int, num_workers: int) -> dict[str, float]:
+    """COCO's AP and AP50 of boxes and masks in percent, over the dataset's pictures.
+
+    mmdetection's CocoMetric writes the predictions; the numbers are read from COCOeval itself, because
+    CocoMetric rounds them to a tenth of a percent.
+    """
+    from mmdet.evaluation import CocoMetric
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    from downstream.transfer import evaluate
+
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        prefix = f"{scratch}/val"
+        metric = CocoMetric(
+            dataset.ann_file,
+            metric=["bbox", "segm"],
+            format_only=True,
+            outfile_prefix=prefix,
+            prefix="coco",
+        )
+        evaluate(model, dataset, metric, batch_size=batch_size, num_workers=num_workers)
+        truth = COCO(dataset.ann_file)
+        values: dict[str, float] = {}
+        for name, kind in (("box", "bbox"), ("mask", "segm")):
+            predictions = json.loads(Path(f"{prefix}.{kind}.json").read_text())
+            if not predictions:  # pycocotools cannot load an empty list
+                values |= {f"{name}_ap": 0.0, f"{name}_ap50": 0.0}
+                continue
+            scores = COCOeval(truth, truth.loadRes(predictions), kind)
+            scores.params.imgIds = [dataset.get_data_info(i)["img_id"] for i in range(len(dataset))]
+            scores.evaluate()
+            scores.accumulate()
+            scores.summarize()
+            values |= {
+                f"{name}_ap": 100 * float(scores.stats[0]),
+                f"{name}_ap50": 100 * float(scores.stats[1]),
+            }
+    return values
+
+
+def run(folder: RunFolder) -> dict[str, float]:
+    """Fine-tune and evaluate the last epoch; box and mask AP and AP50 in percent."""
+    from mmengine.dataset import pseudo_collate
+
+    from downstream.layer_decay import param_groups
+    from downstream.transfer import leave_out_unreadable, require_pictures, seed_weights
+    from mimbench.train.runner import fit
+    from mimbench.train.schedule import warmup_multistep
+
+    recipe = DetectionRecipe.from_values(folder.spec.recipe)
+    root = folder.data("coco")
+    train = leave_out_unreadable(build_dataset(root, "train", recipe), folder)
+    val = leave_out_unreadable(build_dataset(root, "val", recipe), folder)
+    for dataset in (train, val):
+        require_pictures(dataset, root)
+    steps_per_epoch = len(train) / recipe.global_batch_size
+    steps = max(round(recipe.epochs * steps_per_epoch), 1)
+    seed_weights(folder.spec.seed)
+    model = build_model(folder.parents["encoder"].encoder_path, recipe, len(train.metainfo["classes"]))
+    folder.details["load_report"] = model.backbone.load_report.as_dict()
+    fit(
+        model,
+        train,
+        folder=folder,
+        seed=folder.spec.seed,
+        steps=steps,
+        batch_size=recipe.global_batch_size,
+        param_groups=param_groups(
+            model,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            depth=len(model.backbone.net.blocks),
+            prefix="backbone.net.",
+        ),
+        lr_at=lambda step: warmup_multistep(
+            step,
+            peak=recipe.peak_lr,
+            total=steps,
+            warmup=recipe.warmup_steps,
+            milestones=[round(epoch * steps_per_epoch) for epoch in recipe.milestones],
+            start_ratio=recipe.warmup_ratio,
+        ),
+        betas=recipe.betas,
+        clip_grad=recipe.clip_grad,
+        precision=recipe.precision,
+        collate=pseudo_collate,
+    )
+    return coco_ap(model, val, batch_size=recipe.global_batch_size, num_workers=folder.options.num_workers)
+
+
+def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
+    """One training picture, forward and backward (three times forward): encoder, pyramids, RPN, heads.
+
+    A picture counts as a square of side `img_size`; DETR's resizing makes it larger by a third or so.
+    """
+    dim, depth, _ = size_of(arch)
+    cells = (recipe["img_size"] // patch_size) ** 2
+    width, rois = recipe["fpn_channels"], recipe["roi_samples"]
+    encoder = patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
+    pyramid = 2 * cells * dim**2 * (4 + 16 + 4)
+    levels = (
+        2 * cells * (16 + 4 + 1 + 0.25) * (dim * width + 2 * 9 * width**2)
+    )  # lateral, output and RPN convolutions
+    box = 2 * rois * 49 * (recipe["box_convs"] * 9 * width**2 + width * recipe["box_channels"])
+    mask_cells = recipe["mask_roi_size"] ** 2
+    mask = 2 * (rois / 4) * mask_cells * (recipe["mask_convs"] * 9 + 4) * width**2
+    return 3.0 * (encoder + pyramid + levels + box + mask)
+
+
+def images(recipe: Mapping[str, Any], data_size: int) -> int:
+    """Pictures seen in training."""
+    return round(recipe["epochs"] * data_size)
+
+
+TASK = TaskCard(
+    name="detection",
+    title="COCO detection",
+    protocol="Mask R-CNN with FPN, last epoch",
+    data="coco",
+    metrics=(
+        Metric(name="box_ap", title="box AP"),
+        Metric(name="box_ap50", title="box AP50"),
+        Metric(name="mask_ap", title="mask AP"),
+        Metric(name="mask_ap50", title="mask AP50"),
+    ),
+    recipes=recipes,
+    run=run,
+    flops=flops,
+    images=images,
+)

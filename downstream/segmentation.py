@@ -1,0 +1,314 @@
+"""Semantic segmentation on ADE20K-format data: mmsegmentation's UperNet on the plain ViT.
+
+The protocol of BEiT, MAE and iBOT (UperNet: Xiao et al., 2018): four taps, deconvolution pyramid, UPerHead
+with an FCN auxiliary head on the third tap, label 0 ignored (`reduce_zero_label`), slide inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import Metric, TaskCard, TransferRecipe
+from mimbench.errors import RunFailed, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mmengine.model import BaseModel
+
+    from mimbench.store import RunFolder
+
+IGNORED = 255
+NUM_ADE20K_CLASSES = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationRecipe(TransferRecipe):
+    """UperNet fine-tuning; `img_size` is the crop of training and of slide inference."""
+
+    steps: int
+    warmup_steps: int
+    warmup_ratio: float  # learning rate at step 0, as a share of the peak
+    poly_power: float
+    min_lr: float
+    slide_stride: int  # pixels
+    head_channels: int | None  # of UPerHead; None: the encoder's width
+    aux_channels: int
+    aux_weight: float
+    dropout: float
+    resize_scale: tuple[
+        int, int
+    ]  # pixels: the picture is fitted into (long, short), then scaled by resize_ratio
+    resize_ratio: tuple[float, float]
+    cat_max_ratio: float  # a crop is redrawn where one class covers more than this
+    photometric: bool
+
+
+PAPER = "BEiT/MAE/iBOT UperNet protocol"
+OURS = "ours: two CPU cores"
+
+
+def recipes() -> Mapping[str, SegmentationRecipe]:
+    """Scale to recipe."""
+    paper = SegmentationRecipe.cited(
+        {
+            f"{PAPER} (mae_segmentation 772c0c1)": {
+                "img_size": 512, "global_batch_size": 16, "base_lr": 1e-4, "layer_decay": 0.65,
+                "drop_path": 0.1,
+            },
+            PAPER: {
+                "lr_rule": "absolute", "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None,
+                "precision": "fp16", "steps": 160_000, "warmup_steps": 1500, "warmup_ratio": 1e-6,
+                "poly_power": 1.0, "min_lr": 0.0, "slide_stride": 341, "head_channels": None,
+                "aux_channels": 256, "aux_weight": 0.4, "dropout": 0.1, "resize_scale": (2048, 512),
+                "resize_ratio": (0.5, 2.0), "cat_max_ratio": 0.75, "photometric": True,
+            },
+        }
+    )  # fmt: skip
+    small = paper.vary(
+        OURS, img_size=64, global_batch_size=16, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=400,
+        warmup_steps=40, slide_stride=42, head_channels=64, aux_channels=32, resize_scale=(384, 96),
+    )  # fmt: skip
+    toy = small.vary(
+        OURS, global_batch_size=8, steps=300, warmup_steps=30, head_channels=32, resize_ratio=(0.75, 1.5)
+    )
+    smoke = toy.vary(
+        OURS, img_size=32, global_batch_size=2, steps=3, warmup_steps=1, slide_stride=21, head_channels=16,
+        aux_channels=8, resize_scale=(256, 64),
+    )  # fmt: skip
+    return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """The classes of label 1, 2, ...: from `classes.txt`, a name a line, else ADE20K's 150."""
+    path = root / "classes.txt"
+    if not path.is_file():
+        from mmseg.utils import ade_classes
+
+        return tuple(ade_classes())
+    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not names or len(set(names)) != len(names):
+        raise UserError(str(path), len(names), remedy="Give every class once, one name a line.")
+    return names
+
+
+def check_labels(labels: np.ndarray, num_classes: int, path: str) -> None:
+    """Raises RunFailed where an annotation `[H, W]`, already reduced, has a label without a class."""
+    wrong = labels[(labels != IGNORED) & (labels >= num_classes)]
+    if wrong.size:
+        raise RunFailed(
+            f"{path}: label {int(wrong.max()) + 1} is out of range; with {num_classes} classes labels are "
+            f"0 (other) to {num_classes}. `mimbench data check` lists all such files."
+        )
+
+
+def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
+    """mmsegmentation's dataset of one split (`training`, `validation`) with the pipeline of that split."""
+    from downstream.transfer import LoadPicture, import_quietly
+
+    import_quietly("mmseg.datasets")
+    from mmcv.transforms import RandomFlip, RandomResize, Resize
+    from mmseg.datasets import BaseSegDataset
+    from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
+
+    names = class_names(root)
+
+    class LoadLabels(LoadAnnotations):  # type: ignore[misc]
+        def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+            results = super().transform(results)
+            check_labels(results["gt_seg_map"], len(names), results["seg_map_path"])
+            return results
+
+    if split == "training":
+        pipeline = [
+            LoadPicture(),
+            LoadLabels(),
+            RandomResize(scale=recipe.resize_scale, ratio_range=recipe.resize_ratio, keep_ratio=True),
+            RandomCrop(crop_size=(recipe.img_size, recipe.img_size), cat_max_ratio=recipe.cat_max_ratio),
+            RandomFlip(prob=0.5),
+            *([PhotoMetricDistortion()] if recipe.photometric else []),
+            PackSegInputs(),
+        ]
+    else:  # the annotation is loaded after the resize: predictions are scored at the picture's own size
+        pipeline = [
+            LoadPicture(),
+            Resize(scale=recipe.resize_scale, keep_ratio=True),
+            LoadLabels(),
+            PackSegInputs(),
+        ]
+    return BaseSegDataset(
+        data_root=str(root),
+        data_prefix={"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},
+        metainfo={"classes": names},
+        reduce_zero_label=True,
+        pipeline=pipeline,
+        test_mode=split != "training",
+    )
+
+
+def build_model(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> BaseModel:
+    """mmsegmentation's EncoderDecoder on the encoder, its new weights drawn from torch's generator."""
+    from downstream.backbone import ViTBackbone
+    from downstream.neck import MultiTapPyramid, batch_norm
+    from downstream.transfer import PIXEL_MEAN, PIXEL_STD, import_quietly, scope
+    from mimbench.encoder import read_encoder
+
+    import_quietly("mmseg.models")
+    from mmengine.config import ConfigDict
+    from mmseg.registry import MODELS
+
+    config, _ = read_encoder(encoder)
+    dim = config.embed_dim
+    crop = (recipe.img_size, recipe.img_size)
+    shared = {
+        "num_classes": num_classes,
+        "norm_cfg": batch_norm(),
+        "align_corners": False,
+        "dropout_ratio": recipe.dropout,
+    }
+    cfg = ConfigDict(
+        type="EncoderDecoder",
+        data_preprocessor=dict(
+            type="SegDataPreProcessor",
+            mean=PIXEL_MEAN,
+            std=PIXEL_STD,
+            bgr_to_rgb=True,
+            size=crop,
+            seg_pad_val=IGNORED,
+            test_cfg=dict(size_divisor=config.patch_size),
+        ),
+        backbone=dict(
+            type=ViTBackbone, encoder=str(encoder), img_size=recipe.img_size, drop_path=recipe.drop_path
+        ),
+        neck=dict(type=MultiTapPyramid, embed_dim=dim),
+        decode_head=dict(
+            type="UPerHead",
+            in_channels=[dim] * 4,
+            in_index=[0, 1, 2, 3],
+            pool_scales=(1, 2, 3, 6),
+            channels=recipe.head_channels or dim,
+            loss_decode=dict(type="CrossEntropyLoss", loss_weight=1.0),
+            **shared,
+        ),
+        auxiliary_head=dict(
+            type="FCNHead",
+            in_channels=dim,
+            in_index=2,
+            channels=recipe.aux_channels,
+            num_convs=1,
+            concat_input=False,
+            loss_decode=dict(type="CrossEntropyLoss", loss_weight=recipe.aux_weight),
+            **shared,
+        ),
+        train_cfg={},
+        test_cfg=dict(mode="slide", crop_size=crop, stride=(recipe.slide_stride, recipe.slide_stride)),
+    )
+    with scope("mmseg"):
+        model = MODELS.build(cfg)
+        model.init_weights()
+    return model
+
+
+def run(folder: RunFolder) -> dict[str, float]:
+    """Fine-tune and evaluate the last step; mIoU, mAcc and aAcc in percent."""
+    from mmengine.dataset import pseudo_collate
+
+    from downstream.layer_decay import param_groups
+    from downstream.transfer import evaluate, leave_out_unreadable, require_pictures, seed_weights
+    from mimbench.train.runner import fit
+    from mimbench.train.schedule import warmup_poly
+
+    recipe = SegmentationRecipe.from_values(folder.spec.recipe)
+    root = folder.data("ade20k")
+    train, val = (
+        leave_out_unreadable(build_dataset(root, split, recipe), folder)
+        for split in ("training", "validation")
+    )
+    for dataset in (train, val):
+        require_pictures(dataset, root)
+    seed_weights(folder.spec.seed)
+    model = build_model(folder.parents["encoder"].encoder_path, recipe, len(train.metainfo["classes"]))
+    folder.details["load_report"] = model.backbone.load_report.as_dict()
+    folder.details["inference"] = f"slide, crop {recipe.img_size}, stride {recipe.slide_stride}"
+    fit(
+        model,
+        train,
+        folder=folder,
+        seed=folder.spec.seed,
+        steps=recipe.steps,
+        batch_size=recipe.global_batch_size,
+        param_groups=param_groups(
+            model,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            depth=len(model.backbone.net.blocks),
+            prefix="backbone.net.",
+        ),
+        lr_at=lambda step: warmup_poly(
+            step,
+            peak=recipe.peak_lr,
+            total=recipe.steps,
+            warmup=recipe.warmup_steps,
+            power=recipe.poly_power,
+            final=recipe.min_lr,
+            start_ratio=recipe.warmup_ratio,
+        ),
+        betas=recipe.betas,
+        clip_grad=recipe.clip_grad,
+        precision=recipe.precision,
+        collate=pseudo_collate,
+    )
+    from mmseg.evaluation import IoUMetric
+
+    values = evaluate(
+        model,
+        val,
+        IoUMetric(ignore_index=IGNORED, iou_metrics=["mIoU"], prefix="ade20k"),
+        batch_size=recipe.global_batch_size,
+        num_workers=folder.options.num_workers,
+    )
+    return {
+        name: float(values[f"ade20k/{key}"])
+        for name, key in (("miou", "mIoU"), ("macc", "mAcc"), ("aacc", "aAcc"))
+    }
+
+
+def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
+    """One training picture, forward and backward (three times forward): encoder, pyramid, UPerHead."""
+    dim, depth, _ = size_of(arch)
+    grid = recipe["img_size"] // patch_size
+    cells = grid * grid
+    channels = recipe["head_channels"] or dim
+    encoder = patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
+    pyramid = 2 * cells * dim**2 * (4 + 16 + 4)
+    lateral = 2 * cells * (16 + 4 + 1) * dim * channels
+    fpn = 2 * cells * (16 + 4 + 1) * 9 * channels**2
+    fusion = 2 * cells * 16 * 9 * 4 * channels**2
+    pooling = 2 * (cells / 4) * 9 * (dim + 4 * channels) * channels
+    return 3.0 * (encoder + pyramid + lateral + fpn + fusion + pooling)
+
+
+def images(recipe: Mapping[str, Any], data_size: int) -> int:
+    """Pictures seen in training; the number of steps is fixed, whatever the data."""
+    del data_size
+    return int(recipe["steps"] * recipe["global_batch_size"])
+
+
+TASK = TaskCard(
+    name="segmentation",
+    title="ADE20K segmentation",
+    protocol="UperNet, slide inference, last step",
+    data="ade20k",
+    metrics=(
+        Metric(name="miou", title="mIoU"),
+        Metric(name="macc", title="mAcc"),
+        Metric(name="aacc", title="aAcc"),
+    ),
+    recipes=recipes,
+    run=run,
+    flops=flops,
+    images=images,
+)

@@ -1,0 +1,1 @@
+"""mimbench reproduces the comparison tables of masked-image-modelling papers."""

@@ -1,0 +1,5 @@
+"""`python -m mimbench`."""
+
+from mimbench.cli import app
+
+app(prog_name="mimbench")

@@ -1,0 +1,141 @@
+"""The two contracts everything else hangs on: what a method's file and a task's file must offer.
+
+A method's file (`pretrain/methods/x.py`, `pretrain/teachers/x.py`) ends in `METHOD = MethodCard(...)`, a
+task's file (`downstream/x.py`) in `TASK = TaskCard(...)`. Discovery finds them there; nothing else needs an
+edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from mimbench.recipe import PretrainRecipe, Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mimbench.store import RunFolder
+
+
+class Method(Protocol):
+    """A pretraining method: a plain `nn.Module` whose `encoder` is the plain ViT that transfer receives.
+
+    Optional members: `before_train(steps)`, called once before the first step, and `after_step(step)`, called
+    after every optimizer step (an EMA teacher moves there). Nothing in a step may wait for the device.
+    """
+
+    encoder: nn.Module
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        """One step on a batch.
+
+        Args:
+            images: [B, 3, H, W], normalised with ImageNet's mean and standard deviation. A method whose card
+                says `inputs="image+caption"` receives `(images, tokens [B, T] of int64)` instead.
+            step_fraction: steps done over all steps, in [0, 1).
+
+        Returns:
+            `loss` (a scalar with gradient) and any further scalars to log.
+        """
+
+
+TransferOverrides = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+"""task -> scale -> source -> {field: value}: where fine-tuning differs from the task's own recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCard:
+    """What a method's file offers to the engine.
+
+    Attributes:
+        paper: the citation people see.
+        code: the official code as `owner/name@commit`, None where there is none.
+        reconstruction: True where it is rebuilt without the authors' code; shown wherever the name appears.
+        needs: role to the name of the teacher (a file in pretrain/teachers) whose run must be done first.
+        data: the data role that it trains on (`imagenet`, `captions`).
+        recipes: scale to recipe; every field with its source.
+        build: `build(recipe, **teachers)` makes the module; the teachers come frozen, by role.
+        transfer: what fine-tuning must do otherwise for this method.
+        load: teachers only: `load(folder)` gives the trained teacher's network, frozen, in eval mode.
+        trains: False for a "method" that only initialises its encoder (training from scratch).
+    """
+
+    name: str
+    title: str
+    paper: str
+    code: str | None
+    reconstruction: bool
+    recipes: Callable[[], Mapping[str, PretrainRecipe]]
+    build: Callable[..., nn.Module]
+    stage: Literal["pretrain", "teacher"] = "pretrain"
+    needs: Mapping[str, str] = field(default_factory=dict)
+    data: str = "imagenet"
+    inputs: Literal["image", "image+caption"] = "image"
+    transfer: Callable[[], TransferOverrides] = dict
+    load: Callable[[RunFolder], nn.Module] | None = None
+    trains: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A column's number: `name` as in result.json, `title` as people read it; percentages are in [0, 100]."""
+
+    name: str
+    title: str
+    unit: str = "%"
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferRecipe(Recipe):
+    """What every downstream recipe must say. Tasks add their own fields."""
+
+    img_size: int  # pixels: the training crop's side
+    global_batch_size: int
+    base_lr: float
+    lr_rule: Literal["linear", "absolute"]  # linear: base_lr * global_batch_size / 256
+    layer_decay: float  # 1 = none
+    drop_path: float
+    weight_decay: float
+    betas: tuple[float, float]
+    clip_grad: float | None
+    precision: Literal["fp32", "fp16", "bf16"]
+
+    @property
+    def peak_lr(self) -> float:
+        return self.base_lr * (self.global_batch_size / 256 if self.lr_rule == "linear" else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCard:
+    """What a task's file offers to the engine.
+
+    Attributes:
+        data: the data role it trains and evaluates on (`imagenet`, `ade20k`, `coco`).
+        metrics: the numbers it returns, by the field's names; the first is the headline.
+        recipes: scale to recipe.
+        run: `run(folder)` fine-tunes the encoder at `folder.parents["encoder"].encoder_path`, evaluates the
+            last epoch and returns the metrics. It resumes by itself from `folder.trainer_path`.
+        flops: `flops(recipe_values, arch, patch_size)`: FLOPs of one training picture, forward and backward.
+        images: `images(recipe_values, data_size)`: pictures seen in training, for the plan's estimate.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    data: str
+    metrics: tuple[Metric, ...]
+    recipes: Callable[[], Mapping[str, TransferRecipe]]
+    run: Callable[[RunFolder], dict[str, float]]
+    flops: Callable[[Mapping[str, Any], str, int], float]
+    images: Callable[[Mapping[str, Any], int], int]
+
+
+def device() -> torch.device:
+    """Where runs compute: the first CUDA device where there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,1 @@
+"""Data as files in the field's formats: the toy data, its checks, and the pictures as training sees them."""

@@ -1,0 +1,452 @@
+"""The toy data: textured shapes on textured grounds, seeded, in the real on-disk formats.
+
+A class is a shape AND a texture (striped disc, checked cross, ...). Colours are drawn independently of the
+class and the shapes have one area, so that neither colour nor size gives the class away. Few pictures are
+labelled, so that pretraining on the rest can show.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+from numpy.random import Generator
+from PIL import Image
+
+from mimbench.atomic import write_json
+from mimbench.errors import UserError
+
+VERSION = 1
+SHAPES = ("cross", "disc", "square", "triangle")
+TEXTURES = ("checked", "dotted", "striped")
+GROUNDS = ("cloudy", "noisy", "smooth")
+CLASSES = tuple(f"{texture}-{shape}" for texture in TEXTURES for shape in SHAPES)  # sorted
+LABELS = (*(f"{kind} ground" for kind in GROUNDS), *CLASSES)  # ADE20K labels 1, 2, ...; 0 is 'other'
+COLOURS = {
+    "black": (0.09, 0.09, 0.10), "blue": (0.16, 0.30, 0.78), "brown": (0.45, 0.28, 0.15),
+    "green": (0.20, 0.60, 0.22), "grey": (0.52, 0.52, 0.52), "orange": (0.92, 0.52, 0.12),
+    "pink": (0.93, 0.52, 0.70), "purple": (0.48, 0.20, 0.64), "red": (0.80, 0.14, 0.14),
+    "teal": (0.12, 0.60, 0.62), "white": (0.92, 0.92, 0.91), "yellow": (0.93, 0.85, 0.22),
+}  # fmt: skip
+PALETTE = np.array(list(COLOURS.values()), dtype=np.float32)
+CONTRAST = np.linalg.norm(PALETTE[:, None] - PALETTE[None], axis=-1)  # [colour, colour], distance in RGB
+MIN_VISIBLE = 20  # pixels: an instance that shows less is not annotated
+Canvas = np.ndarray  # [H, W, 3] of float32 in [0, 1]
+
+
+class Plan(NamedTuple):
+    """How much is made of what; counts of pictures are divisible by the number of classes."""
+
+    img_size: int
+    train: int
+    val: int
+    labelled_per_class: int
+    scene_size: int
+    scenes_train: int
+    scenes_val: int
+
+
+PLANS = {
+    "toy": Plan(64, 3000, 1200, 25, 96, 500, 200),
+    "smoke": Plan(32, 48, 24, 2, 64, 8, 4),
+}
+
+
+def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> Path:
+    """Make the toy data under `root` (`imagenet/`, `ade20k/`, `coco/`) unless it is there; return `root`.
+
+    The folder appears whole or not at all, and two processes make it once.
+
+    Raises:
+        UserError: an unknown size, or `root` holds something that is not toy data.
+    """
+    if size not in PLANS:
+        raise UserError("size", size, allowed=PLANS)
+    root = Path(root)
+    stamp = {"fingerprint": fingerprint(seed, size), "seed": seed, "size": size}
+    if _stamp_of(root) == stamp:
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.parent / f".{root.name}.lock"):
+        if _stamp_of(root) == stamp:
+            return root
+        if root.exists() and _stamp_of(root) is None and (not root.is_dir() or any(root.iterdir())):
+            raise UserError("toy data folder", str(root), remedy="It is not empty; name a new folder.")
+        # Inside a private folder, so that the data itself gets the permissions of an ordinary mkdir.
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
+            made = Path(workshop) / "new"
+            _make(made, PLANS[size], seed)
+            for folder in (made / "imagenet", made / "ade20k", made / "coco", made):
+                write_json(folder / "toy.json", stamp)
+            if root.exists():
+                root.rename(Path(workshop) / "old")
+            made.rename(root)
+    return root
+
+
+def fingerprint(seed: int, size: str) -> str:
+    """SHA-256 of what determines the data: this module's code (not its comments), the seed and the size."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    return hashlib.sha256(repr((VERSION, seed, size, ast.unparse(tree))).encode()).hexdigest()
+
+
+def _stamp_of(root: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((root / "toy.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def _make(root: Path, plan: Plan, seed: int) -> None:
+    _make_imagenet(root / "imagenet", plan, seed)
+    _make_ade20k(root / "ade20k", plan, seed)
+    _make_coco(root / "coco", plan, seed)
+
+
+def _make_imagenet(root: Path, plan: Plan, seed: int) -> None:
+    captions: dict[str, str] = {}
+    labelled: list[str] = []
+    for split, (name, count) in enumerate({"train": plan.train, "val": plan.val}.items()):
+        for label, class_name in enumerate(CLASSES):
+            folder = root / name / class_name
+            folder.mkdir(parents=True)
+            for index in range(count // len(CLASSES)):
+                rng = np.random.default_rng((seed, split, label, index))
+                picture, caption = draw_picture(rng, plan.img_size, label)
+                picture.save(folder / f"{index:04d}.jpg", quality=92)
+                if name == "train":
+                    captions[f"train/{class_name}/{index:04d}.jpg"] = caption
+                    if index < plan.labelled_per_class:
+                        labelled.append(f"train/{class_name}/{index:04d}.jpg")
+    (root / "train_labelled.txt").write_text("\n".join(labelled) + "\n")
+    write_json(root / "captions.json", captions)
+
+
+def _make_ade20k(root: Path, plan: Plan, seed: int) -> None:
+    counts = {"training": plan.scenes_train, "validation": plan.scenes_val}
+    for split, (name, count) in enumerate(counts.items()):
+        images, annotations = root / "images" / name, root / "annotations" / name
+        images.mkdir(parents=True)
+        annotations.mkdir(parents=True)
+        for index in range(count):
+            scene = draw_scene(np.random.default_rng((seed, 10 + split, index)), plan.scene_size)
+            scene.picture.save(images / f"toy_{index:05d}.jpg", quality=92)
+            Image.fromarray(scene.labels).save(annotations / f"toy_{index:05d}.png")
+    (root / "classes.txt").write_text("\n".join(LABELS) + "\n")
+
+
+def _make_coco(root: Path, plan: Plan, seed: int) -> None:
+    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)]
+    (root / "annotations").mkdir(parents=True)
+    for split, (name, count) in enumerate({"train": plan.scenes_train, "val": plan.scenes_val}.items()):
+        (root / f"{name}2017").mkdir()
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in range(count):
+            scene = draw_scene(np.random.default_rng((seed, 20 + split, index)), plan.scene_size)
+            image_id = split * 100_000 + index + 1
+            file_name = f"{image_id:012d}.jpg"
+            scene.picture.save(root / f"{name}2017" / file_name, quality=92)
+            side = {"width": plan.scene_size, "height": plan.scene_size}
+            images.append({"id": image_id, "file_name": file_name, "license": 1, **side})
+            for label, mask in scene.instances:
+                ids = {"id": len(annotations) + 1, "image_id": image_id}
+                annotations.append({**ids, **_annotation(label, mask)})
+        document = {
+            "info": {"description": f"mimbench toy scenes, seed {seed}", "version": str(VERSION)},
+            "licenses": [
+                {"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
+            ],
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+        }
+        (root / "annotations" / f"instances_{name}2017.json").write_text(json.dumps(document))
+
+
+def _annotation(label: int, mask: np.ndarray) -> dict[str, Any]:
+    """One instance as COCO writes it: uncompressed column-major run lengths, box as x, y, width, height."""
+    flat = np.concatenate([[0], mask.ravel(order="F"), [0]]).astype(np.int8)
+    edges = np.flatnonzero(np.diff(flat))  # where runs of 0 and 1 end, in turn, beginning with 0
+    counts = np.diff(np.concatenate([[0], edges, [mask.size]]))
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = float(columns[0]), float(rows[0])
+    return {
+        "category_id": label + 1,
+        "iscrowd": 0,
+        "area": float(mask.sum()),
+        "bbox": [x, y, float(columns[-1]) + 1 - x, float(rows[-1]) + 1 - y],
+        "segmentation": {"size": list(mask.shape), "counts": [int(n) for n in counts]},
+    }
+
+
+@dataclass
+class Scene:
+    """A picture with several objects; `instances` are (class index, visible mask [H, W])."""
+
+    picture: Image.Image
+    labels: np.ndarray  # [H, W] of uint8, ADE20K's convention
+    instances: list[tuple[int, np.ndarray]]
+
+
+def draw_picture(rng: Generator, size: int, label: int) -> tuple[Image.Image, str]:
+    """One object of class `label` on one ground, and a sentence that describes the picture."""
+    ground_colour = int(rng.integers(len(PALETTE)))
+    colours = _object_colours(rng, [ground_colour])
+    kind = int(rng.integers(len(GROUNDS)))
+    canvas = _ground(rng, size, kind, ground_colour)
+    for _ in range(rng.integers(4)):
+        _draw_clutter(canvas, rng)
+    radius = size * rng.uniform(0.20, 0.31)
+    centre = size * rng.uniform(0.32, 0.68, 2)
+    _draw_object(canvas, rng, label, colours, centre, radius, period=size * rng.uniform(0.11, 0.16))
+    caption = _caption(rng, label, colours, GROUNDS[kind], ground_colour, centre / size, radius / size)
+    return _photograph(canvas, rng), caption
+
+
+def draw_scene(rng: Generator, size: int) -> Scene:
+    """Two to five objects, later ones over earlier ones, on one or two grounds, sometimes in a frame."""
+    grounds = rng.permutation(len(GROUNDS))[: rng.integers(1, 3)]
+    ground_colours = [int(c) for c in rng.permutation(len(PALETTE))[: len(grounds)]]
+    canvas = _ground(rng, size, int(grounds[0]), ground_colours[0])
+    labels = np.full((size, size), 1 + grounds[0], dtype=np.uint8)
+    if len(grounds) == 2:
+        beyond = _half_plane(rng, size)
+        canvas[beyond] = _ground(rng, size, int(grounds[1]), ground_colours[1])[beyond]
+        labels[beyond] = 1 + grounds[1]
+    for _ in range(rng.integers(4)):
+        labels[_draw_clutter(canvas, rng)] = 0
+
+    instances: list[tuple[int, np.ndarray]] = []
+    for centre, radius in _places(rng, size, count=int(rng.integers(2, 6))):
+        label = int(rng.integers(len(CLASSES)))
+        colours = _object_colours(rng, ground_colours)
+        period = size * rng.uniform(0.075, 0.105)
+        mask = _draw_object(canvas, rng, label, colours, centre, radius, period)
+        labels[mask] = 1 + len(GROUNDS) + label
+        instances = [(other, visible & ~mask) for other, visible in instances] + [(label, mask)]
+    if rng.random() < 0.4:
+        frame = np.ones((size, size), dtype=bool)
+        width = max(2, round(size * rng.uniform(0.02, 0.05)))
+        frame[width:-width, width:-width] = False
+        canvas[frame] = _jittered(rng, int(rng.integers(len(PALETTE))))
+        labels[frame] = 0
+        instances = [(label, visible & ~frame) for label, visible in instances]
+    visible_instances = [(label, mask) for label, mask in instances if mask.sum() >= MIN_VISIBLE]
+    return Scene(_photograph(canvas, rng), labels, visible_instances)
+
+
+def _places(rng: Generator, size: int, count: int) -> Iterator[tuple[np.ndarray, float]]:
+    """Centres and radii of up to `count` objects that may overlap but do not hide each other."""
+    placed: list[tuple[np.ndarray, float]] = []
+    for _ in range(20 * count):
+        if len(placed) == count:
+            break
+        radius = size * rng.uniform(0.10, 0.19)
+        centre = size * rng.uniform(0.12, 0.88, 2)
+        if all(np.hypot(*(centre - other)) > 0.85 * (radius + r) for other, r in placed):
+            placed.append((centre, radius))
+    yield from placed
+
+
+def _object_colours(rng: Generator, ground_colours: list[int]) -> tuple[int, int]:
+    """Two colours that stand out from the grounds and from each other."""
+    clear = (CONTRAST[ground_colours] > 0.42).all(0)
+    first = int(rng.choice(np.flatnonzero(clear)))
+    second = int(rng.choice(np.flatnonzero(clear & (CONTRAST[first] > 0.5))))
+    return first, second
+
+
+def _jittered(rng: Generator, colour: int) -> np.ndarray:
+    return np.clip(PALETTE[colour] + rng.uniform(-0.07, 0.07, 3), 0, 1).astype(np.float32)
+
+
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.ogrid[0.5 : size + 0.5, 0.5 : size + 0.5]
+    return y.astype(np.float32), x.astype(np.float32)
+
+
+def _half_plane(rng: Generator, size: int) -> np.ndarray:
+    """One side of a random wavy line through the middle of the picture, [H, W] of bool."""
+    y, x = _grid(size)
+    angle = rng.uniform(0, 2 * math.pi)
+    across = (x - size / 2) * math.cos(angle) + (y - size / 2) * math.sin(angle)
+    along = (y - size / 2) * math.cos(angle) - (x - size / 2) * math.sin(angle)
+    wave = size * rng.uniform(0, 0.06) * np.sin(along * (rng.uniform(4, 9) / size) + rng.uniform(0, 6))
+    return across + wave > size * rng.uniform(-0.2, 0.2)
+
+
+def _soft_noise(rng: Generator, size: int, cells: int) -> np.ndarray:
+    """Smooth noise in [0, 1] with about `cells` bumps a side, [H, W]."""
+    coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
+    return np.clip(np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)), 0, 1)
+
+
+def _ground(rng: Generator, size: int, kind: int, colour: int) -> Canvas:
+    """A textured ground around one colour."""
+    base = _jittered(rng, colour)
+    far = base + np.float32(rng.uniform(0.18, 0.34) * (1 if base.mean() < 0.45 else -1))  # lighter, or darker
+    if GROUNDS[kind] == "cloudy":
+        mix = _soft_noise(rng, size, int(rng.integers(4, 10)))
+    elif GROUNDS[kind] == "noisy":
+        mix = rng.random((size, size), dtype=np.float32)
+        mix = (mix + np.roll(mix, 1, int(rng.integers(2)))) * rng.uniform(0.4, 0.7)  # grains of 1-2 pixels
+    else:
+        y, x = _grid(size)
+        angle = rng.uniform(0, 2 * math.pi)
+        mix = 0.5 + (x / size - 0.5) * 0.8 * math.cos(angle) + (y / size - 0.5) * 0.8 * math.sin(angle)
+    return base + mix[..., None].astype(np.float32) * (far - base)
+
+
+def _draw_clutter(canvas: Canvas, rng: Generator) -> np.ndarray:
+    """A small plain blob, of no class; returns its mask [H, W]."""
+    size = len(canvas)
+    y, x = _grid(size)
+    cy, cx = size * rng.uniform(0, 1, 2)
+    ry, rx = size * rng.uniform(0.02, 0.07, 2)
+    mask = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
+    canvas[mask] = _jittered(rng, int(rng.integers(len(PALETTE))))
+    return mask
+
+
+def _draw_object(
+    canvas: Canvas,
+    rng: Generator,
+    label: int,
+    colours: tuple[int, int],
+    centre: np.ndarray,
+    radius: float,
+    period: float,
+) -> np.ndarray:
+    """Paint one object with soft edges; returns its mask [H, W] (at least half covered).
+
+    Args:
+        centre: y, x in pixels.
+        radius: of the disc of the object's area, in pixels.
+        period: of the texture, in pixels.
+    """
+    size = len(canvas)
+    reach = 1.6 * radius + 1  # the triangle's corners are the farthest
+    top, left = (max(0, math.floor(c - reach)) for c in centre)
+    window = slice(top, math.ceil(centre[0] + reach)), slice(left, math.ceil(centre[1] + reach))
+    y, x = _grid(size)
+    y, x = y[window[0]] - np.float32(centre[0]), x[:, window[1]] - np.float32(centre[1])
+
+    texture, shape = divmod(label, len(SHAPES))
+    distance = _shape_distance(SHAPES[shape], *_rotated(y, x, rng.uniform(0, 2 * math.pi)), radius)
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    phase = rng.uniform(0, period, 2).astype(np.float32)
+    v, u = _rotated(y, x, rng.uniform(0, 2 * math.pi))
+    share = _texture_share(TEXTURES[texture], v + phase[0], u + phase[1], period)[..., None]
+    first, second = _jittered(rng, colours[0]), _jittered(rng, colours[1])
+    paint = first + share * (second - first)
+    canvas[window] += cover * (paint - canvas[window])
+    mask = np.zeros((size, size), dtype=bool)
+    mask[window] = cover[..., 0] > 0.5
+    return mask
+
+
+def _rotated(y: np.ndarray, x: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    c, s = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+    return c * y - s * x, s * y + c * x
+
+
+def _shape_distance(shape: str, y: np.ndarray, x: np.ndarray, radius: float) -> np.ndarray:
+    """Pixels outside (> 0) or inside (< 0) of the outline; all shapes have the area of a disc of `radius`."""
+    if shape == "disc":
+        return np.hypot(y, x) - radius
+    ay, ax = np.abs(y), np.abs(x)
+    if shape == "square":
+        return np.maximum(ay, ax) - math.sqrt(math.pi) / 2 * radius
+    if shape == "cross":
+        long, wide = 1.25 * radius, 0.366 * radius  # 8 long wide - 4 wide^2 = pi radius^2
+        return np.minimum(np.maximum(ay - long, ax - wide), np.maximum(ay - wide, ax - long))
+    slope = math.sqrt(3) / 2
+    return np.maximum(ax * slope + y / 2, -y) - 0.7776 * radius  # the inradius: 3 sqrt(3) r^2 = pi radius^2
+
+
+def _texture_share(texture: str, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    """The second colour's share in [0, 1] at each pixel, about half on average, with edges one pixel soft."""
+    if texture == "dotted":
+        dy, dx = (t - period * np.round(t / period) for t in (y, x))
+        return np.clip(0.5 + 0.37 * period - np.hypot(dy, dx), 0, 1)
+    if texture == "striped":
+        return _bands(x, period)
+    a, b = _bands(y, 1.25 * period), _bands(x, 1.25 * period)
+    return a + b - 2 * a * b
+
+
+def _bands(x: np.ndarray, period: float) -> np.ndarray:
+    step = period / (2 * math.pi)
+    return np.clip(0.5 + np.sin(x / np.float32(step)) * np.float32(step), 0, 1)
+
+
+def _photograph(canvas: Canvas, rng: Generator) -> Image.Image:
+    """Uneven light, a slight blur and sensor noise."""
+    size = len(canvas)
+    y, x = _grid(size)
+    down, right = (rng.uniform(-0.25, 0.25, 2) / size).astype(np.float32)
+    light = np.float32(rng.uniform(0.85, 1.1)) + (y - size / 2) * down + (x - size / 2) * right
+    image = canvas * light[..., None]
+    blur = np.float32(rng.uniform(0, 0.3))
+    image[1:, 1:] = (1 - blur) * image[1:, 1:] + blur / 2 * (image[:-1, 1:] + image[1:, :-1])
+    image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.045))
+    return Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8))
+
+
+SYNONYMS = {
+    "cross": ("cross", "plus"), "disc": ("disc", "circle"), "square": ("square", "box"),
+    "triangle": ("triangle",), "checked": ("checked", "chequered"), "dotted": ("dotted", "spotted"),
+    "striped": ("striped", "banded"), "cloudy": ("cloudy", "blotchy"),
+    "noisy": ("noisy", "grainy"), "smooth": ("smooth", "plain"),
+}  # fmt: skip
+TEMPLATES = (
+    "a {size}{colour} {texture} {shape} on a {ground}, {place}",
+    "{place}, a {size}{texture} {shape} in {colour} on a {ground}",
+    "a {ground} with a {size}{colour} {texture} {shape}, {place}",
+    "a picture of a {size}{texture} {colour} {shape} over a {ground}",
+    "a {size}{shape}, {texture} in {colour}, {place} on a {ground}",
+    "this {size}{texture} {shape} is {colour} and the {ground} is behind it, {place}",
+)
+
+
+def _caption(
+    rng: Generator,
+    label: int,
+    colours: tuple[int, int],
+    ground: str,
+    ground_colour: int,
+    centre: np.ndarray,
+    radius: float,
+) -> str:
+    texture, shape = CLASSES[label].split("-")
+    names = list(COLOURS)
+    first, second = (names[c] for c in rng.permutation(colours))
+    ground_word = f"{names[ground_colour]} {rng.choice(SYNONYMS[ground])}"
+    sides = [
+        word
+        for at, (low, high) in zip(centre, (("top", "bottom"), ("left", "right")), strict=True)
+        for word, here in ((low, at < 0.44), (high, at > 0.56))
+        if here
+    ]
+    sentence = str(rng.choice(TEMPLATES)).format(
+        size="large " if radius > 0.28 else "small " if radius < 0.23 else "",
+        colour=f"{first} and {second}",
+        texture=rng.choice(SYNONYMS[texture]),
+        shape=rng.choice(SYNONYMS[shape]),
+        ground=f"{ground_word} {rng.choice(('ground', 'background'))}",
+        place=" ".join(sides) or "centre",
+    )
+    return sentence.replace("a orange", "an orange")

@@ -1,0 +1,38 @@
+"""Where things are: the tables and templates that ship with the project, and the user's workspace."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def share(name: str) -> Path:
+    """The shipped folder `tables` or `reports`: the checkout's own, or the copy inside an installed wheel."""
+    shipped = (
+        PACKAGE / "_share"
+    )  # beside an installed mimbench there may be a package `tables` that is not ours
+    return (shipped if shipped.is_dir() else PACKAGE.parent) / name
+
+
+def workspace() -> Path:
+    """The folder that holds runs/, data/ and reports/out: MIMBENCH_HOME, else the current directory."""
+    return Path(os.environ.get("MIMBENCH_HOME") or Path.cwd()).expanduser().resolve()
+
+
+def runs() -> Path:
+    return workspace() / "runs"
+
+
+def data() -> Path:
+    return workspace() / "data"
+
+
+def reports_out() -> Path:
+    return workspace() / "reports" / "out"
+
+
+def cache() -> Path:
+    """Derived facts that can be deleted at any time."""
+    return runs() / ".cache"

@@ -1,0 +1,393 @@
+"""From a table to the graph of runs behind it: every run once, parents first."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mimbench.arch import size_of
+from mimbench.catalog import Catalog, Changes, Resolved, Unavailable
+from mimbench.errors import UserError
+from mimbench.fingerprint import data_fingerprint, file_fingerprint
+from mimbench.spec import RunSpec
+from mimbench.store import Inputs, Options, Outcome, RunStore
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ROLES = ("imagenet", "ade20k", "coco", "captions")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+
+
+class Row(Protocol):
+    """What the plan needs of a table's row."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def method(self) -> str | None: ...
+    @property
+    def set(self) -> Mapping[str, Any]: ...
+
+
+class Column(Protocol):
+    @property
+    def task(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, beside the table itself.
+
+    Attributes:
+        data: role to the path given with --data. weights: name to the checkpoint given with --weights.
+        changes: --set, as the user named them: `field`, `task.field`, `method.field` or `teacher.field`.
+    """
+
+    scale: str = "toy"
+    seeds: int = 1
+    data: Mapping[str, Path] = field(default_factory=dict)
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    skip_corrupt: bool = False
+    options: Options = Options()
+
+
+@dataclass
+class Node:
+    """One run of the graph."""
+
+    spec: RunSpec
+    inputs: Inputs
+    label: str
+    images: int
+    flops: float
+    outcome: Outcome
+    uses: int = 0  # how many (row, seed, column) would each have computed it without sharing
+
+    @property
+    def key(self) -> str:
+        return self.spec.key
+
+
+@dataclass
+class Plan:
+    """The graph of runs, and which run fills which cell.
+
+    Attributes:
+        nodes: key to run, parents before children.
+        cells: (row id, column index) to {seed: key of the run with the cell's number}.
+        blocked: (row id, column index) to the reason why it cannot be run here.
+        recipes: key to the resolved recipe with its sources.
+        targets: the runs that were asked for; the others only lead to them.
+    """
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    cells: dict[tuple[str, int], dict[int, str]] = field(default_factory=dict)
+    blocked: dict[tuple[str, int], str] = field(default_factory=dict)
+    recipes: dict[str, Resolved] = field(default_factory=dict)
+    targets: set[str] = field(default_factory=set)
+
+    def todo(self, *, rerun_stale: bool = False) -> list[Node]:
+        """The runs to do, parents first: targets that are not done, and what these still need."""
+        settled = {"done"} if rerun_stale else {"done", "stale"}
+        needed = set(self.targets)
+        for key, node in reversed(self.nodes.items()):
+            if key in needed and node.outcome not in settled:
+                needed.update(node.spec.parents.values())
+        return [n for key, n in self.nodes.items() if key in needed and n.outcome not in settled]
+
+
+class Data:
+    """The datasets of a request: path, fingerprint and size of each role, found when first asked for.
+
+    Args:
+        toy: makes the project's own data and gives its root; called only if some role falls back on it.
+    """
+
+    def __init__(self, request: Request, toy: Callable[[], Path]) -> None:
+        self.request, self.toy = request, functools.cache(toy)
+        self._fingerprints: dict[str, str] = {}
+        if request.data:
+            from mimbench.data.check import require
+        for role in request.data:
+            if role not in ROLES:
+                raise UserError("--data", role, allowed=ROLES, remedy="Write --data ROLE=PATH.")
+            require(role, self.path(role))  # wrong data is an error before anything else happens
+
+    def path(self, role: str) -> Path:
+        """Raises Unavailable where the user must give the data and did not."""
+        given = self.request.data
+        if role in given:
+            return given[role].expanduser().resolve()
+        if role == "captions" and "imagenet" in given and (given["imagenet"] / "captions.json").is_file():
+            return given["imagenet"].expanduser().resolve()
+        if self.request.scale in ("smoke", "toy") or (role == "captions" and self.request.scale == "small"):
+            return self.toy() / ("imagenet" if role == "captions" else role)
+        raise Unavailable(f"no data: give --data {role}=PATH")
+
+    def fingerprint(self, role: str) -> str:
+        if role not in self._fingerprints:
+            self._fingerprints[role] = data_fingerprint(self.path(role), field=f"--data {role}")
+        return self._fingerprints[role]
+
+    def size(self, role: str, *, labelled: bool) -> int:
+        """Training pictures; the labelled ones where only those are trained on."""
+        root = self.path(role)
+        if role == "coco":
+            return _count(root / "train2017")
+        if role == "ade20k":
+            return _count(root / "images" / "training")
+        subset = root / "train_labelled.txt"
+        if labelled and subset.is_file():
+            return sum(bool(line.strip()) for line in subset.read_text(encoding="utf-8").splitlines())
+        return _count(root / "train")
+
+
+def _count(folder: Path) -> int:
+    return sum(path.suffix.lower() in PICTURES for path in folder.rglob("*"))
+
+
+class Planner:
+    """Builds the plan of a table."""
+
+    def __init__(self, catalog: Catalog, store: RunStore, data: Data, request: Request) -> None:
+        self.catalog, self.store, self.data, self.request = catalog, store, data, request
+        self.plan = Plan()
+        self._sizes: dict[tuple[str, bool], int] = {}
+        self._used: set[str] = set()  # of the request's changes
+        self._loaded: set[str] = set()  # names of the checkpoints that some run wants
+
+    def table(self, rows: Iterable[Row], columns: Iterable[Column], where: str) -> Plan:
+        """The plan of a whole table.
+
+        Args:
+            where: the table's file, for messages about a row's overrides.
+
+        Raises:
+            UserError: an unknown method, task, metric or recipe field, or an unusable value.
+        """
+        columns = list(columns)
+        for column in columns:
+            known = [metric["name"] for metric in self.catalog.describe("task", column.task).metrics]
+            if column.metric not in known:
+                raise UserError(f"{where}: metric of {column.task}", column.metric, allowed=known)
+        for row in rows:
+            if row.method is None:
+                continue
+            for task in dict.fromkeys(column.task for column in columns):  # its columns share one run
+                indices = [index for index, column in enumerate(columns) if column.task == task]
+                try:
+                    keys = {seed: self.cell(row, task, seed, where) for seed in range(self.request.seeds)}
+                except Unavailable as reason:
+                    self.plan.blocked.update({(row.id, index): str(reason) for index in indices})
+                else:
+                    self.plan.cells.update({(row.id, index): keys for index in indices})
+        unused = sorted(set(self.request.changes) - self._used)
+        if unused and not self.plan.blocked:
+            raise UserError("--set", unused[0], allowed=self._settable(unused[0]))
+        for name in self.request.weights:
+            if name not in self._loaded:
+                raise UserError(
+                    "--weights", name, allowed=self._loaded, remedy="No run of this table loads it."
+                )
+        return self.plan
+
+    def cell(self, row: Row, task: str | None, seed: int, where: str) -> str:
+        """Plan the run behind one cell and seed (without a task: only the pretraining); returns its key."""
+        assert row.method is not None
+        where = f"{where}: rows.{row.id}.set"
+        if task is None:
+            key = self._pretrain(row, seed, where)
+            self.plan.targets.add(key)
+            return key
+        self.data.path(
+            self.catalog.describe("task", task).data
+        )  # nothing is pretrained for a cell without data
+        encoder = self._pretrain(row, seed, where)
+        values = self.plan.nodes[encoder].spec.recipe
+        method = self.catalog.describe("method", row.method)
+        resolved = self._resolve(
+            "task",
+            task,
+            self._changes(task, row.set, where, prefixed_only=True),
+            encoder=(values["arch"], values["patch_size"]),
+            cited=method.transfer.get(task, {}).get(self.request.scale, {}),
+        )
+        label = f"{row.label} · {task}"
+        key = self._add("downstream", resolved, values["arch"], seed, label, {"encoder": encoder})
+        self.plan.targets.add(key)
+        return key
+
+    def _pretrain(self, row: Row, seed: int, where: str) -> str:
+        assert row.method is not None
+        about = self.catalog.describe("method", row.method)
+        parents = {role: self._teacher(name, row, where) for role, name in about.needs.items()}
+        resolved = self._resolve("method", row.method, self._changes(row.method, row.set, where))
+        return self._add("pretrain", resolved, resolved.values["arch"], seed, row.label, parents)
+
+    def _teacher(self, name: str, row: Row, where: str) -> str:
+        about = self.catalog.describe("teacher", name)
+        parents = {role: self._teacher(other, row, where) for role, other in about.needs.items()}
+        resolved = self._resolve("teacher", name, self._changes(name, row.set, where, prefixed_only=True))
+        return self._add("teacher", resolved, resolved.values["arch"], 0, about.title, parents)
+
+    def _changes(
+        self, name: str, overrides: Mapping[str, Any], where: str, *, prefixed_only: bool = False
+    ) -> Changes:
+        """The overrides that concern a card: `name.field`, and a bare `field` for the row's pretraining."""
+        found: list[tuple[str, dict[str, Any]]] = []
+        bare: dict[str, Any] = {} if prefixed_only else {f: v for f, v in overrides.items() if "." not in f}
+        mine = {
+            f.partition(".")[2]: v for f, v in overrides.items() if f.partition(".")[0] == name and "." in f
+        }
+        found.append((where, {**bare, **mine}))
+        for change, value in self.request.changes.items():
+            prefix, _, field_name = change.rpartition(".")
+            if prefix == name:
+                self._used.add(change)
+                found.append(("--set", {field_name: value}))
+            elif not prefix and not prefixed_only and self._has_field(name, change):
+                self._used.add(change)  # a bare field goes to every pretraining that has it
+                found.append(("--set", {change: value}))
+        return [(place, values) for place, values in found if values]
+
+    def _settable(self, name: str) -> list[str]:
+        """What --set accepts: a pretraining's fields, or with a prefix the fields of what it names."""
+        prefix, dot, _ = name.rpartition(".")
+        nodes = [node.spec for node in self.plan.nodes.values()]
+        if not dot:
+            return sorted({field for spec in nodes if spec.stage == "pretrain" for field in spec.recipe})
+        return sorted({f"{spec.name}.{field}" for spec in nodes if spec.name == prefix for field in spec.recipe}) or (
+            sorted({f"{spec.name}." for spec in nodes})
+        )
+
+    def _has_field(self, method: str, name: str) -> bool:
+        return name in self._resolve("method", method, ()).values
+
+    def _resolve(self, kind: Any, name: str, changes: Changes, **rest: Any) -> Resolved:
+        size = self._size(self.catalog.describe(kind, name).data, labelled=kind == "task")
+        return self.catalog.resolve(kind, name, self.request.scale, changes, data_size=size, **rest)
+
+    def _size(self, role: str, *, labelled: bool) -> int:
+        """Training pictures; 0 where there are none, which only a run that loads weights survives."""
+        if (role, labelled) not in self._sizes:
+            try:
+                self._sizes[role, labelled] = self.data.size(role, labelled=labelled)
+            except Unavailable:
+                self._sizes[role, labelled] = 0
+        return self._sizes[role, labelled]
+
+    def _add(
+        self, stage: Any, resolved: Resolved, arch: str, seed: int, label: str, parents: Mapping[str, str]
+    ) -> str:
+        size_of(arch)  # an unknown size is the user's mistake, and must not wait for the run
+        about = resolved.about
+        weights = self._weights(resolved)
+        role = {} if weights else {about.data: self.data.path(about.data)}  # what is loaded sees no picture
+        data = {name: self.data.fingerprint(name) for name in role}
+        data |= {
+            f"weights {n}": file_fingerprint(path, field=f"--weights {n}") for n, path in weights.items()
+        }
+        spec = RunSpec(
+            stage=stage,
+            name=about.name,
+            arch=arch,
+            recipe=resolved.values,
+            data=data,
+            seed=seed,
+            parents=dict(parents),
+            skip_corrupt=self.request.skip_corrupt,
+        )
+        if spec.key not in self.plan.nodes:
+            inputs = Inputs(
+                data={name: str(path) for name, path in role.items()},
+                weights={name: str(path.resolve()) for name, path in weights.items()},
+                options=self.request.options,
+            )
+            if self.request.seeds > 1 and stage != "teacher":
+                label = f"{label} · seed {seed}"
+            outcome = self.store.outcome(spec.key)
+            self.plan.nodes[spec.key] = Node(spec, inputs, label, resolved.images, resolved.flops, outcome)
+            self.plan.recipes[spec.key] = resolved
+        self.plan.nodes[spec.key].uses += 1
+        return spec.key
+
+    def _weights(self, resolved: Resolved) -> dict[str, Path]:
+        """The checkpoint that a recipe's `weights` names. Raises Unavailable where the user gave none."""
+        name = resolved.values.get("weights")
+        if not name:
+            return {}
+        self._loaded.add(name)
+        if name not in self.request.weights:
+            raise Unavailable(
+                f"{resolved.about.title} is not trained at this scale: give --weights {name}=PATH"
+            )
+        return {name: self.request.weights[name].resolve()}
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`field=value` from the command line; the value as JSON (0.5, true, null, [1, 2]) or else as text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UserError("--set", text, remedy="Write --set field=value, or --set task.field=value.")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value
+
+
+def parse_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
+    """`name=path` arguments. Raises UserError on another form or a path that is not there."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UserError(option, text, remedy=f"Write {option} NAME=PATH.")
+        found[name] = Path(value).expanduser()
+        if not found[name].exists():
+            raise UserError(f"{option} {name}", value, remedy="There is no such file or folder.")
+    return found
+
+
+def show(plan: Plan, console: Console, *, rerun_stale: bool = False) -> None:
+    """Print the graph: what is cached, what depends on what, the totals, and what sharing saves."""
+    from rich.table import Table
+
+    numbers = {key: index for index, key in enumerate(plan.nodes, start=1)}
+    table = Table(title=f"{len(plan.nodes)} runs", title_justify="left")
+    for name in ("#", "key", "run", "needs", "images", "FLOPs", "state"):
+        table.add_column(name, justify="right" if name in ("#", "images", "FLOPs") else "left")
+    for key, node in plan.nodes.items():
+        needs = ", ".join(f"{role} #{numbers[parent]}" for role, parent in node.spec.parents.items())
+        state = "cached" if node.outcome == "done" else "to do" if node.outcome == "missing" else node.outcome
+        table.add_row(
+            str(numbers[key]), key[:8], node.label, needs, f"{node.images:,}", f"{node.flops:.1e}", state
+        )
+    console.print(table)
+    nodes, todo = plan.nodes.values(), plan.todo(rerun_stale=rerun_stale)
+    alone = sum(node.flops * node.uses for node in nodes)
+    total = sum(node.flops for node in nodes)
+    console.print(
+        f"to do: {len(todo)} of {len(plan.nodes)} runs, {sum(n.images for n in todo):,} images, "
+        f"{sum(n.flops for n in todo):.1e} FLOPs"
+    )
+    runs_alone = sum(node.uses for node in nodes)
+    if alone > total:
+        console.print(
+            f"sharing: {len(plan.nodes)} runs instead of {runs_alone}, "
+            f"which saves {100 * (1 - total / alone):.0f} % of the FLOPs"
+        )
+    reasons: dict[str, list[str]] = {}
+    for (row, _), reason in plan.blocked.items():
+        reasons.setdefault(reason, []).append(row)
+    for reason, rows in reasons.items():
+        console.print(f"not runnable ({', '.join(dict.fromkeys(rows))}): {reason}")

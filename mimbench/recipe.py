@@ -1,0 +1,135 @@
+"""Recipes: frozen dataclasses in which every hyper-parameter carries the source of its value."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from typing_extensions import Self
+
+from mimbench.errors import UserError
+
+SCALES = ("smoke", "toy", "small", "paper")
+Scale = Literal["smoke", "toy", "small", "paper"]
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Base of every recipe. `sources` says for each field where its value comes from."""
+
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def cited(cls, groups: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Build a recipe from `{source: {field: value}}`.
+
+        Raises:
+            TypeError: a field is missing, unknown, or given by two sources.
+        """
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for source, group in groups.items():
+            for name, value in group.items():
+                if name in values:
+                    raise TypeError(
+                        f"{cls.__name__}.{name} is given by two sources: {sources[name]!r} and {source!r}"
+                    )
+                values[name], sources[name] = value, source
+        return cls(**values, sources=sources)
+
+    def vary(self, source: str, **changes: Any) -> Self:
+        """A copy with `changes`, each of them now citing `source`."""
+        return dataclasses.replace(
+            self, **changes, sources={**self.sources, **dict.fromkeys(changes, source)}
+        )
+
+    def values(self) -> dict[str, Any]:
+        """The hyper-parameters as plain JSON values, without their sources."""
+        return {
+            f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "sources"
+        }
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> Self:
+        """The inverse of `values`: lists become tuples where the field is a tuple."""
+        hints = typing.get_type_hints(cls)
+        converted = {
+            name: tuple(value) if isinstance(value, list) and "tuple" in str(hints[name]) else value
+            for name, value in values.items()
+        }
+        return cls(**converted, sources=dict(sources or {}))
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Apply a table row's or the user's overrides to a recipe's plain values.
+
+    Args:
+        values: a recipe's `values()`.
+        changes: field name to new value.
+        where: how the user knows the place of the override (`--set`, `tables/dtm/main.toml: rows.dtm.set`).
+
+    Raises:
+        UserError: an unknown field, or a value of another type than the recipe's.
+    """
+    result = dict(values)
+    for name, value in changes.items():
+        if name not in values:
+            raise UserError(
+                f"{where} {name}", value, allowed=sorted(values), remedy="Name a field of the recipe."
+            )
+        result[name] = _like(values[name], value, f"{where} {name}")
+    return result
+
+
+def _like(old: Any, new: Any, where: str) -> Any:
+    """`new`, accepted when it has the kind of `old` (an int passes for a float; anything passes for None)."""
+    if old is None or new is None or type(new) is type(old):
+        return new
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        return float(new)
+    raise UserError(where, new, remedy=f"Give a {type(old).__name__}, such as {old!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe(Recipe):
+    """What every pretraining run must say. Methods add their own fields."""
+
+    arch: str  # a name in mimbench.vit_arch.ARCHS
+    img_size: int  # pixels
+    patch_size: int  # pixels
+    epochs: float
+    warmup_epochs: float
+    global_batch_size: int  # images a step, over all devices and accumulation
+    base_lr: float
+    lr_rule: Literal["linear", "sqrt", "absolute"]  # see `peak_lr`
+    min_lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    clip_grad: float | None  # global L2 norm
+    drop_path: float
+    min_crop_scale: float  # RandomResizedCrop area, lower bound
+    color_jitter: float  # brightness, contrast and saturation; 0 = off
+    precision: Precision
+
+    @property
+    def peak_lr(self) -> float:
+        """`base_lr` scaled to the batch: by B/256 (MAE), by sqrt(B/2048) (DTM's code), or taken as it is."""
+        scale = {"linear": self.global_batch_size / 256, "sqrt": math.sqrt(self.global_batch_size / 2048)}
+        return self.base_lr * scale.get(self.lr_rule, 1.0)
+
+    @property
+    def num_patches(self) -> int:
+        return (self.img_size // self.patch_size) ** 2
+
+    def step_flops(self) -> float:
+        """FLOPs of one image's pretraining step, forward and backward; methods say theirs."""
+        raise NotImplementedError

@@ -1,0 +1,109 @@
+"""The table as CSV in long form: one line per cell and per claim, with every seed's value."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from mimbench.table.cell import Table
+from mimbench.table.reported import Reported
+from mimbench.table.stats import Estimate
+from mimbench.table.verdict import Verdict
+
+FIELDS = (
+    "kind", "table", "scale", "row", "label", "method", "reconstruction", "task", "metric", "status", "stale",
+    "n", "mean", "std", "low", "high", "values", "runs", "notes", "reported", "reported_kind",
+    "reported_source", "against", "delta_n", "delta", "delta_low", "delta_high", "reported_delta",
+    "verdict", "reason",
+)  # fmt: skip
+
+
+def render(table: Table) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in table.rows:
+        for column, cell in zip(table.spec.columns, row.cells, strict=True):
+            writer.writerow(
+                {
+                    "kind": "cell",
+                    "table": table.spec.name,
+                    "scale": table.scale,
+                    "row": row.spec.id,
+                    "label": row.spec.label,
+                    "method": row.spec.method or "",
+                    "reconstruction": int(row.reconstruction),
+                    "task": column.task,
+                    "metric": column.metric,
+                    "status": cell.status,
+                    "stale": int(cell.stale),
+                    **_estimate(cell.ours),
+                    "values": _by_seed({seed: _plain(value) for seed, value in cell.values.items()}),
+                    "runs": _by_seed(cell.runs),
+                    "notes": _by_seed({seed: item.note for seed, item in cell.outcomes.items() if item.note}),
+                    **_reported(cell.reported),
+                    "against": cell.against,
+                    **_delta(cell.delta),
+                    "reported_delta": _plain(cell.reported_delta),
+                    **_verdict(cell.verdict),
+                }
+            )
+    for claim in table.claims:
+        writer.writerow(
+            {
+                "kind": "claim",
+                "table": table.spec.name,
+                "scale": table.scale,
+                "row": claim.spec.row,
+                "label": claim.spec.label,
+                "metric": claim.spec.column,
+                "against": claim.spec.against,
+                **_delta(claim.delta),
+                "reported_delta": claim.reported.text if claim.reported else "",
+                "reported_kind": claim.reported.kind if claim.reported else "",
+                "reported_source": claim.reported.source if claim.reported else "",
+                **_verdict(claim.verdict),
+            }
+        )
+    return out.getvalue()
+
+
+def _plain(value: float | None) -> str:
+    """Ten significant digits: enough to recompute everything, without the noise of binary fractions."""
+    return "" if value is None else f"{value:.10g}"
+
+
+def _by_seed(values: dict[int, str]) -> str:
+    return ";".join(f"{seed}={value}" for seed, value in values.items())
+
+
+def _estimate(ours: Estimate | None) -> dict[str, Any]:
+    if ours is None:
+        return {"n": 0}
+    return {
+        "n": ours.n,
+        "mean": _plain(ours.mean),
+        "std": _plain(ours.std),
+        "low": _plain(ours.low),
+        "high": _plain(ours.high),
+    }
+
+
+def _delta(delta: Estimate | None) -> dict[str, Any]:
+    if delta is None:
+        return {"delta_n": 0}
+    return {
+        "delta_n": delta.n,
+        "delta": _plain(delta.mean),
+        "delta_low": _plain(delta.low),
+        "delta_high": _plain(delta.high),
+    }
+
+
+def _reported(line: Reported | None) -> dict[str, str]:
+    return {"reported": line.text, "reported_kind": line.kind, "reported_source": line.source} if line else {}
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, str]:
+    return {"verdict": verdict.word, "reason": verdict.reason} if verdict else {}

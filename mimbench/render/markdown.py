@@ -1,0 +1,75 @@
+"""The table as Markdown: the same runs give the same bytes (no dates, no paths)."""
+
+from __future__ import annotations
+
+import re
+
+from mimbench.render import text
+from mimbench.render.text import Context
+from mimbench.table.cell import Table, TableRow
+
+
+def escape(value: str) -> str:
+    """Text that Markdown shows as it is, also inside a table cell."""
+    flat = " ".join(value.split())
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", flat)
+
+
+def render(table: Table, context: Context) -> str:
+    spec, numbers = table.spec, text.sources(table)
+    head = [f"# {escape(spec.title)}", "", escape(spec.paper) + ". " + escape(spec.section) + ".", ""]
+    facts = {"Scale": table.scale, "Seeds": text.seeds(table), **context.facts}
+    head += [f"- {escape(name)}: {escape(value)}" for name, value in facts.items()]
+    head += ["", f"> {escape(text.scale_note(table))}", ""]
+    header = ["Method", *(column.title for column in spec.columns)]
+    lines = [_line([escape(title) for title in header]), _line(["---"] * len(header))]
+    for row in table.rows:
+        cells = [_label(table, row)]
+        for index, cell in enumerate(row.cells):
+            parts = [escape(part) for part in text.cell_lines(table, cell, text.digits(table, index))]
+            if cell.reported:
+                parts[0] += f" [{numbers[cell.reported]}]"
+            cells.append("<br>".join(parts) if cell.reported or cell.status != "reported_only" else "–")
+        lines.append(_line(cells))
+    lines += ["", f"{escape(text.INTERVAL_NOTE)}. {escape(text.delta_note(table))}.", ""]
+    if table.claims:
+        lines += ["## Claims", ""]
+        lines += [_line(["Claim", "Difference", "Paper", "Ours", "Verdict"]), _line(["---"] * 5)]
+        for claim in table.claims:
+            decimals = text.digits(table, spec.column_index(claim.spec.column))
+            mark = "" if table.comparable else text.NOT_COMPARABLE
+            ours = f"{text.difference(claim.delta, decimals)}{mark}" if claim.delta else "–"
+            reported = escape(text.claim_paper(claim))
+            if claim.reported:
+                reported += f" [{numbers[claim.reported]}]"
+            pair = text.claim_pair(table, claim)
+            lines.append(
+                _line(
+                    [
+                        escape(claim.spec.label),
+                        escape(pair),
+                        reported,
+                        escape(ours),
+                        text.verdict(claim) or "–",
+                    ]
+                )
+            )
+        lines.append("")
+    if spec.note:
+        lines += [escape(spec.note), ""]
+    if numbers:
+        lines += ["Reported values:", ""]
+        lines += [f"{i}. {escape(line.source)}" for line, i in numbers.items()] + [""]
+    if context.command:
+        lines += ["Made with:", "", f"    {context.command}", ""]
+    return "\n".join(head + lines)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _label(table: Table, row: TableRow) -> str:
+    label = f"**{escape(row.spec.label)}**" if row.spec.method else escape(row.spec.label)
+    notes = text.row_notes(row) + (["baseline"] if text.is_baseline(table, row) else [])
+    return "<br>".join([label, *(f"*{escape(note)}*" for note in notes)])

@@ -1,0 +1,145 @@
+"""One plot per metric: our seeds, means, intervals, and the paper's differences on a scale of their own."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+from mimbench.render import text
+from mimbench.table.cell import Table, TableRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CARD, INK, MUTED, GRID, OURS, PAPER = "#fefefe", "#1c2430", "#66707f", "#dfe3e9", "#2458c5", "#b4561f"
+# The page replaces the colours by its own, so that the plots follow its light and dark themes.
+THEME = {
+    CARD: "none",
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--line)",
+    OURS: "var(--ours)",
+    PAPER: "var(--paper)",
+}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "figure.facecolor": CARD,
+    "axes.facecolor": CARD,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.unicode_minus": True,
+}
+
+
+def render(table: Table, index: int, *, salt: str) -> str:
+    """The plot of one column as SVG with its text as text; the same table gives the same bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rows = [row for row in table.rows if row.spec.method or row.cells[index].reported_delta is not None]
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        figure = Figure(figsize=(6.6, 1.1 + 0.36 * max(len(rows), 2)))
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.75, 1))
+        _ours(left, table, rows, index)
+        _paper(right, table, rows, index)
+        left.set_ylim(len(rows) - 0.5, -0.5)
+        left.set_yticks(range(len(rows)), [row.spec.label for row in rows])
+        figure.subplots_adjust(left=0.165, right=0.985, wspace=0.08)
+        figure.subplots_adjust(top=1 - 0.42 / figure.get_figheight(), bottom=0.5 / figure.get_figheight())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def inline(svg: str, prefix: str) -> str:
+    """The SVG element for an HTML page: themed colours, ids that are unique on the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    for colour, variable in THEME.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+def _ours(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
+    axes.set_title(f"ours, {table.scale} scale", loc="left", fontsize=9, color=OURS)
+    axes.set_xlabel(table.spec.columns[index].title)
+    _frame(axes)
+    baseline = table.row(table.spec.baseline).cells[index].ours
+    if baseline:
+        axes.axvline(baseline.mean, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
+    for y, row in enumerate(rows):
+        ours = row.cells[index].ours
+        if ours is None:
+            word = "not run" if row.spec.method else "reported only"
+            axes.text(
+                0.99,
+                y,
+                word,
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                ha="right",
+                color=MUTED,
+                fontsize=8,
+            )
+            continue
+        if ours.interval:
+            axes.plot(ours.interval, (y, y), color=OURS, linewidth=1.6, solid_capstyle="round", zorder=2)
+        if ours.n > 1:
+            axes.scatter(
+                ours.values, [y + 0.27] * ours.n, s=11, color=OURS, alpha=0.55, linewidths=0, zorder=3
+            )
+        axes.scatter([ours.mean], [y], s=38, color=OURS, linewidths=0, zorder=4)
+    axes.margins(x=0.06)
+    if not any(row.cells[index].ours for row in rows):
+        axes.set_xticks([])
+
+
+def _paper(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
+    baseline = table.row(table.spec.baseline).spec.label
+    axes.set_title(f"paper, difference to {baseline}", loc="left", fontsize=9, color=PAPER)
+    _frame(axes)
+    axes.tick_params(axis="y", left=False, labelleft=False)
+    known = {y: row.cells[index].reported_delta for y, row in enumerate(rows)}
+    points = {y: delta for y, delta in known.items() if delta is not None}
+    if not points:
+        axes.set_xticks([])
+        middle = max(len(rows) - 1, 0) / 2
+        axes.text(
+            0.02,
+            middle,
+            "no difference reported",
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            color=MUTED,
+        )
+        return
+    axes.axvline(0, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
+    for y, delta in points.items():
+        axes.plot((0, delta), (y, y), color=PAPER, linewidth=1.2, alpha=0.5, zorder=2)
+        axes.scatter([delta], [y], s=34, marker="D", color=PAPER, linewidths=0, zorder=3)
+        label, side = text.number(delta, 1, signed=True), 1 if delta >= 0 else -1
+        note = axes.annotate(
+            label, (delta, y), (7 * side, 0), textcoords="offset points", fontsize=8, color=INK
+        )
+        note.set(ha="left" if side > 0 else "right", va="center")
+    axes.set_xlabel("points")
+    span = max(abs(delta) for delta in points.values()) or 1.0
+    low, high = min(0.0, *points.values()), max(0.0, *points.values())
+    axes.set_xlim(low - span * (0.35 if low < 0 else 0.08), high + span * (0.35 if high > 0 else 0.08))
+
+
+def _frame(axes: Axes) -> None:
+    axes.tick_params(length=0, pad=5)
+    axes.grid(axis="x", color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)

@@ -1,0 +1,102 @@
+"""The table in the terminal, by rich: stacked cells, as many columns side by side as fit, the rest below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mimbench.render import text
+from mimbench.table.cell import Cell, Table, TableRow
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+_STYLES = {
+    "reproduced": "green",
+    "within noise": "green",
+    "below": "red",
+    "above": "cyan",
+    "same direction": "green",
+    "opposite direction": "red",
+    "inconclusive": "yellow",
+}
+_LABEL_WIDTH, _CELL_WIDTH, _GAP = (
+    16,
+    23,
+    2,
+)  # characters; a cell's longest usual line is `ours† 41.2 ± 1.1 (n=3)`
+
+
+def show(table: Table, console: Console) -> None:
+    """Print the table, its claims and what the marks mean."""
+    from rich.text import Text
+
+    console.print(Text(table.spec.title, style="bold"))
+    console.print(
+        Text(f"{table.spec.section} · scale {table.scale} · seeds {text.seeds(table)}", style="dim")
+    )
+    per_grid = max(1, (console.width - _LABEL_WIDTH - _GAP) // (_CELL_WIDTH + _GAP))
+    count = len(table.spec.columns)
+    grids = -(-count // per_grid)
+    per_grid = -(-count // grids)  # evenly: 4 columns as 2 + 2 rather than 3 + 1
+    width = min((console.width - _LABEL_WIDTH - _GAP) // per_grid - _GAP, 32)
+    for start in range(0, count, per_grid):
+        console.print(_grid(table, range(start, min(start + per_grid, count)), width))
+    for claim in table.claims:
+        decimals = text.digits(table, table.spec.column_index(claim.spec.column))
+        found = text.difference(claim.delta, decimals) if claim.delta else "–"
+        mark = "" if table.comparable else text.NOT_COMPARABLE
+        line = Text.assemble((f"Claim: {claim.spec.label}. ", "bold"), f"{text.claim_pair(table, claim)}: ")
+        line.append(f"paper {text.claim_paper(claim)} | ours{mark} {found}")
+        if claim.verdict:
+            line.append(" | ")
+            line.append(text.verdict(claim), _STYLES.get(claim.verdict.word, "dim"))
+        console.print(line)
+    for note in (text.scale_note(table), f"{text.INTERVAL_NOTE}. {text.delta_note(table)}."):
+        console.print(Text(note, style="dim"))
+
+
+def _grid(table: Table, columns: range, width: int) -> Grid:
+    from rich import box
+    from rich.table import Table as Grid
+
+    grid = Grid(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column("Method", width=_LABEL_WIDTH)
+    for index in columns:
+        grid.add_column(table.spec.columns[index].title, width=width, overflow="fold")
+    for row in table.rows:
+        cells = [_cell(table, row.cells[index], text.digits(table, index)) for index in columns]
+        grid.add_row(_label(table, row), *cells)
+        if row is not table.rows[-1] and any(cell.status != "reported_only" for cell in row.cells):
+            grid.add_row()
+    return grid
+
+
+def _label(table: Table, row: TableRow) -> Text:
+    from rich.text import Text
+
+    label = Text(row.spec.label, style="bold" if row.spec.method else "")
+    notes = text.row_notes(row) + (["baseline"] if text.is_baseline(table, row) else [])
+    for note in notes:
+        label.append(f"\n{note}", style="not bold dim")
+    return label
+
+
+def _cell(table: Table, cell: Cell, decimals: int) -> Text:
+    from rich.text import Text
+
+    lines = Text()
+    if cell.reported is None and cell.status == "reported_only":
+        return Text("–", style="dim")
+    lines.append(text.paper(cell), "" if cell.reported else "dim")
+    if ours := text.ours(table, cell, decimals):
+        # An incomparable number stays in the terminal's own colour, in italics.
+        lines.append(f"\n{ours}", "bold" if table.comparable else "italic")
+    if delta := text.delta(cell, decimals):
+        lines.append(f"\n{delta}", "dim")
+    if cell.verdict:
+        lines.append(f"\n{text.verdict(cell)}", _STYLES.get(cell.verdict.word, "dim"))
+    if cell.stale:
+        lines.append(f"\n{text.STALE}", "magenta")
+    return lines

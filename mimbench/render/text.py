@@ -1,0 +1,169 @@
+"""The wording and number formats that every renderer shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mimbench.table.cell import Cell, ClaimResult, Table, TableRow
+from mimbench.table.reported import Reported
+from mimbench.table.stats import Estimate
+
+NOT_COMPARABLE = "†"  # marks our number at every scale but the paper's
+INTERVAL_NOTE = "± is half of the 95 % t interval of the mean over n seeds"
+STALE = "! stale (code changed)"
+VERDICT_SYMBOLS = {
+    "reproduced": "✓",
+    "within noise": "≈",
+    "below": "▼",
+    "above": "▲",
+    "same direction": "✓",
+    "opposite direction": "✗",
+    "inconclusive": "?",
+    "not run": "○",
+    "not runnable": "⊘",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a report says beyond the table itself.
+
+    Attributes:
+        command: how to make this table again.
+        facts: further lines for the header (data, version); nothing that changes from one run to the next.
+        recipes: row's id to field to (value, source).
+    """
+
+    command: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    recipes: Mapping[str, Mapping[str, tuple[Any, str]]] = field(default_factory=dict)
+
+
+def number(value: float, digits: int, *, signed: bool = False) -> str:
+    """Fixed digits, a true minus sign, never a negative zero."""
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}".replace("-", "−")
+
+
+def digits(table: Table, index: int) -> int:
+    """Decimals of our numbers in a column: two at paper scale and where every number is small, else one."""
+    means = [abs(row.cells[index].mean or 0.0) for row in table.rows]
+    return 2 if table.comparable or max(means) < 10 else 1
+
+
+def metric_title(table: Table, metric: str) -> str:
+    return table.spec.columns[table.spec.column_index(metric)].title
+
+
+def plus_minus(ours: Estimate, decimals: int) -> str:
+    """`41.2 ± 1.1`; without the interval where there is none."""
+    mean = number(ours.mean, decimals)
+    return mean if ours.half_width is None else f"{mean} ± {number(ours.half_width, decimals)}"
+
+
+def count(cell: Cell) -> str:
+    """`n=3`, or `n=2 of 3` where seeds are missing."""
+    return f"n={cell.n}" if cell.complete else f"n={cell.n} of {len(cell.outcomes)}"
+
+
+def ours(table: Table, cell: Cell, decimals: int) -> str:
+    """`ours† 41.2 ± 1.1 (n=3)`; empty where nothing ran."""
+    if cell.ours is None:
+        return ""
+    mark = "" if table.comparable else NOT_COMPARABLE
+    return f"ours{mark} {plus_minus(cell.ours, decimals)} ({count(cell)})"
+
+
+def paper(cell: Cell) -> str:
+    """`paper 85.4`, or `paper –`."""
+    return f"paper {cell.reported.text}" if cell.reported else "paper –"
+
+
+def difference(delta: Estimate, decimals: int) -> str:
+    """`+4.1 [+2.0, +6.2]`."""
+    mean = number(delta.mean, decimals, signed=True)
+    if delta.interval is None:
+        return mean
+    low, high = (number(bound, decimals, signed=True) for bound in delta.interval)
+    return f"{mean} [{low}, {high}]"
+
+
+def delta(cell: Cell, decimals: int) -> str:
+    """`Δ +4.1 [+2.0, +6.2]`: row minus baseline over paired seeds."""
+    return f"Δ {difference(cell.delta, decimals)}" if cell.delta else ""
+
+
+def verdict(item: Cell | ClaimResult) -> str:
+    """`✓ same direction`; the reason only for what did not run, where it cannot be read off the numbers."""
+    if item.verdict is None:
+        return ""
+    word = item.verdict.word
+    reason = (
+        f" ({item.verdict.reason})" if item.verdict.reason and word in ("not run", "not runnable") else ""
+    )
+    return f"{VERDICT_SYMBOLS[word]} {word}{reason}"
+
+
+def cell_lines(table: Table, cell: Cell, decimals: int) -> list[str]:
+    """What stands in a cell, a line each: paper, ours, difference to the baseline, verdict."""
+    stale = STALE if cell.stale else ""
+    lines = (paper(cell), ours(table, cell, decimals), delta(cell, decimals), verdict(cell), stale)
+    return [line for line in lines if line]
+
+
+def row_notes(row: TableRow) -> list[str]:
+    """What stands under a row's label."""
+    notes = [row.spec.note] if row.spec.note else []
+    if row.reconstruction:
+        notes.append("reconstruction")
+    if row.spec.method is None:
+        notes.append("reported only")
+    return notes
+
+
+def is_baseline(table: Table, row: TableRow) -> bool:
+    return any(table.spec.baseline_of(other.spec) == row.spec.id for other in table.rows)
+
+
+def seeds(table: Table) -> str:
+    return ", ".join(map(str, table.seeds)) or "none"
+
+
+def scale_note(table: Table) -> str:
+    """What may be compared at this scale."""
+    if table.comparable:
+        return "Paper scale: our values are compared with the paper's."
+    return (
+        f"{NOT_COMPARABLE} {table.scale} scale: our numbers are not comparable with the paper's in absolute "
+        "terms. What is compared is the direction of the effect: row minus baseline over paired seeds."
+    )
+
+
+def delta_note(table: Table) -> str:
+    baselines = {table.spec.baseline_of(row.spec) for row in table.rows}
+    against = table.row(table.spec.baseline).spec.label if len(baselines) == 1 else "its baseline"
+    return f"Δ is the row minus {against} over paired seeds, with its 95 % interval"
+
+
+def sources(table: Table) -> dict[Reported, int]:
+    """Every reported line that the table shows, numbered in reading order."""
+    lines = [cell.reported for row in table.rows for cell in row.cells]
+    lines += [claim.reported for claim in table.claims]
+    return {line: i for i, line in enumerate(dict.fromkeys(line for line in lines if line), start=1)}
+
+
+def claim_pair(table: Table, claim: ClaimResult) -> str:
+    """`DTM − Feature MIM, ImageNet-1K top-1`."""
+    row, against = (table.row(name).spec.label for name in (claim.spec.row, claim.spec.against))
+    return f"{row} − {against}, {metric_title(table, claim.spec.column)}"
+
+
+def claim_paper(claim: ClaimResult) -> str:
+    return number_text(claim.reported) if claim.reported else "–"
+
+
+def number_text(line: Reported) -> str:
+    """A reported difference as printed, with its sign."""
+    return f"+{line.text}" if line.value > 0 else line.text.replace("-", "−")

@@ -1,0 +1,66 @@
+"""What determines a run, and the key that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Stage = Literal["teacher", "pretrain", "downstream"]
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, integral floats and integers alike, no NaN."""
+    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a stage of a method or a task, its resolved recipe, its data, its seed and its parents.
+
+    Attributes:
+        name: the method (`dtm`), the teacher (`clip`) or the task (`segmentation`).
+        arch: the encoder's size, a name in `mimbench.arch.ARCHS`; part of the folder's name.
+        recipe: the resolved recipe's plain values.
+        data: data role (`imagenet`, `ade20k`, `coco`, `captions`) to the fingerprint of what stands there.
+        parents: role (`teacher`, `encoder`) to the key of the run that must be done first.
+        skip_corrupt: leave unreadable pictures out instead of stopping; it changes the data, hence the key.
+    """
+
+    stage: Stage
+    name: str
+    arch: str
+    recipe: Mapping[str, Any]
+    data: Mapping[str, str]
+    seed: int
+    parents: Mapping[str, str] = field(default_factory=dict)
+    skip_corrupt: bool = False
+
+    @property
+    def key(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """`<stage>-<name>-<arch>-<key8>`, the run's folder in the store."""
+        return f"{self.stage}-{self.name}-{self.arch}-{self.key[:8]}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        return cls(**values)

@@ -1,0 +1,395 @@
+"""The run store: one folder a run, files as the truth, atomic writes, one lock per run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from mimbench.atomic import write_json, write_text
+from mimbench.errors import RunFailed, UserError
+from mimbench.fingerprint import run_fingerprint
+from mimbench.spec import RunSpec
+
+SCHEMA = 1
+HEARTBEAT_SECONDS = 0.5
+RESULTS = (
+    "result.json",
+    "trainer.pt",
+    "teacher.safetensors",
+    "encoder.safetensors",
+    "metrics.jsonl",
+    "status.json",
+)
+
+Outcome = Literal["missing", "running", "failed", "done", "stale"]
+
+
+class RunLocked(Exception):
+    """Another process computes this run."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is computed without changing what it computes."""
+
+    num_workers: int = 0  # of the data loader
+    checkpoint_seconds: float = 30.0  # between two checkpoints
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where this machine finds what the run reads; a path is no part of the run's key.
+
+    Attributes:
+        data: role to the dataset's root. weights: name to a foreign checkpoint.
+    """
+
+    data: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    options: Options = Options()
+
+
+class RunFolder:
+    """One run's folder: what a stage reads from, and where it leaves everything.
+
+    Attributes:
+        path: the folder. store: the store it belongs to.
+        details: what the stage wants to keep beside its metrics; `finish` writes it.
+    """
+
+    def __init__(self, store: RunStore, path: Path) -> None:
+        self.store, self.path = store, path
+        self.details: dict[str, Any] = {}
+        self._beat = 0.0
+        self._lock = FileLock(path / ".lock", mode=0o644)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    # -- what the run is -------------------------------------------------------------------------------------
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        values = read_json(self.path / "spec.json")
+        if values is None:
+            raise RunFailed(
+                f"{self.path} has no readable spec.json: `mimbench runs rm {self.path.name}` removes it."
+            )
+        values.pop("key", None)
+        return RunSpec.from_dict(values)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        values = read_json(self.path / "inputs.json") or {}
+        return Inputs(values.get("data", {}), values.get("weights", {}), Options(**values.get("options", {})))
+
+    @cached_property
+    def parents(self) -> dict[str, RunFolder]:
+        """The runs that this one starts from, by role (`teacher`, `encoder`)."""
+        return {role: self.store.folder(key) for role, key in self.spec.parents.items()}
+
+    def data(self, role: str) -> Path:
+        """The dataset root for a role."""
+        if role not in self.inputs.data:
+            raise UserError("--data", role, allowed=self.inputs.data, remedy=f"Give --data {role}=PATH.")
+        return Path(self.inputs.data[role])
+
+    @property
+    def weights(self) -> dict[str, Path]:
+        return {name: Path(path) for name, path in self.inputs.weights.items()}
+
+    @property
+    def options(self) -> Options:
+        return self.inputs.options
+
+    @property
+    def encoder_path(self) -> Path:
+        return self.path / "encoder.safetensors"
+
+    @property
+    def trainer_path(self) -> Path:
+        return self.path / "trainer.pt"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log"
+
+    @cached_property
+    def source(self) -> str:
+        """The fingerprint of the code that computes this run, as it was when first asked for."""
+        return run_fingerprint(self.spec.stage, self.spec.name)
+
+    # -- what became of it -----------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The last heartbeat (state, step, total, time, pid, host, message, source, seconds), or {}."""
+        return read_json(self.path / "status.json") or {}
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """metrics, details, source, parents' sources, schema; None until the run is done."""
+        return read_json(self.path / "result.json")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run; the lock goes with the process, however it dies.
+
+        Raises:
+            RunLocked: another process holds it.
+        """
+        try:
+            with self._lock.acquire(timeout=0):
+                yield
+        except Timeout:
+            raise RunLocked(self.path.name) from None
+
+    def is_locked(self) -> bool:
+        """Whether some process computes this run right now."""
+        if self._lock.is_locked:
+            return True
+        if not (self.path / ".lock").exists():
+            return False
+        probe = FileLock(self.path / ".lock", mode=0o644)
+        try:
+            with probe.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def outcome(self) -> Outcome:
+        """missing (not done), running (locked), failed, done, or stale (code or parent changed since)."""
+        result = self.result
+        if result is not None:
+            return "done" if self._is_current(result) else "stale"
+        if self.is_locked():
+            return "running"
+        return "failed" if self.status.get("state") == "failed" else "missing"
+
+    def _is_current(self, result: Mapping[str, Any]) -> bool:
+        if result.get("source") != self.source:
+            return False
+        for role, key in self.spec.parents.items():
+            parent = self.store.get(key)
+            if parent is None:
+                continue  # removed to save space: its code cannot be told, the number it led to stands
+            found = parent.result
+            if result["parents"].get(role) != (found["source"] if found else parent.source):
+                return False
+            if found and not parent._is_current(found):
+                return False
+        return True
+
+    # -- what a running stage reports ------------------------------------------------------------------------
+
+    def begin(self, environment: Mapping[str, Any]) -> None:
+        """Start or go on; a checkpoint written by other code is thrown away, for a run has one code."""
+        started_by = self.status.get("source")
+        if self.trainer_path.exists() and started_by != self.source:
+            self.reset()
+        with _disk(self.path):
+            write_json(self.path / "env.json", environment)
+        self._write_status("running", message="", source=self.source)
+
+    def progress(self, step: int, total: int, **scalars: float) -> None:
+        """Heartbeat (at most twice a second), and one line of metrics.jsonl when there are scalars."""
+        now = time.time()
+        if scalars:
+            line = json.dumps({"step": step, "time": now, **scalars})
+            with _disk(self.path), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        if now - self._beat >= HEARTBEAT_SECONDS or step >= total:
+            self._write_status("running", step=step, total=total)
+
+    def rewind(self, step: int) -> None:
+        """Forget the metrics beyond `step`, and a line that a kill cut off."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = [line for line, values in _lines(path) if values["step"] <= step]
+        with _disk(self.path):
+            write_text(path, "".join(line + "\n" for line in kept))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        return [values for _, values in _lines(path)] if path.exists() else []
+
+    def last_metrics(self) -> dict[str, float]:
+        """The scalars of the last line of metrics.jsonl; {} where there is none."""
+        last = (self.metrics() or [{}])[-1]
+        return {name: value for name, value in last.items() if name not in ("step", "time")}
+
+    def finish(self, metrics: Mapping[str, float], **details: Any) -> None:
+        """Write result.json, then say done.
+
+        Raises:
+            RunFailed: a metric is not a finite number, or the disk is full; no result is left behind then.
+        """
+        numbers = {name: float(value) for name, value in metrics.items()}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise RunFailed(f"{self.path.name}: {name} is {value}.")
+        parents = {role: (parent.result or {}).get("source") for role, parent in self.parents.items()}
+        result = {
+            "schema": SCHEMA,
+            "metrics": numbers,
+            "details": {**self.details, **details},
+            "source": self.source,
+            "parents": parents,
+        }
+        with _disk(self.path):
+            write_json(self.path / "result.json", result)
+        self._write_status("done", message="")
+
+    def fail(self, message: str) -> None:
+        """Record why the run stopped."""
+        self._write_status("failed", message=message)
+
+    def reset(self) -> None:
+        """Forget the outcome and every checkpoint; spec, inputs and log stay."""
+        for name in RESULTS:
+            (self.path / name).unlink(missing_ok=True)
+
+    def _write_status(self, state: str, **changes: Any) -> None:
+        now, old = time.time(), self.status
+        since = now - old["time"] if old.get("state") == "running" and old.get("pid") == os.getpid() else 0.0
+        status = {"step": 0, "total": 0, "message": "", **old, **changes, "state": state, "time": now}
+        status |= {"pid": os.getpid(), "host": socket.gethostname()}
+        status["seconds"] = round(old.get("seconds", 0.0) + since, 3)  # of work, over all resumptions
+        self._beat = now
+        with _disk(self.path):
+            write_json(self.path / "status.json", status)
+
+
+class RunStore:
+    """All runs below one folder. Any number of processes may use it at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self, spec: RunSpec, inputs: Inputs) -> RunFolder:
+        """The folder of `spec`, made if need be; its inputs are those of the latest command."""
+        folder = RunFolder(self, self.root / spec.folder)
+        known = read_json(folder.path / "spec.json")
+        if known is not None and known.get("key") != spec.key:
+            raise RunFailed(f"{folder.path} belongs to another run ({known.get('key')}, not {spec.key}).")
+        with _disk(self.root):
+            if known is None:
+                write_json(folder.path / "spec.json", {**spec.as_dict(), "key": spec.key})
+            if read_json(folder.path / "inputs.json") != asdict(inputs):
+                write_json(folder.path / "inputs.json", asdict(inputs))
+        return folder
+
+    def get(self, key: str) -> RunFolder | None:
+        """The folder of a run by its key; None where there is none."""
+        found = next((path for path in self.root.glob(f"*-{key[:8]}") if path.is_dir()), None)
+        return RunFolder(self, found) if found else None
+
+    def folder(self, key: str) -> RunFolder:
+        """The folder of a run by its key. Raises UserError where there is none."""
+        folder = self.get(key)
+        if folder is None:
+            raise UserError("run", key, remedy="`mimbench runs list` shows the runs there are.")
+        return folder
+
+    def find(self, text: str) -> RunFolder:
+        """The one run whose folder's name or key starts with what the user typed."""
+        folders = list(self)
+        found = [f for f in folders if f.path.name == text]
+        found = found or [f for f in folders if f.path.name.startswith(text) or f.spec.key.startswith(text)]
+        if len(found) != 1:
+            why = "No run has that name" if not found else f"{len(found)} runs begin like that"
+            names = [f.path.name for f in (found or folders)]
+            raise UserError(
+                "RUN", text, allowed=names[:20], remedy=f"{why}; `mimbench runs list` shows them all."
+            )
+        return found[0]
+
+    def outcome(self, key: str) -> Outcome:
+        """What became of the run with this key: see `RunFolder.outcome`."""
+        folder = self.get(key)
+        return folder.outcome() if folder else "missing"
+
+    def __iter__(self) -> Iterator[RunFolder]:
+        for path in sorted(self.root.glob("*-*-*-*")) if self.root.is_dir() else ():
+            if (path / "spec.json").is_file():
+                yield RunFolder(self, path)
+
+    def remove(self, folder: RunFolder) -> None:
+        """Delete a run. Raises RunLocked while a process computes it."""
+        with folder.lock():
+            shutil.rmtree(folder.path)
+
+    def leftovers(self) -> list[Path]:
+        """Temporary files of killed writers (of runs that nobody holds), and folders without a spec."""
+        found: list[Path] = []
+        for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            if not path.is_dir() or path.name == ".cache":
+                continue
+            if not (path / "spec.json").is_file():
+                found.append(path)
+            elif not RunFolder(self, path).is_locked():
+                found += [file for file in sorted(path.glob(".*.*")) if file.is_file()]
+        return found
+
+    def remove_leftovers(self, paths: list[Path]) -> None:
+        """Delete what `leftovers` found."""
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value; None where it is missing or damaged (a damaged one counts as never written)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield line, json.loads(line)
+        except ValueError:
+            continue  # the last line of a killed process
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error is, or was caused by, a disk (or quota) without space."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def _disk(place: Path) -> Iterator[None]:
+    """Turn a full disk into a failure that says so."""
+    try:
+        yield
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise RunFailed(disk_full_message(place)) from error
+
+
+def disk_full_message(place: Path) -> str:
+    return f"The disk is full: {place} could not be written. Free some space and run the same command again."

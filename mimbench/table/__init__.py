@@ -1,0 +1,1 @@
+"""Tables: their files, the papers' figures, how runs become cells, verdicts. No torch, no mmengine."""

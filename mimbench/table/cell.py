@@ -1,0 +1,280 @@
+"""From the outcomes of runs to a table's cells: estimates, differences to the baseline, verdicts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mimbench.table import verdict as rules
+from mimbench.table.reported import Reported, find
+from mimbench.table.spec import Claim, Row, TableSpec
+from mimbench.table.stats import Estimate, estimate, paired
+from mimbench.table.verdict import Verdict
+
+Status = Literal["ok", "missing", "stale", "failed", "running", "not_runnable"]
+CellStatus = Literal["ok", "missing", "stale", "failed", "running", "not_runnable", "reported_only"]
+_WORST_FIRST: tuple[Status, ...] = ("not_runnable", "failed", "running", "missing", "stale", "ok")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run: `value` where done (ok or stale), `run` its folder's name, `note` a reason."""
+
+    status: Status
+    value: float | None = None
+    run: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        done = self.status in ("ok", "stale")
+        if done != (self.value is not None) or (self.value is not None and not math.isfinite(self.value)):
+            raise ValueError(f"an outcome that is {self.status} cannot have the value {self.value}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row in one column. `ours` covers the seeds that are done; `status` says whether these are all."""
+
+    status: CellStatus
+    outcomes: Mapping[int, Outcome] = field(default_factory=dict)
+    ours: Estimate | None = None
+    reported: Reported | None = None
+    delta: Estimate | None = None  # row minus baseline, over paired seeds
+    reported_delta: float | None = None
+    against: str = ""  # the baseline row's id; empty for the baseline itself
+    verdict: Verdict | None = None
+    reconstruction: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.status in ("ok", "stale")
+
+    @property
+    def stale(self) -> bool:
+        return any(outcome.status == "stale" for outcome in self.outcomes.values())
+
+    @property
+    def values(self) -> dict[int, float]:
+        return {seed: outcome.value for seed, outcome in self.outcomes.items() if outcome.value is not None}
+
+    @property
+    def mean(self) -> float | None:
+        return self.ours.mean if self.ours else None
+
+    @property
+    def std(self) -> float | None:
+        return self.ours.std if self.ours else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return self.ours.interval if self.ours else None
+
+    @property
+    def n(self) -> int:
+        return self.ours.n if self.ours else 0
+
+    @property
+    def runs(self) -> dict[int, str]:
+        return {seed: outcome.run for seed, outcome in self.outcomes.items() if outcome.run}
+
+
+@dataclass(frozen=True)
+class TableRow:
+    spec: Row
+    cells: tuple[Cell, ...]
+    reconstruction: bool
+
+    @property
+    def average(self) -> float | None:
+        """The mean over the columns; None as soon as one cell is incomplete, never a partial mean."""
+        means = [cell.mean for cell in self.cells if cell.complete and cell.mean is not None]
+        return statistics.fmean(means) if len(means) == len(self.cells) else None
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    spec: Claim
+    delta: Estimate | None
+    reported: Reported | None
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything a renderer needs; it computes nothing itself."""
+
+    spec: TableSpec
+    scale: str
+    seeds: tuple[int, ...]
+    rows: tuple[TableRow, ...]
+    claims: tuple[ClaimResult, ...] = ()
+
+    @property
+    def comparable(self) -> bool:
+        """Whether our absolute numbers may be compared with the paper's."""
+        return self.scale == "paper"
+
+    @property
+    def average(self) -> float | None:
+        """The mean over every row that is run; None unless each of them has an average."""
+        averages = [row.average for row in self.rows if row.spec.method is not None]
+        known = [average for average in averages if average is not None]
+        return statistics.fmean(known) if known and len(known) == len(averages) else None
+
+    def row(self, row_id: str) -> TableRow:
+        return next(row for row in self.rows if row.spec.id == row_id)
+
+
+def aggregate(
+    spec: TableSpec,
+    outcomes: Mapping[tuple[str, int], Mapping[int, Outcome]],
+    reported: Sequence[Reported],
+    scale: str,
+    reconstruction: Mapping[str, bool],
+    *,
+    where: str = "table",
+) -> Table:
+    """Aggregate runs into a table.
+
+    Args:
+        outcomes: (row's id, column's index) to seed to outcome. A seed that some cell has and another lacks
+            counts as missing in the other.
+        reported: the lines of reported.csv.
+        reconstruction: row's id to whether its method is rebuilt without the authors' code; absent means no.
+        where: how the user knows the table's file, for errors.
+
+    Raises:
+        UserError: a reference that does not match exactly one reported line.
+    """
+    seeds = tuple(sorted({seed for by_seed in outcomes.values() for seed in by_seed}))
+    drafts: dict[tuple[str, int], Cell] = {}
+    for row in spec.rows:
+        for index, column in enumerate(spec.columns):
+            reference = row.reported.get(column.metric)
+            line = (
+                find(reported, reference, where=f"{where}: rows[{row.id}].reported.{column.metric}")
+                if reference
+                else None
+            )
+            if row.method is None:
+                drafts[row.id, index] = Cell("reported_only", reported=line)
+                continue
+            by_seed = outcomes.get((row.id, index), {})
+            cell = {seed: by_seed.get(seed, Outcome("missing")) for seed in seeds}
+            done = [outcome.value for outcome in cell.values() if outcome.value is not None]
+            statuses = {outcome.status for outcome in cell.values()} or {"missing"}
+            drafts[row.id, index] = Cell(
+                next(status for status in _WORST_FIRST if status in statuses),
+                outcomes=cell,
+                ours=estimate(done) if done else None,
+                reported=line,
+                reconstruction=reconstruction.get(row.id, False),
+            )
+    rows = tuple(
+        TableRow(
+            row,
+            tuple(_compare(spec, row, index, drafts, scale) for index in range(len(spec.columns))),
+            reconstruction.get(row.id, False),
+        )
+        for row in spec.rows
+    )
+    claims = tuple(_claim(spec, claim, drafts, reported, scale, where) for claim in spec.claims)
+    return Table(spec, scale, seeds, rows, claims)
+
+
+def _compare(
+    spec: TableSpec, row: Row, index: int, drafts: Mapping[tuple[str, int], Cell], scale: str
+) -> Cell:
+    """The cell with its difference to the baseline and its verdict."""
+    cell, against = drafts[row.id, index], spec.baseline_of(row)
+    if against == row.id:
+        against, baseline = "", None
+    else:
+        baseline = drafts[against, index]
+    delta = paired(cell.values, baseline.values) if baseline else None
+    reported_delta = (
+        cell.reported.value - baseline.reported.value
+        if baseline and baseline.reported and cell.reported
+        else None
+    )
+    return Cell(
+        cell.status,
+        cell.outcomes,
+        cell.ours,
+        cell.reported,
+        delta,
+        reported_delta,
+        against,
+        _verdict(cell, baseline, delta, reported_delta, spec.columns[index].metric, scale),
+        cell.reconstruction,
+    )
+
+
+def _verdict(
+    cell: Cell,
+    baseline: Cell | None,
+    delta: Estimate | None,
+    reported_delta: float | None,
+    metric: str,
+    scale: str,
+) -> Verdict | None:
+    """The rule table of `mimbench.table.verdict`, from the top."""
+    if cell.status == "reported_only":
+        return None
+    if not cell.complete:
+        return _not_run(cell)
+    if scale == "paper":
+        return rules.absolute(cell.ours, cell.reported.value, metric) if cell.ours and cell.reported else None
+    if baseline is None or reported_delta is None:
+        return None
+    if not baseline.complete:
+        return Verdict("inconclusive", "the baseline is incomplete")
+    return rules.direction(delta, reported_delta)
+
+
+def _claim(
+    spec: TableSpec,
+    claim: Claim,
+    drafts: Mapping[tuple[str, int], Cell],
+    reported: Sequence[Reported],
+    scale: str,
+    where: str,
+) -> ClaimResult:
+    index = spec.column_index(claim.column)
+    cell, against = drafts[claim.row, index], drafts[claim.against, index]
+    delta = paired(cell.values, against.values)
+    line = (
+        find(reported, claim.reported_delta, where=f"{where}: claims[{claim.label}].reported_delta")
+        if claim.reported_delta
+        else None
+    )
+    incomplete = next((c for c in (cell, against) if not c.complete and c.status != "reported_only"), None)
+    verdict: Verdict | None
+    if "reported_only" in (cell.status, against.status):
+        verdict = None
+    elif incomplete:
+        verdict = _not_run(incomplete)
+    elif line is None:
+        verdict = None
+    elif scale == "paper" and delta:
+        verdict = rules.absolute(delta, line.value, claim.column)
+    else:
+        verdict = rules.direction(delta, line.value)
+    return ClaimResult(claim, delta, line, verdict)
+
+
+def _not_run(cell: Cell) -> Verdict:
+    """Why the cell is incomplete, in the words of its worst seed."""
+    seed, outcome = next(
+        ((seed, outcome) for seed, outcome in cell.outcomes.items() if outcome.status == cell.status),
+        (None, Outcome("missing")),
+    )
+    if outcome.status == "not_runnable":
+        return Verdict("not runnable", outcome.note)
+    if outcome.status == "missing":
+        partial = f"{cell.n} of {len(cell.outcomes)} seeds" if cell.n else ""
+        return Verdict("not run", outcome.note or partial)
+    return Verdict("not run", f"seed {seed} {outcome.status}" + (f": {outcome.note}" if outcome.note else ""))

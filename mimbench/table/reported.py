@@ -1,0 +1,129 @@
+"""The papers' figures (tables/reported.csv), and references that must match exactly one of them."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from mimbench import paths
+from mimbench.errors import UserError
+
+COLUMNS = (
+    "paper", "table_id", "table_title", "row", "arch", "pretrain_epochs",
+    "target", "dataset", "metric", "value", "source_kind", "provenance",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One line of reported.csv: `text` is the value as printed, `kind` says where it was read."""
+
+    paper: str
+    table_id: str
+    table_title: str
+    row: str
+    arch: str
+    pretrain_epochs: str
+    target: str
+    dataset: str
+    metric: str
+    text: str
+    kind: str
+    provenance: str
+
+    @property
+    def value(self) -> float:
+        return float(self.text)
+
+    @property
+    def first_hand(self) -> bool:
+        """Read in the authors' own paper, repository or log; not quoted by somebody else, not from memory."""
+        return self.kind == "paper-text" or self.kind.startswith("official")
+
+    @property
+    def source(self) -> str:
+        """Where the number stands and where it was read, as a footnote."""
+        schedule = f", {self.pretrain_epochs} epochs" if self.pretrain_epochs.isdigit() else ""
+        arch = f", {self.arch}" if self.arch else ""
+        read = self.provenance.removeprefix(self.kind).removeprefix("(").removesuffix(")")
+        return f"{self.paper}, {self.table_id}, “{self.row}”{arch}{schedule}; {self.kind}: {read}"
+
+
+class Reference(BaseModel):
+    """Names one line of reported.csv by exact text; `pretrain_epochs` only where lines differ in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    paper: str
+    table_id: str
+    row: str
+    arch: str = ""
+    dataset: str
+    metric: str
+    pretrain_epochs: Annotated[str, BeforeValidator(lambda value: str(value))] | None = None
+
+
+def read(path: Path | None = None) -> list[Reported]:
+    """Every line of `path` (default: the project's tables/reported.csv).
+
+    Raises:
+        UserError: wrong columns, or a value that is not a number; names the line.
+    """
+    path = path or paths.share("tables") / "reported.csv"
+    lines = []
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UserError(f"{path.name}: header", reader.fieldnames, remedy=f"Use {','.join(COLUMNS)}.")
+        for record in reader:
+            where = f"{path.name}: line {reader.line_num}"
+            if None in record or None in record.values():
+                raise UserError(where, len(record), remedy=f"Give {len(COLUMNS)} fields.")
+            line = Reported(*(record[name] for name in COLUMNS))
+            try:
+                line.value  # noqa: B018  a property that parses
+            except ValueError:
+                raise UserError(f"{where}: value", line.text, remedy="Give a number.") from None
+            lines.append(line)
+    return lines
+
+
+def find(lines: Sequence[Reported], reference: Reference, *, where: str) -> Reported:
+    """The one line that `reference` names; `where` is how the user knows the place of the reference.
+
+    Raises:
+        UserError: no line or more than one matches.
+    """
+    wanted = reference.model_dump(exclude_none=True)
+    found = [line for line in lines if all(getattr(line, name) == text for name, text in wanted.items())]
+    if len(found) == 1:
+        return found[0]
+    asked = ", ".join(wanted.values())
+    if found:
+        epochs = sorted({line.pretrain_epochs for line in found})
+        raise UserError(
+            where,
+            asked,
+            remedy=f"{len(found)} lines of reported.csv match. Set pretrain_epochs to one of {epochs}.",
+        )
+    nearest = max(lines, key=lambda line: _likeness(line, wanted), default=None)
+    differs = [
+        f"{name}={getattr(nearest, name)!r}"
+        for name, text in wanted.items()
+        if getattr(nearest, name, text) != text
+    ]
+    remedy = f" The nearest line has {', '.join(differs)}." if differs else ""
+    raise UserError(where, asked, remedy=f"No line of reported.csv matches.{remedy}")
+
+
+def _likeness(line: Reported, wanted: Mapping[str, str]) -> float:
+    pairs = ((getattr(line, name), text) for name, text in wanted.items())
+    return sum(
+        1.0 if one == text else 0.9 * difflib.SequenceMatcher(None, one, text).ratio() for one, text in pairs
+    )

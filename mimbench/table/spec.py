@@ -1,0 +1,202 @@
+"""Table files (tables/<method>/<table>.toml): what a table's rows, columns and comparisons are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mimbench import paths
+from mimbench.errors import UserError
+from mimbench.table.reported import Reference
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Strict):
+    """One metric of one task; `metric` also names the column and is therefore unique in a table."""
+
+    task: str
+    metric: str
+    title: str
+
+
+class Row(_Strict):
+    """One row; without `method` it is only reported, never run.
+
+    Attributes:
+        set: overrides of the recipe; `field` for the pretraining recipe, `task.field` for a task's.
+        reported: column's metric to the paper's figure.
+        baseline: the row it is compared with, where that is not the table's.
+    """
+
+    id: str
+    label: str
+    method: str | None = None
+    set: dict[str, Any] = Field(default_factory=dict)
+    reported: dict[str, Reference] = Field(default_factory=dict)
+    baseline: str | None = None
+    note: str = ""
+
+    @field_validator("set", mode="before")
+    @classmethod
+    def _flat(cls, value: object) -> object:
+        """`segmentation.steps = 10` and `"segmentation.steps" = 10` mean the same."""
+        if not isinstance(value, Mapping):
+            return value
+        flat: dict[str, Any] = {}
+        for name, item in value.items():
+            flat |= (
+                {f"{name}.{key}": v for key, v in item.items()} if isinstance(item, Mapping) else {name: item}
+            )
+        return flat
+
+
+class Claim(_Strict):
+    """A statement of the paper about two rows: `row` minus `against` in one column."""
+
+    label: str
+    row: str
+    against: str
+    column: str
+    reported_delta: Reference | None = None
+
+
+class TableSpec(_Strict):
+    """One table of a paper, rows in the file's order.
+
+    Attributes:
+        paper: the citation people see. `section`: where the table stands in it.
+        baseline: the row that every other row is compared with.
+    """
+
+    paper: str
+    name: str
+    title: str
+    section: str
+    note: str = ""
+    baseline: str
+    columns: tuple[Column, ...] = Field(min_length=1)
+    rows: tuple[Row, ...] = Field(min_length=1)
+    claims: tuple[Claim, ...] = ()
+
+    def row(self, row_id: str) -> Row:
+        return next(row for row in self.rows if row.id == row_id)
+
+    def baseline_of(self, row: Row) -> str:
+        return row.baseline or self.baseline
+
+    def column_index(self, metric: str) -> int:
+        return next(i for i, column in enumerate(self.columns) if column.metric == metric)
+
+
+def list_tables(folder: Path | None = None) -> list[tuple[str, str]]:
+    """Every table as (method, table), sorted, `main` first within a method."""
+    folder = folder or paths.share("tables")
+    found = ((file.parent.name, file.stem) for file in folder.glob("*/*.toml"))
+    return sorted(found, key=lambda pair: (pair[0], pair[1] != "main", pair[1]))
+
+
+def load(method: str, table: str = "main", folder: Path | None = None) -> TableSpec:
+    """Read and check tables/<method>/<table>.toml.
+
+    Raises:
+        UserError: no such table, or a mistake in the file: says which key, and the nearest valid one.
+    """
+    folder = folder or paths.share("tables")
+    known = list_tables(folder)
+    methods = list(dict.fromkeys(name for name, _ in known))
+    if method not in methods:
+        raise UserError("METHOD", method, allowed=methods, remedy="`mimbench tables` lists every table.")
+    tables = [name for owner, name in known if owner == method]
+    if table not in tables:
+        raise UserError("TABLE", table, allowed=tables, remedy="`mimbench tables` lists every table.")
+    where = f"tables/{method}/{table}.toml"
+    try:
+        values = tomllib.loads((folder / method / f"{table}.toml").read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(where, str(error), remedy="Write valid TOML.") from None
+    return parse(values, where=where, name=table)
+
+
+def parse(values: Mapping[str, Any], *, where: str, name: str) -> TableSpec:
+    """Check a table's plain values; `where` is how the user knows the file, `name` its stem."""
+    try:
+        spec = TableSpec.model_validate(values)
+    except ValidationError as error:
+        raise _user_error(error, where) from None
+    _check_names(spec, where, name)
+    return spec
+
+
+def _check_names(spec: TableSpec, where: str, name: str) -> None:
+    """Every name must be defined once and every name used must be defined."""
+    rows, metrics = [row.id for row in spec.rows], [column.metric for column in spec.columns]
+    _one_of(spec.name, [name], f"{where}: name")
+    _unique(rows, f"{where}: rows.id")
+    _unique(metrics, f"{where}: columns.metric")
+    _one_of(spec.baseline, rows, f"{where}: baseline")
+    for row in spec.rows:
+        here = f"{where}: rows[{row.id}]"
+        if row.baseline is not None:
+            _one_of(row.baseline, rows, f"{here}.baseline")
+        for metric in row.reported:
+            _one_of(metric, metrics, f"{here}.reported")
+        if row.method is None and row.set:
+            raise UserError(
+                f"{here}.set", row.set, remedy="A row without a method is not run: nothing to override."
+            )
+        if row.method is None and not row.reported:
+            raise UserError(f"{here}.method", None, remedy="Give a method, a reported value, or both.")
+    for claim in spec.claims:
+        here = f"{where}: claims[{claim.label}]"
+        _one_of(claim.row, rows, f"{here}.row")
+        _one_of(claim.against, rows, f"{here}.against")
+        _one_of(claim.column, metrics, f"{here}.column")
+
+
+def _one_of(value: str, allowed: Sequence[str], where: str) -> None:
+    if value not in allowed:
+        raise UserError(where, value, allowed=allowed)
+
+
+def _unique(values: Iterable[str], where: str) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise UserError(where, value, remedy="It is given twice; each must be unique.")
+        seen.add(value)
+
+
+# The model behind each nesting key, for the did-you-mean of an unknown key.
+_NESTED: Mapping[str, type[BaseModel]] = {
+    "columns": Column,
+    "rows": Row,
+    "claims": Claim,
+    "reported": Reference,
+    "reported_delta": Reference,
+}
+
+
+def _user_error(error: ValidationError, where: str) -> UserError:
+    """The first of pydantic's complaints in the house's form."""
+    first = error.errors()[0]
+    *parents, key = first["loc"] or ("",)
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parents).lstrip(".")
+    prefix = f"{where}: {path}." if path else f"{where}: "
+    if first["type"] == "extra_forbidden":
+        model = next((_NESTED[str(part)] for part in reversed(parents) if part in _NESTED), TableSpec)
+        return UserError(f"{prefix}key", key, allowed=model.model_fields)
+    if first["type"] == "missing":
+        return UserError(f"{prefix}{key}", None, remedy="This key is required: add it.")
+    return UserError(f"{prefix}{key}", first["input"], remedy=f"{first['msg']}.")

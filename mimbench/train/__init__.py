@@ -1,0 +1,1 @@
+"""Training: one runner, its schedules, its loader and the pretraining stage."""

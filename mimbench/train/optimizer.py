@@ -1,0 +1,72 @@
+"""AdamW and its parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import nn
+
+
+def param_groups(
+    module: nn.Module, weight_decay: float, no_weight_decay: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Two groups: tensors of one dimension, biases and the named ones are not decayed, the rest is.
+
+    MAE, main_pretrain.py@efb2a80, through timm's; BEiT names `pos_embed` and `cls_token` besides.
+
+    Args:
+        no_weight_decay: parameter names, matched by their last dotted component.
+    """
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        exempt = parameter.ndim <= 1 or name.endswith(".bias") or name.rsplit(".", 1)[-1] in no_weight_decay
+        (undecayed if exempt else decayed).append(parameter)
+    groups = [{"params": undecayed, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
+    return [{**group, "lr_scale": 1.0} for group in groups if group["params"]]
+
+
+class _QuietClip:
+    """mmengine logs the gradient's norm with `float`, which waits for the device in every step; not here."""
+
+    optimizer: torch.optim.Optimizer
+    clip_grad_kwargs: dict[str, Any]
+
+    def _clip_grad(self) -> None:
+        parameters = [
+            p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+        nn.utils.clip_grad_norm_(parameters, **self.clip_grad_kwargs)
+
+
+class _Wrapper(_QuietClip, OptimWrapper):
+    pass
+
+
+class _AmpWrapper(_QuietClip, AmpOptimWrapper):
+    pass
+
+
+def optim_wrapper(
+    groups: list[dict[str, Any]],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    clip_grad: float | None,
+    precision: str,
+    device: torch.device,
+) -> OptimWrapper:
+    """AdamW in mmengine's wrapper: fp32, or autocast in fp16 (with dynamic loss scaling) or bf16."""
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device.type == "cuda")
+    clip = {"max_norm": clip_grad} if clip_grad is not None else None
+    if precision == "fp32" or device.type == "cpu":
+        return _Wrapper(optimizer, clip_grad=clip)
+    if precision == "fp16":
+        return _AmpWrapper(optimizer=optimizer, clip_grad=clip, loss_scale="dynamic", dtype="float16")
+    return _AmpWrapper(optimizer=optimizer, clip_grad=clip, loss_scale=1.0, dtype="bfloat16")

@@ -1,0 +1,41 @@
+"""MAE's light decoder: mask tokens join the visible ones, a few blocks, a linear prediction."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimbench.vit import Block, LayerNorm, sincos_position_embedding
+
+
+class MAEDecoder(nn.Module):
+    """Predict every patch from the encoder's visible tokens (MAE, section 3; models_mae.py@efb2a80).
+
+    Args:
+        encoder_dim: width D of the tokens that come in.
+        grid_size: side G of the patch grid.
+        out_dim: numbers predicted for each patch.
+    """
+
+    def __init__(
+        self, encoder_dim: int, grid_size: int, *, dim: int, depth: int, num_heads: int, out_dim: int
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(sincos_position_embedding(dim, grid_size), requires_grad=False)
+        self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
+        self.norm = LayerNorm(dim)
+        self.pred = nn.Linear(dim, out_dim)
+
+    def forward(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
+        """From latent `[B, 1+K, D]` to predictions `[B, N, out_dim]` in raster order."""
+        x = self.embed(latent)  # [B, 1+K, Dd]
+        batch, num_patches = ids_restore.shape
+        mask_tokens = self.mask_token.expand(batch, num_patches + 1 - x.shape[1], -1)
+        patches = torch.cat([x[:, 1:], mask_tokens], dim=1)  # [B, N, Dd], visible ones first
+        patches = patches.gather(1, ids_restore.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+        x = torch.cat([x[:, :1], patches], dim=1) + self.pos_embed  # [B, 1+N, Dd]
+        for block in self.blocks:
+            x = block(x)
+        return self.pred(self.norm(x))[:, 1:]

@@ -1,0 +1,105 @@
+"""The student of feature-target methods on BEiT v2's base: mask tokens stand in for masked patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.recipe import PretrainRecipe
+from mimbench.vit import ViT
+from pretrain import initial
+from pretrain.masking import block_masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRecipe(PretrainRecipe):
+    """A BEiT-style student and a frozen CLIP teacher."""
+
+    num_masked: int  # patches hidden from the student
+    min_mask_block: int  # least area of a mask block, in patches
+    layer_scale_init: float
+    target_dim: int  # numbers a target token has
+    project_target: bool  # CLIP's projection on the target; off: the width before it
+    normalize_target: bool  # standardise each target token over its channels
+    loss_type: str  # smoothl1, l1, l2 or negcosine: see `token_distance`
+
+    def step_flops(self) -> float:
+        size, tokens = size_of(self.arch), self.num_patches + 1
+        student = transformer_flops(size.embed_dim, size.depth, tokens)
+        student += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
+        student += 2.0 * self.num_patches * size.embed_dim * self.target_dim
+        return 3 * student + self.teacher_flops()
+
+    def teacher_flops(self) -> float:
+        """The teacher's forward pass: CLIP ViT-B/16 at paper scale, the toy teacher at the others."""
+        size = size_of("vit_base" if self.img_size >= 224 else "vit_toy_d4")
+        return transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
+
+
+class FeatureStudent(nn.Module):
+    """A ViT that sees mask tokens in place of masked patches, and one linear head on every patch token.
+
+    modeling_dtm.py@322df2e: no absolute positions; a relative position table in each block and one shared by
+    all; no key bias; layer scale; the class token passes through the blocks and gets no loss of its own.
+    """
+
+    def __init__(self, recipe: FeatureRecipe) -> None:
+        super().__init__()
+        config = ViTConfig.named(
+            recipe.arch,
+            img_size=recipe.img_size,
+            patch_size=recipe.patch_size,
+            pos_embed="none",
+            rel_pos="block+shared",
+            layer_scale_init=recipe.layer_scale_init,
+            key_bias=False,
+        )
+        self.encoder = ViT(config, drop_path=recipe.drop_path)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        self.head = nn.Linear(config.embed_dim, recipe.target_dim)
+        self.num_masked, self.min_mask_block = recipe.num_masked, recipe.min_mask_block
+        self.apply(initial.beit)
+        for token in (self.encoder.cls_token, self.mask_token):
+            initial.narrow_normal_(token)
+        initial.rescale_residual_branches(self.encoder)
+
+    def draw_masks(self, images: Tensor) -> Tensor:
+        """Block-wise masks `[B, N]`, 1 = masked."""
+        grid_size = self.encoder.config.grid_size
+        return block_masks(images.shape[0], grid_size, self.num_masked, self.min_mask_block, images.device)
+
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Predicted target of every patch token, masked or not: `[B, N, target_dim]`."""
+        x = self.encoder.embed(images, mask, self.mask_token)
+        x = self.encoder.norm(self.encoder.encode(x)[-1])  # [B, 1+N, D]
+        return self.head(x[:, 1:])
+
+
+def teacher_tokens(teacher: nn.Module, images: Tensor, *, project: bool) -> Tensor:
+    """The frozen teacher's patch tokens `[B, N, C]`, without gradient.
+
+    As in DTM's released code the teacher gets the student's own normalised pictures, not CLIP's
+    normalisation.
+    """
+    with torch.no_grad():
+        return teacher(images, project=project)[:, 1:]
+
+
+def token_distance(pred: Tensor, target: Tensor, loss_type: str) -> Tensor:
+    """Mean distance of token features `[B, N, C]`; engine_for_dtm.py@322df2e.
+
+    `smoothl1` is the smooth L1 loss with beta = 2; `negcosine` is 1 - cos with eps 1e-6, averaged over
+    tokens.
+    """
+    if loss_type == "smoothl1":
+        return nn.functional.smooth_l1_loss(pred, target, beta=2.0)
+    if loss_type == "l1":
+        return nn.functional.l1_loss(pred, target)
+    if loss_type == "l2":
+        return nn.functional.mse_loss(pred, target)
+    if loss_type == "negcosine":
+        return 1 - nn.functional.cosine_similarity(pred, target, dim=-1, eps=1e-6).mean()
+    raise ValueError(f"loss_type must be smoothl1, l1, l2 or negcosine, not {loss_type!r}")

@@ -1,0 +1,90 @@
+"""Which patches a student does not see: random masking (MAE) and block-wise masking (BEiT)."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import torch
+from torch import Tensor
+
+
+def random_masking(
+    batch: int, num_patches: int, mask_ratio: float, device: torch.device, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep `int(N * (1 - mask_ratio))` random patches of each picture (MAE, models_mae.py@efb2a80).
+
+    Args:
+        noise: `[B, N]`; the patches of least noise are kept. Drawn uniformly where not given.
+
+    Returns:
+        ids_keep `[B, K]` in the order of the noise, ids_restore `[B, N]` that undoes the shuffle, and mask
+        `[B, N]` in raster order, 1 = masked.
+    """
+    num_keep = int(num_patches * (1 - mask_ratio))
+    if noise is None:
+        noise = torch.rand(batch, num_patches, device=device)
+    ids_shuffle = noise.argsort(dim=1)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    mask = (ids_restore >= num_keep).float()
+    return ids_shuffle[:, :num_keep], ids_restore, mask
+
+
+def block_mask(
+    grid_size: int,
+    num_masked: int,
+    min_block: int,
+    *,
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    exact: bool = True,
+) -> Tensor:
+    """One picture's block-wise mask `[G * G]` of booleans, True = masked (BEiT, Algorithm 1).
+
+    Drawn from Python's `random`. Blocks of area U(min_block, remaining) and log-uniform aspect ratio are
+    placed until `num_masked` cells are covered; a block counts when it adds at least one and at most the
+    remaining number of cells.
+
+    Args:
+        min_block: least area of a block, in cells.
+        exact: where blocks stall after ten attempts, top up with random cells (BEiT v2 and DTM,
+            utils/masking_generator.py@322df2e) instead of stopping early (BEiT).
+    """
+    mask = [[False] * grid_size for _ in range(grid_size)]
+    count = 0
+    log_aspect = math.log(aspect[0]), math.log(aspect[1])
+    while count < num_masked:
+        added = _place_block(mask, grid_size, num_masked - count, min_block, log_aspect)
+        if added == 0:
+            break
+        count += added
+    flat = torch.tensor(mask).flatten()
+    if exact and count < num_masked:
+        free = (~flat).nonzero().flatten().tolist()
+        flat[random.sample(free, num_masked - count)] = True
+    return flat
+
+
+def _place_block(
+    mask: list[list[bool]], grid_size: int, remaining: int, min_block: int, log_aspect: tuple[float, float]
+) -> int:
+    """Try ten times to place one block; the number of newly masked cells (0 = none fitted)."""
+    for _ in range(10):
+        area = random.uniform(min_block, remaining)
+        ratio = math.exp(random.uniform(*log_aspect))
+        height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if not (0 < height < grid_size and 0 < width < grid_size):
+            continue
+        top, left = random.randint(0, grid_size - height), random.randint(0, grid_size - width)
+        rows = [row[left : left + width] for row in mask[top : top + height]]
+        added = height * width - sum(map(sum, rows))
+        if 0 < added <= remaining:
+            for row in mask[top : top + height]:
+                row[left : left + width] = [True] * width
+            return added
+    return 0
+
+
+def block_masks(batch: int, grid_size: int, num_masked: int, min_block: int, device: torch.device) -> Tensor:
+    """A batch of exact block-wise masks `[B, G * G]`, 1.0 = masked."""
+    masks = torch.stack([block_mask(grid_size, num_masked, min_block) for _ in range(batch)]).float()
+    return masks.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else masks

@@ -1,0 +1,205 @@
+"""DTM: Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv 2401.00254).
+
+A masked student regresses CLIP's patch tokens, but not one by one: similar *target* tokens are merged into
+morphed tokens, and the student's tokens are merged by the same groups before the two are compared. How many
+tokens merge, in how many rounds, is drawn anew in every step (dynamic scheduling). Algorithm 1 is `morph` and
+`match`, the scheduler `draw_schedule`, the loss `DTM.forward_loss`.
+
+Follows the released code (naver-ai/dtm@322df2e); golden: dtm_morph.npz, dtm_tiny_engine.npz. Where the
+paper's text and the code differ, both are recipe fields, the code's value first:
+
+    split          alternate | random            even and odd positions, or a random half (Algorithm 1)
+    merge          group_mean | row_normalised   mean of all members, or product of row-normalised matrices
+    protect_first  True | False                  patch (0, 0) never merges (ToMe's class token protection)
+    loss_type      smoothl1 | negcosine | l1 | l2
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mimbench.contract import MethodCard
+from pretrain.feature_student import FeatureRecipe, token_distance
+from pretrain.methods.feature_mim import FeatureMIM, base_recipes, transfer
+from pretrain.target import standardise
+
+
+class Branch(NamedTuple):
+    """One morphing: `num_merged` (r) tokens are merged in each of `num_rounds` (k) rounds."""
+
+    num_merged: int
+    num_rounds: int
+
+
+def draw_schedule(
+    max_merged: tuple[int, int], max_rounds: tuple[int, int], num_branches: int
+) -> list[Branch]:
+    """Dynamic scheduling: draw m1, m2 ~ U{0..n} and k1, k2 ~ U{1..K} in this order (Python's `random`).
+
+    m is the number of tokens to remove; a branch removes r = ceil(m / k) in each of k rounds, or floor(m / k)
+    where the former would exceed n1 in all (engine_for_dtm.py@322df2e, which compares both branches with n1).
+    """
+    m = [random.randint(0, n) for n in max_merged]
+    k = [random.randint(1, limit) for limit in max_rounds]
+    return [branch_of(m[i], k[i], max_merged[0]) for i in range(num_branches)]
+
+
+def branch_of(num_removed: int, num_rounds: int, limit: int) -> Branch:
+    """The rounds that remove about `num_removed` tokens."""
+    r = -(-num_removed // num_rounds)
+    return Branch(num_removed // num_rounds if r * num_rounds > limit else r, num_rounds)
+
+
+class Morphing(NamedTuple):
+    """The group of each token, `group: [B, N]`, and its weight in the group's mean, `weight: [B, N]`."""
+
+    group: Tensor
+    weight: Tensor
+    num_groups: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Morph x `[B, N, C]` and hand each token its group's morphed feature, `[B, N, C]`.
+
+        The broadcast back to N tokens weights a group in the loss by its size.
+        """
+        index = self.group.unsqueeze(-1).expand_as(x)
+        groups = x.new_zeros(x.shape[0], self.num_groups, x.shape[2])
+        return groups.scatter_add(1, index, x * self.weight.unsqueeze(-1)).gather(1, index)
+
+
+def match(x: Tensor, num_merged: int, *, split: str, protect_first: bool) -> tuple[Tensor, int]:
+    """One round of balanced bipartite matching of tokens x `[B, t, C]`.
+
+    The tokens are split into two halves A and B; every A token takes its most similar B partner, and the
+    `num_merged` most similar pairs merge. Merged and kept tokens are re-ordered: kept A in order, then B in
+    order.
+
+    Returns:
+        The new position `[B, t]` of every token, and the new number of tokens.
+    """
+    batch, num_tokens, _ = x.shape
+    num_merged = min(num_merged, (num_tokens - 1) // 2)
+    order = torch.arange(num_tokens)
+    if split == "random":
+        first = int(protect_first)  # a protected token stays in front, and so in A and in front after every round
+        order[first:] = first + torch.randperm(num_tokens - first)
+    half_a, half_b = order[::2].to(x.device), order[1::2].to(x.device)
+    unit = x / x.norm(dim=-1, keepdim=True)
+    scores = unit[:, half_a] @ unit[:, half_b].transpose(1, 2)  # [B, a, b]
+    if protect_first:
+        scores = scores.masked_fill((half_a == 0)[:, None], -torch.inf)
+    best, partner = scores.max(dim=-1)  # [B, a]
+    merging = best.argsort(dim=-1, descending=True)[:, :num_merged]  # [B, r]
+    merges = torch.zeros_like(best, dtype=torch.bool).scatter(1, merging, True)
+    num_kept = half_a.numel() - num_merged
+    position_a = torch.where(merges, num_kept + partner, (~merges).cumsum(dim=1) - 1)
+    position_b = num_kept + torch.arange(half_b.numel(), device=x.device).expand(batch, -1)
+    position = torch.empty(batch, num_tokens, dtype=torch.long, device=x.device)
+    position[:, half_a], position[:, half_b] = position_a, position_b
+    return position, num_kept + half_b.numel()
+
+
+@torch.no_grad()
+def morph(target: Tensor, branch: Branch, *, split: str, merge: str, protect_first: bool) -> Morphing:
+    """Algorithm 1: match and merge the target's tokens `[B, N, C]`, round after round."""
+    batch, num_tokens, dim = target.shape
+    group = torch.arange(num_tokens, device=target.device).expand(batch, -1)
+    weight = target.new_ones(batch, num_tokens)
+    x, size = target, target.new_ones(batch, num_tokens)
+    for _ in range(branch.num_rounds if branch.num_merged else 0):
+        position, count = match(x, branch.num_merged, split=split, protect_first=protect_first)
+        share = size if merge == "group_mean" else torch.ones_like(size)
+        total = x.new_zeros(batch, count).scatter_add(1, position, share)  # [B, t']
+        index = position.unsqueeze(-1).expand_as(x)
+        x = x.new_zeros(batch, count, dim).scatter_add(1, index, x * share.unsqueeze(-1)) / total.unsqueeze(
+            -1
+        )
+        size = size.new_zeros(batch, count).scatter_add(1, position, size)
+        weight = weight / total.gather(1, position).gather(1, group) if merge == "row_normalised" else weight
+        group = position.gather(1, group)
+    if merge == "group_mean":
+        weight = 1 / (size.gather(1, group) + 1e-6)  # the code's divisor
+    return Morphing(group, weight, x.shape[1])
+
+
+class DTM(FeatureMIM):
+    """Feature MIM with dynamically morphed tokens."""
+
+    recipe: DTMRecipe
+
+    def draw_branches(self) -> list[Branch]:
+        """The step's morphings, shared by the whole batch."""
+        r = self.recipe
+        return draw_schedule((r.max_merged, r.max_merged), (r.max_rounds, r.max_rounds), r.num_branches)
+
+    def forward_loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Mean over the branches of the distance of morphed pred and morphed target, both `[B, N, C]`."""
+        r = self.recipe
+        losses = []
+        for branch in self.draw_branches():
+            morphing = morph(target, branch, split=r.split, merge=r.merge, protect_first=r.protect_first)
+            morphed_target = morphing(target)
+            if r.normalize_target:
+                morphed_target = standardise(morphed_target)
+            losses.append(token_distance(morphing(pred), morphed_target, r.loss_type))
+        return r.dtm_weight * torch.stack(losses).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DTMRecipe(FeatureRecipe):
+    max_merged: int  # n: at most so many tokens are removed in a step
+    max_rounds: int  # K
+    num_branches: int  # L: 1 or 2
+    dtm_weight: float
+    split: str
+    merge: str
+    protect_first: bool
+
+    def __post_init__(self) -> None:
+        if self.num_branches not in (1, 2):
+            raise ValueError(
+                f"num_branches (L) must be 1 or 2, not {self.num_branches}: two schedules are drawn"
+            )
+
+
+def recipes() -> Mapping[str, DTMRecipe]:
+    morphing = {
+        "split": "alternate",
+        "merge": "group_mean",
+        "protect_first": True,
+        "max_merged": 196,
+        "max_rounds": 14,
+        "num_branches": 2,
+        "dtm_weight": 1.0,
+    }
+    source = "DTM code, parser defaults of run_pretrain_dtm.py@322df2e"
+    result = {}
+    for scale, base in base_recipes().items():
+        values = {**base.values(), **morphing, "max_merged": base.num_patches}
+        sources = {**base.sources, **dict.fromkeys(morphing, source)}
+        if scale != "paper":
+            values["max_rounds"] = round(base.num_patches**0.5)
+            sources["max_merged"] = sources["max_rounds"] = (
+                "ours: all patches and one side of the grid, as in the code"
+            )
+        result[scale] = DTMRecipe.from_values(values, sources)
+    return result
+
+
+METHOD = MethodCard(
+    name="dtm",
+    title="DTM",
+    paper="Kim et al., Morphing Tokens Draw Strong Masked Image Models, ICLR 2025",
+    code="naver-ai/dtm@322df2e",
+    reconstruction=False,
+    recipes=recipes,
+    build=DTM,
+    needs={"teacher": "clip"},
+    transfer=transfer,
+)

@@ -1,0 +1,164 @@
+"""Feature MIM: DTM with morphing off. The same student, teacher and recipe, distilled token by token.
+
+The baseline of DTM's claim ("bipartite matching minus no-morphing baseline"); by DTM's released code
+(naver-ai/dtm@322df2e) it is what remains when no token is merged: `smooth_l1(u, v, beta=2)` over all patch
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from mimbench.contract import MethodCard, TransferOverrides
+from pretrain.feature_student import FeatureRecipe, FeatureStudent, teacher_tokens, token_distance
+from pretrain.target import standardise
+
+
+class FeatureMIM(nn.Module):
+    """A masked student regresses every patch token of a frozen CLIP teacher.
+
+    Args:
+        teacher: `teacher(images, project=...)` gives all tokens `[B, 1+N, C]`; frozen, in eval mode.
+    """
+
+    def __init__(self, recipe: FeatureRecipe, teacher: nn.Module) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.student = FeatureStudent(recipe)
+        self.teacher = teacher
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.student.encoder
+
+    def train(self, mode: bool = True) -> FeatureMIM:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def no_weight_decay(self) -> set[str]:
+        return self.encoder.no_weight_decay()
+
+    def forward_loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Distance of pred and target, both `[B, N, C]`, averaged over all tokens, masked and visible."""
+        if self.recipe.normalize_target:
+            target = standardise(target)
+        return token_distance(pred, target, self.recipe.loss_type)
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        target = teacher_tokens(self.teacher, images, project=self.recipe.project_target)  # [B, N, C]
+        pred = self.student(images, self.student.draw_masks(images))  # [B, N, C]
+        return {"loss": self.forward_loss(pred, target)}
+
+
+def base_recipes() -> Mapping[str, FeatureRecipe]:
+    """The recipes DTM and its no-morphing baseline share."""
+    paper = FeatureRecipe.cited(
+        {
+            "DTM code, run_pretrain_dtm.py@322df2e": {
+                "img_size": 224,
+                "patch_size": 16,
+                "base_lr": 1.5e-3,
+                "lr_rule": "sqrt",
+                "min_lr": 1e-5,
+                "weight_decay": 0.05,
+                "clip_grad": 3.0,
+                "color_jitter": 0.4,
+                "precision": "fp16",
+                "loss_type": "smoothl1",
+                "normalize_target": False,
+                "project_target": True,
+            },
+            "DTM code, modeling_dtm.py@322df2e": {
+                "arch": "vit_base",
+                "layer_scale_init": 0.1,
+                "num_masked": 75,
+                "min_mask_block": 16,
+                "target_dim": 512,
+            },
+            "DTM paper, as quoted by a review: 300 epochs": {"epochs": 300.0},
+            "recalled, not read: total batch": {"global_batch_size": 1024},
+            "inherited from BEiT v2's 300-epoch recipe, not stated by DTM": {
+                "betas": (0.9, 0.98),
+                "warmup_epochs": 10.0,
+                "drop_path": 0.0,
+                "min_crop_scale": 0.2,
+            },
+        }
+    )
+    small = paper.vary(
+        "ours: one GPU or patience",
+        arch="vit_mini",
+        img_size=64,
+        patch_size=8,
+        num_masked=24,  # 38 % of 64 patches, as 75 of 196
+        min_mask_block=5,  # 8 % of the grid, as 16 of 196
+        target_dim=64,
+        epochs=100.0,
+        warmup_epochs=5.0,
+        global_batch_size=128,
+        base_lr=1e-3,
+        lr_rule="absolute",
+        precision="fp32",
+    )
+    toy = small.vary(
+        "ours: two CPU cores",
+        arch="vit_toy",
+        epochs=8.0,
+        warmup_epochs=1.0,
+        global_batch_size=32,
+        base_lr=2e-3,
+        color_jitter=0.0,
+    )
+    smoke = toy.vary(
+        "ours: seconds",
+        arch="vit_smoke",
+        img_size=32,
+        num_masked=6,
+        min_mask_block=2,
+        epochs=2.0,
+        warmup_epochs=0.5,
+        global_batch_size=16,
+    )
+    return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
+
+
+def transfer() -> TransferOverrides:
+    """DTM's fine-tuning of the relative-position student; GET_STARTED of naver-ai/dtm@322df2e."""
+    return {
+        "classification": {
+            "paper": {
+                "DTM code, docs": {
+                    "base_lr": 5e-4,
+                    "lr_rule": "absolute",
+                    "layer_decay": 0.65,
+                    "drop_path": 0.1,
+                },
+                "inherited from BEiT v2, not stated by DTM": {"epochs": 100.0, "warmup_epochs": 20.0},
+            }
+        },
+        "segmentation": {
+            "paper": {
+                "inherited from BEiT v2, not stated by DTM": {
+                    "base_lr": 5e-5,
+                    "layer_decay": 0.75,
+                    "drop_path": 0.15,
+                }
+            }
+        },
+    }
+
+
+METHOD = MethodCard(
+    name="feature-mim",
+    title="Feature MIM (DTM without morphing)",
+    paper="Kim et al., Morphing Tokens Draw Strong Masked Image Models, ICLR 2025 (its no-morphing baseline)",
+    code="naver-ai/dtm@322df2e",
+    reconstruction=False,
+    recipes=base_recipes,
+    build=FeatureMIM,
+    needs={"teacher": "clip"},
+    transfer=transfer,
+)

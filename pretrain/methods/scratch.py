@@ -1,0 +1,104 @@
+"""Training from scratch: no pretraining, the encoder's initial weights are handed on.
+
+The row that every claim is measured against. Its fine-tuning has a recipe of its own: a network that starts
+from nothing needs another learning rate and no layer decay, and a baseline held to the pretrained rows'
+recipe would flatter them. At paper scale: He et al., 2022 (MAE), Table 11 (ViT-B from scratch, 82.3 %).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mimbench.arch import ViTConfig
+from mimbench.contract import MethodCard, TransferOverrides
+from mimbench.recipe import PretrainRecipe
+from mimbench.vit import ViT
+
+OURS = "ours"
+
+
+class Scratch(nn.Module):
+    """Holds an initialised ViT; there is nothing to train."""
+
+    def __init__(self, recipe: ScratchRecipe) -> None:
+        super().__init__()
+        config = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
+        self.encoder = ViT(config)
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        """Never called: the recipe trains for no step."""
+        raise RuntimeError("training from scratch has no pretraining step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchRecipe(PretrainRecipe):
+    """No field of its own; the optimizer's fields are not used."""
+
+    def step_flops(self) -> float:
+        return 0.0
+
+
+def recipes() -> Mapping[str, ScratchRecipe]:
+    paper = ScratchRecipe.cited(
+        {
+            "MAE, appendix A.2": {"arch": "vit_base", "img_size": 224, "patch_size": 16},
+            "no pretraining": {
+                "epochs": 0.0,
+                "warmup_epochs": 0.0,
+                "global_batch_size": 1,
+                "base_lr": 0.0,
+                "lr_rule": "absolute",
+                "min_lr": 0.0,
+                "betas": (0.9, 0.999),
+                "weight_decay": 0.0,
+                "clip_grad": None,
+                "drop_path": 0.0,
+                "min_crop_scale": 1.0,
+                "color_jitter": 0.0,
+                "precision": "fp32",
+            },
+        }
+    )
+    return {
+        "paper": paper,
+        "small": paper.vary(f"{OURS}: one GPU or patience", arch="vit_mini", img_size=64, patch_size=8),
+        "toy": paper.vary(f"{OURS}: two CPU cores", arch="vit_toy", img_size=64, patch_size=8),
+        "smoke": paper.vary(f"{OURS}: seconds", arch="vit_smoke", img_size=32, patch_size=8),
+    }
+
+
+def transfer() -> TransferOverrides:
+    small = {f"{OURS}: swept for this row alone": {"base_lr": 1e-3, "layer_decay": 1.0}}
+    return {
+        "classification": {
+            "paper": {
+                "MAE, Table 11": {
+                    "base_lr": 1e-4,
+                    "layer_decay": 1.0,
+                    "weight_decay": 0.3,
+                    "betas": (0.9, 0.95),
+                    "epochs": 300.0,
+                    "warmup_epochs": 20.0,
+                    "global_batch_size": 4096,
+                }
+            },
+            "small": small,
+            "toy": small,
+        },
+    }
+
+
+METHOD = MethodCard(
+    name="scratch",
+    title="Scratch",
+    paper="He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (from-scratch baseline)",
+    code="facebookresearch/mae@efb2a80",
+    reconstruction=False,
+    recipes=recipes,
+    build=Scratch,
+    transfer=transfer,
+    trains=False,
+)

@@ -1,0 +1,202 @@
+"""CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021).
+
+At paper scale OpenAI's ViT-B/16 is loaded from the file the user names (`--weights clip=PATH`). At the
+smaller scales a small CLIP is really trained, here, on captioned pictures: image tower, text tower and the
+symmetric contrastive loss of section 2.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import MethodCard
+from mimbench.data.captions import EOS
+from mimbench.errors import UserError
+from mimbench.recipe import PretrainRecipe
+from pretrain.clip import ClipVisual, Transformer
+
+if TYPE_CHECKING:
+    from mimbench.data.captions import Tokenizer
+    from mimbench.store import RunFolder
+
+
+class CLIP(nn.Module):
+    """Image and text towers, trained to tell which caption belongs to which picture of the batch."""
+
+    def __init__(self, recipe: ClipRecipe, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.visual = visual_tower(recipe)
+        width = recipe.text_dim
+        self.token_embedding = nn.Embedding(tokenizer.size, width)
+        self.positional_embedding = nn.Parameter(torch.randn(tokenizer.length, width) * 0.01)
+        self.transformer = Transformer(width, recipe.text_depth, max(width // 32, 1))
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.randn(width, recipe.output_dim) * width**-0.5)
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.visual
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Captions `[B, T]` to `[B, output_dim]`: the feature at the end-of-text token, causal attention."""
+        length = tokens.shape[1]
+        causal = torch.full((length, length), -torch.inf, device=tokens.device).triu(1)
+        x = self.ln_final(self.transformer(self.token_embedding(tokens) + self.positional_embedding, causal))
+        end = (tokens == EOS).int().argmax(dim=1)
+        return x[torch.arange(len(x), device=x.device), end] @ self.text_projection
+
+    def forward(self, batch: tuple[Tensor, Tensor], step_fraction: float) -> dict[str, Tensor]:
+        images, tokens = batch
+        image = F.normalize(self.visual(images)[:, 0], dim=-1)  # [B, output_dim]
+        text = F.normalize(self.encode_text(tokens), dim=-1)
+        logits = self.logit_scale.exp().clamp(max=100) * image @ text.T  # [B, B]
+        labels = torch.arange(len(logits), device=logits.device)
+        loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+        return {"loss": loss, "caption_acc": (logits.argmax(dim=1) == labels).float().mean()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecipe(PretrainRecipe):
+    output_dim: int  # of the shared image-text space
+    text_dim: int
+    text_depth: int
+    weights: str  # the name under which the user gives pretrained weights; "" = trained here
+
+    def step_flops(self) -> float:
+        size = size_of(self.arch)
+        image = transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
+        image += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
+        return 3 * (image + transformer_flops(self.text_dim, self.text_depth, 24))
+
+
+def visual_tower(recipe: ClipRecipe) -> ClipVisual:
+    """The recipe's image tower, untrained."""
+    size = size_of(recipe.arch)
+    return ClipVisual(
+        img_size=recipe.img_size,
+        patch_size=recipe.patch_size,
+        width=size.embed_dim,
+        depth=size.depth,
+        num_heads=size.num_heads,
+        output_dim=recipe.output_dim,
+    )
+
+
+def load_visual(state: Mapping[str, Tensor], recipe: ClipRecipe, path: Path) -> ClipVisual:
+    """The image tower with the `visual.*` weights of a CLIP state dict, in fp32."""
+    tower = visual_tower(recipe)
+    weights = {
+        name.removeprefix("visual."): w.float() for name, w in state.items() if name.startswith("visual.")
+    }
+    expected = tower.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights or weights[name].shape != tensor.shape:
+            found = tuple(weights[name].shape) if name in weights else "missing"
+            remedy = f"It is {found}; {recipe.arch} needs {tuple(tensor.shape)}. Give OpenAI's CLIP ViT-B/16."
+            raise UserError(f"weights clip ({path})", f"visual.{name}", remedy=remedy)
+    tower.load_state_dict({name: weights[name] for name in expected})
+    return tower
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A CLIP state dict from .safetensors, or from a .pt state dict read without running code.
+
+    Raises:
+        UserError: OpenAI's own TorchScript archive, which only loads by running the code inside it.
+    """
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith("visual.")}
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        remedy = "Not a plain state dict. Save its state_dict() as .safetensors: code in a file is not run."
+        raise UserError("weights clip", str(path), remedy=remedy) from error
+    return state.get("state_dict", state)
+
+
+def load(folder: RunFolder) -> nn.Module:
+    """The trained image tower of a CLIP run: OpenAI's weights where the recipe names them, else those trained
+    here.
+    """
+    recipe = ClipRecipe.from_values(folder.spec.recipe)
+    if recipe.weights:
+        path = folder.weights[recipe.weights]
+        return load_visual(read_weights(path), recipe, path)
+    path = folder.path / "teacher.safetensors"
+    return load_visual(load_file(path), recipe, path)
+
+
+def recipes() -> Mapping[str, ClipRecipe]:
+    paper = ClipRecipe.cited(
+        {
+            "DTM code, vqkd_teacher/clip@322df2e: OpenAI's ViT-B/16 for every student": {
+                "arch": "vit_base",
+                "img_size": 224,
+                "patch_size": 16,
+                "output_dim": 512,
+                "text_dim": 512,
+                "text_depth": 12,
+                "weights": "clip",
+            },
+            "loaded, not trained": {
+                "epochs": 0.0,
+                "warmup_epochs": 0.0,
+                "global_batch_size": 1,
+                "base_lr": 0.0,
+                "lr_rule": "absolute",
+                "min_lr": 0.0,
+                "betas": (0.9, 0.98),
+                "weight_decay": 0.2,
+                "clip_grad": None,
+                "drop_path": 0.0,
+                "min_crop_scale": 0.9,
+                "color_jitter": 0.0,
+                "precision": "fp32",
+            },
+        }
+    )
+    toy = paper.vary(
+        "ours: two CPU cores",
+        arch="vit_toy_d4",
+        img_size=64,
+        patch_size=8,
+        output_dim=64,
+        text_dim=64,
+        text_depth=2,
+        weights="",
+        epochs=8.0,
+        warmup_epochs=1.0,
+        global_batch_size=64,
+        base_lr=1e-3,
+        min_crop_scale=0.6,
+    )
+    smoke = toy.vary("ours: seconds", arch="vit_smoke", img_size=32, epochs=2.0, global_batch_size=16)
+    return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}
+
+
+METHOD = MethodCard(
+    name="clip",
+    title="CLIP",
+    paper="Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021",
+    code="openai/CLIP",
+    reconstruction=False,
+    recipes=recipes,
+    build=CLIP,
+    stage="teacher",
+    data="captions",
+    inputs="image+caption",
+    load=load,
+)

@@ -1,0 +1,242 @@
+"""`mimbench data check`: one deliberately broken dataset for each kind of violation."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from mimbench.data.check import check, print_report, require
+from mimbench.errors import UserError
+
+TRAIN_JSON = "coco/annotations/instances_train2017.json"
+
+
+@pytest.fixture
+def data(smoke_data: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(smoke_data, tmp_path / "data"))
+
+
+def first(root: Path, pattern: str) -> Path:
+    return min(root.glob(pattern))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def annotation(**values: Any) -> Callable[[Path], None]:
+    """Set fields of the first annotation of train."""
+    return lambda root: edit_json(root / TRAIN_JSON, lambda d: d["annotations"][0].update(values))
+
+
+def relabel(root: Path, value: int) -> None:
+    path = first(root, "ade20k/annotations/training/*.png")
+    Image.fromarray(np.full((64, 64), value, dtype=np.uint8)).save(path)
+
+
+def blank_split(root: Path) -> None:
+    for path in (root / "ade20k/annotations/validation").iterdir():
+        Image.fromarray(np.zeros((64, 64), dtype=np.uint8)).save(path)
+
+
+def resize(path: Path) -> None:
+    Image.open(path).resize((40, 40), Image.Resampling.NEAREST).save(path)
+
+
+def half_captions(root: Path) -> None:
+    edit_json(root / "imagenet/captions.json", lambda captions: captions.pop(min(captions)))
+
+
+BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "imagenet no val": ("missing folder", lambda r: shutil.rmtree(r / "imagenet/val")),
+    "imagenet empty class": (
+        "empty folder",
+        lambda r: [p.unlink() for p in (r / "imagenet/val/dotted-disc").iterdir()],
+    ),
+    "imagenet truncated": ("unreadable picture", lambda r: truncate(first(r, "imagenet/train/*/*.jpg"))),
+    "imagenet not a picture": (
+        "unreadable picture",
+        lambda r: first(r, "imagenet/val/*/*.jpg").write_text("no"),
+    ),
+    "imagenet class order": (
+        "class order",
+        lambda r: (r / "imagenet/val/dotted-disc").rename(r / "imagenet/val/a-disc"),
+    ),
+    "imagenet labelled": (
+        "broken reference",
+        lambda r: (r / "imagenet/train_labelled.txt").write_text("train/dotted-disc/gone.jpg\n"),
+    ),
+    "captions json": ("bad JSON", lambda r: truncate(r / "imagenet/captions.json")),
+    "captions extra": (
+        "broken reference",
+        lambda r: edit_json(r / "imagenet/captions.json", lambda captions: captions.update(x="a disc")),
+    ),
+    "captions lacking": ("picture without caption", half_captions),
+    "ade no annotations": ("missing folder", lambda r: shutil.rmtree(r / "ade20k/annotations/training")),
+    "ade no annotation": (
+        "picture without annotation",
+        lambda r: first(r, "ade20k/annotations/training/*.png").unlink(),
+    ),
+    "ade no picture": (
+        "annotation without picture",
+        lambda r: first(r, "ade20k/images/training/*.jpg").unlink(),
+    ),
+    "ade truncated": ("unreadable picture", lambda r: truncate(first(r, "ade20k/images/validation/*.jpg"))),
+    "ade truncated png": (
+        "unreadable annotation",
+        lambda r: truncate(first(r, "ade20k/annotations/*/*.png")),
+    ),
+    "ade coloured": (
+        "unreadable annotation",
+        lambda r: Image.new("RGB", (64, 64)).save(first(r, "ade20k/annotations/training/*.png")),
+    ),
+    "ade size": ("size mismatch", lambda r: resize(first(r, "ade20k/annotations/training/*.png"))),
+    "ade range": ("label out of range", lambda r: relabel(r, 16)),
+    "ade blank": ("empty mask", blank_split),
+    "ade class twice": (
+        "class order",
+        lambda r: (r / "ade20k/classes.txt").write_text("wall\nsky\nwall\n" * 9),
+    ),
+    "coco no pictures": ("missing folder", lambda r: shutil.rmtree(r / "coco/val2017")),
+    "coco no file": ("missing file", lambda r: (r / TRAIN_JSON).unlink()),
+    "coco json": ("bad JSON", lambda r: truncate(r / TRAIN_JSON)),
+    "coco field": (
+        "bad JSON",
+        lambda r: edit_json(r / TRAIN_JSON, lambda d: d["annotations"][3].pop("bbox")),
+    ),
+    "coco part": ("bad JSON", lambda r: edit_json(r / TRAIN_JSON, lambda d: d.pop("categories"))),
+    "coco list": ("bad JSON", lambda r: (r / TRAIN_JSON).write_text("[]")),
+    "coco bbox": ("bad JSON", annotation(bbox=[1, 2])),
+    "coco truncated": ("unreadable picture", lambda r: truncate(first(r, "coco/train2017/*.jpg"))),
+    "coco unlisted": (
+        "picture without annotation",
+        lambda r: shutil.copy(first(r, "coco/train2017/*.jpg"), r / "coco/train2017/new.jpg"),
+    ),
+    "coco size": (
+        "size mismatch",
+        lambda r: edit_json(r / TRAIN_JSON, lambda d: d["images"][0].update(width=640, height=640)),
+    ),
+    "coco mask size": ("size mismatch", annotation(segmentation={"size": [8, 8], "counts": [60, 4]})),
+    "coco mask length": ("size mismatch", annotation(segmentation={"size": [64, 64], "counts": [60, 4]})),
+    "coco mask kind": ("unreadable mask", annotation(segmentation=None)),
+    "coco box beyond": ("box outside picture", annotation(bbox=[60.0, 3.0, 9.0, 9.0])),
+    "coco box negative": ("box outside picture", annotation(bbox=[-2.0, 3.0, 9.0, 9.0])),
+    "coco box flat": ("box outside picture", annotation(bbox=[3.0, 3.0, 0.0, 9.0])),
+    "coco no polygon": ("empty mask", annotation(segmentation=[])),
+    "coco flat polygon": ("empty mask", annotation(segmentation=[[1, 1, 5, 5, 9, 9]])),
+    "coco empty runs": ("empty mask", annotation(segmentation={"size": [64, 64], "counts": [4096]})),
+    "coco category": ("unknown category", annotation(category_id=99)),
+    "coco image": ("broken reference", annotation(image_id=10**6)),
+    "coco picture gone": ("broken reference", lambda r: first(r, "coco/train2017/*.jpg").unlink()),
+    "coco ids": (
+        "duplicate id",
+        lambda r: edit_json(
+            r / TRAIN_JSON, lambda d: d["annotations"][1].update(id=d["annotations"][0]["id"])
+        ),
+    ),
+    "coco class order": (
+        "class order",
+        lambda r: edit_json(r / TRAIN_JSON, lambda d: d["categories"].reverse()),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_violation_is_found(name: str, data: Path) -> None:
+    kind, spoil = BROKEN[name]
+    spoil(data)
+    report = check(data)
+    assert not report.ok
+    assert kind in report.counts, report.counts
+    assert str(data) in report.first[kind][0], "a violation names the file"
+
+
+def test_sound_data_has_none(smoke_data: Path) -> None:
+    report = check(smoke_data)
+    assert report.ok, report.first
+    assert sorted(report.formats.values()) == ["ade20k", "coco", "imagenet"]
+    assert report.pictures == len(list(smoke_data.rglob("*.jpg")))
+
+
+@pytest.mark.parametrize("name", ["cifar10-mini", "ade-mini", "coco-mini"])
+def test_real_pictures_have_none(name: str, shared_data: Path) -> None:
+    report = check(shared_data / name)
+    assert report.ok, report.first
+
+
+def test_report_shows_the_first_and_counts_the_rest(data: Path) -> None:
+    for path in (data / "ade20k/annotations/training").iterdir():
+        Image.fromarray(np.full((64, 64), 99, dtype=np.uint8)).save(path)
+    report = check(data / "ade20k", limit=2)
+    assert report.counts["label out of range"] == 8 and len(report.first["label out of range"]) == 2
+    text = io.StringIO()
+    print_report(report, Console(file=text, width=60))
+    assert "label out of range: 8" in text.getvalue() and "... and 6 more" in text.getvalue()
+    assert report.first["label out of range"][0] in text.getvalue()  # whole: a path is not broken over lines
+
+
+def test_unlabelled_picture_is_a_note(data: Path) -> None:
+    relabel(data, 0)
+    report = check(data / "ade20k")
+    assert report.ok and "1 annotations" in report.notes[0]
+
+
+def test_nothing_to_check(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        check(tmp_path / "gone")
+    with pytest.raises(UserError, match="known layouts"):
+        check(tmp_path)
+
+
+@pytest.mark.parametrize("role", ["imagenet", "ade20k", "coco", "captions"])
+def test_require_accepts_sound_data(role: str, smoke_data: Path) -> None:
+    require(role, smoke_data / role.replace("captions", "imagenet"))
+
+
+@pytest.mark.parametrize(
+    ("role", "folder", "spoil", "message"),
+    [
+        ("imagenet", "gone", None, "no such folder"),
+        ("imagenet", "coco", None, "looks like coco"),
+        ("coco", "ade20k", None, "looks like ade20k"),
+        ("imagenet", "imagenet", "imagenet/val", "val is missing"),
+        ("ade20k", "ade20k", "ade20k/annotations", "annotations.* is missing"),
+        ("coco", "coco", TRAIN_JSON, "holds no files like instances_train2017.json"),
+        ("captions", "imagenet", "imagenet/captions.json", "does not exist"),
+        ("imagnet", "imagenet", None, "Did you mean 'imagenet'"),
+    ],
+)
+def test_require_stops_before_a_run(
+    role: str, folder: str, spoil: str | None, message: str, data: Path
+) -> None:
+    if spoil is not None:
+        path = data / spoil
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=message):
+        require(role, data / folder)
+
+
+def test_require_finds_empty_folders_and_broken_json(data: Path) -> None:
+    truncate(data / TRAIN_JSON)
+    with pytest.raises(UserError, match="not JSON"):
+        require("coco", data / "coco")
+    for name in ("train", "val"):
+        (data / "empty" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no files"):
+        require("imagenet", data / "empty")

@@ -1,0 +1,142 @@
+"""Pictures as training sees them: labels, the labelled subset, captions, and pictures that cannot be read."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mimbench.data import image_folder
+from mimbench.data.augment import PretrainAugment, eval_transform
+from mimbench.data.captions import Tokenizer
+from mimbench.data.image_folder import (
+    CaptionedPictures,
+    CorruptPicture,
+    ImageFolder,
+    LabelledPictures,
+    PretrainPictures,
+)
+from mimbench.errors import UserError
+
+
+@pytest.fixture
+def root(smoke_data: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(smoke_data / "imagenet", tmp_path / "imagenet"))
+
+
+def spoil(root: Path) -> Path:
+    path = min(root.glob("train/dotted-disc/*.jpg"))
+    path.write_bytes(path.read_bytes()[:300])
+    return path
+
+
+def test_labels_follow_the_class_folders(root: Path) -> None:
+    folder = ImageFolder(root, "train")
+    assert len(folder) == 48 and folder.classes == sorted(path.name for path in (root / "train").iterdir())
+    assert all(path.parent.name == folder.classes[label] for path, label in folder.samples)
+
+
+def test_val_takes_its_labels_from_train(root: Path) -> None:
+    shutil.rmtree(root / "val" / "checked-cross")
+    folder = ImageFolder(root, "val")
+    assert len(folder) == 22
+    assert all(path.parent.name == folder.classes[label] for path, label in folder.samples)
+    assert folder.classes == ImageFolder(root, "train").classes
+
+
+def test_unknown_class_in_val(root: Path) -> None:
+    (root / "val" / "dotted-disk").mkdir()
+    with pytest.raises(UserError, match="Did you mean 'dotted-disc'"):
+        ImageFolder(root, "val")
+
+
+def test_subset(root: Path) -> None:
+    folder = ImageFolder(root, "train", subset_file="train_labelled.txt")
+    assert [folder.name(i) for i in range(len(folder))] == (root / "train_labelled.txt").read_text().split()
+    assert np.bincount([label for _, label in folder.samples]).tolist() == [2] * 12
+    (root / "train_labelled.txt").write_text("train/dotted-disc/0000.jpg\ntrain/dotted-disc/gone.jpg\n")
+    with pytest.raises(UserError, match=r"gone\.jpg"):
+        ImageFolder(root, "train", subset_file="train_labelled.txt")
+
+
+def test_missing_or_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        ImageFolder(tmp_path, "train")
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no pictures"):
+        ImageFolder(tmp_path, "train")
+
+
+def test_cache_holds_no_more_than_its_budget(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_folder, "CACHE_BYTES", 5 * 32 * 32 * 3)
+    folder = ImageFolder(root, "train")
+    before = [np.asarray(folder.load(index)) for index in range(len(folder))]
+    assert len(folder._cache) == 5
+    shutil.rmtree(root / "train" / "checked-cross")  # four pictures, all cached by now
+    for index in range(4):
+        assert np.array_equal(folder.load(index), before[index])
+
+
+def test_other_modes_become_rgb(root: Path) -> None:
+    for name, mode in (("grey.png", "L"), ("palette.png", "P"), ("alpha.png", "RGBA"), ("cmyk.jpg", "CMYK")):
+        Image.new(mode, (20, 10)).save(root / "train" / "dotted-disc" / name)
+    folder = ImageFolder(root, "train")
+    for index in range(len(folder)):
+        assert folder.load(index).mode == "RGB"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_corrupt_picture_is_named(root: Path, num_workers: int) -> None:
+    path = spoil(root)
+    pictures = PretrainPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
+    with pytest.raises(CorruptPicture, match="--skip-corrupt") as caught:
+        list(DataLoader(pictures, batch_size=48, num_workers=num_workers))  # type: ignore[arg-type]
+    assert caught.value.value == str(path)
+
+
+def test_skip_corrupt_leaves_it_out_and_says_so(root: Path) -> None:
+    path = spoil(root)
+    folder = ImageFolder(root, "train", skip_corrupt=True)
+    assert folder.skipped == [path.relative_to(root).as_posix()]
+    assert len(folder) == 47 and path not in dict(folder.samples)
+    assert ImageFolder(root, "val", skip_corrupt=True).skipped == []
+
+
+def test_captioned_pictures(root: Path) -> None:
+    pictures = CaptionedPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
+    images, tokens = next(iter(DataLoader(pictures, batch_size=4)))  # type: ignore[arg-type]
+    assert images.shape == (4, 3, 32, 32) and images.dtype == torch.uint8
+    assert tokens.shape == (4, 24) and tokens.dtype == torch.int64
+    assert (tokens == pictures.tokenizer.eos).sum(1).tolist() == [1] * 4
+    assert pictures.tokenizer.decode(tokens[0].tolist()) == pictures.captions[0].replace(",", "")
+
+
+def test_captions_are_needed(root: Path) -> None:
+    (root / "captions.json").write_text("{}")
+    with pytest.raises(UserError, match="without caption"):
+        CaptionedPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
+    (root / "captions.json").unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        CaptionedPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
+
+
+def test_labelled_pictures(root: Path) -> None:
+    pictures = LabelledPictures(ImageFolder(root, "val"), eval_transform(32))
+    images, labels = next(iter(DataLoader(pictures, batch_size=24)))  # type: ignore[arg-type]
+    assert images.shape == (24, 3, 32, 32) and images.dtype == torch.float32
+    assert labels.tolist() == [label for label in range(12) for _ in range(2)]
+
+
+def test_tokenizer() -> None:
+    tokenizer = Tokenizer.build(["A red disc, left", "a blue disc"], length=5)
+    assert tokenizer.words == ("<pad>", "<eos>", "<unknown>", "a", "blue", "disc", "left", "red")
+    assert tokenizer == Tokenizer.build(["a blue disc", "A red disc, left"], length=5)
+    assert tokenizer.encode("a red disc") == [3, 7, 5, 1, 0]
+    assert tokenizer.encode("a green disc") == [3, 2, 5, 1, 0]
+    assert tokenizer.encode("a red disc a red disc") == [3, 7, 5, 3, 1]  # cut, and still ended
+    assert Tokenizer.from_dict(tokenizer.as_dict()) == tokenizer

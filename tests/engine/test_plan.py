@@ -1,0 +1,259 @@
+"""The graph behind a table: every run once, parents first, and what cannot run says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mimbench.catalog import Catalog
+from mimbench.errors import UserError
+from mimbench.plan import Data, Plan, Planner, Request, parse_paths, parse_setting, show
+from mimbench.store import RunStore
+
+
+@dataclass(frozen=True)
+class Row:
+    id: str
+    method: str | None
+    set: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.id.upper()
+
+
+@dataclass(frozen=True)
+class Column:
+    task: str
+    metric: str = "score"
+
+
+COLUMNS = [Column("echo"), Column("scenes"), Column("echo", "other")]
+
+
+@pytest.fixture
+def build(world: Path, data: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch):
+    def plan(rows: list[Row], columns: list[Column] = COLUMNS, **request: Any) -> Plan:
+        asked = Request(**{"scale": "smoke", **request})
+        return Planner(Catalog(None), store, Data(asked, lambda: data), asked).table(rows, columns, "tables/x.toml")
+
+    return plan
+
+
+def by_stage(plan: Plan, stage: str) -> list:
+    return [node for node in plan.nodes.values() if node.spec.stage == stage]
+
+
+def test_every_run_is_planned_once_and_parents_first(build) -> None:
+    rows = [Row("a", "plain"), Row("b", "taught"), Row("same-as-a", "plain"), Row("quoted", None)]
+    plan = build(rows, seeds=2)
+    assert len(by_stage(plan, "teacher")) == 1
+    assert len(by_stage(plan, "pretrain")) == 4  # two methods, two seeds
+    assert len(by_stage(plan, "downstream")) == 8  # and two tasks
+    keys = list(plan.nodes)
+    for key, node in plan.nodes.items():
+        assert all(keys.index(parent) < keys.index(key) for parent in node.spec.parents.values())
+    assert plan.cells["a", 0] == plan.cells["a", 2] == plan.cells["same-as-a", 0]
+    assert sorted(plan.cells["a", 1]) == [0, 1] and ("quoted", 0) not in plan.cells
+    assert plan.targets == {key for seeds in plan.cells.values() for key in seeds.values()}
+
+
+def test_seeds_pair_pretraining_with_fine_tuning_and_share_the_teacher(build) -> None:
+    plan = build([Row("b", "taught")], [Column("echo")], seeds=3)
+    for seed, key in plan.cells["b", 0].items():
+        node = plan.nodes[key]
+        encoder = plan.nodes[node.spec.parents["encoder"]]
+        teacher = plan.nodes[encoder.spec.parents["teacher"]]
+        assert (node.spec.seed, encoder.spec.seed, teacher.spec.seed) == (seed, seed, 0)
+
+
+def test_more_seeds_keep_the_keys_of_the_first(build) -> None:
+    one, three = build([Row("a", "plain")], seeds=1), build([Row("a", "plain")], seeds=3)
+    assert one.nodes.keys() <= three.nodes.keys()
+
+
+def test_overrides_reach_the_run_that_they_name(build) -> None:
+    row = Row("a", "plain", {"mask_ratio": 0.25, "echo.steps": 7})
+    changes = {"scenes.steps": 9, "epochs": 5, "wise.t": 0.125}
+    plan = build([row, Row("b", "taught")], changes=changes)
+    recipes = {node.label: node.spec.recipe for node in plan.nodes.values()}
+    assert recipes["A"]["mask_ratio"] == 0.25 and recipes["A"]["epochs"] == recipes["B"]["epochs"] == 5.0
+    assert recipes["A · echo"]["steps"] == 7 and recipes["B · echo"]["steps"] == 3
+    assert recipes["A · scenes"]["steps"] == recipes["B · scenes"]["steps"] == 9
+    assert recipes["wise"]["t"] == 0.125 and recipes["wise"]["epochs"] == 2.0
+
+
+def test_a_bare_setting_goes_to_the_methods_that_have_the_field(build) -> None:
+    plan = build([Row("a", "plain"), Row("b", "taught")], changes={"tau": 0.75})
+    assert [n.spec.recipe.get("tau") for n in by_stage(plan, "pretrain")] == [None, 0.75]
+
+
+def test_the_methods_own_transfer_reaches_its_fine_tuning_only(build) -> None:
+    plan = build([Row("a", "plain"), Row("b", "taught")], [Column("echo")])
+    decay = {node.label: node.spec.recipe["layer_decay"] for node in by_stage(plan, "downstream")}
+    assert decay == {"A · echo": 1.0, "B · echo": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"mask_ratoi": 0.1}, "Did you mean 'mask_ratio'"), ({"echo.step": 1}, "steps"), ({"ecco.steps": 1}, "echo")],
+)
+def test_a_setting_that_no_run_has_is_refused(build, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build([Row("a", "plain")], changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [(Row("a", "plane"), Column("echo")), (Row("a", "plain"), Column("eco")), (Row("a", "plain"), Column("echo", "s"))],
+)
+def test_unknown_method_task_or_metric_is_refused(build, row: Row, column: Column) -> None:
+    with pytest.raises(UserError):
+        build([row], [column])
+
+
+def test_unknown_size_is_refused_when_planning(build) -> None:
+    with pytest.raises(UserError, match="vit_base"):
+        build([Row("a", "plain", {"arch": "vit_bass"})])
+
+
+def test_estimates_count_labelled_pictures_for_tasks_only(build) -> None:
+    plan = build([Row("a", "plain"), Row("n", "none-at-all")], [Column("echo")])
+    nodes = {node.label: node for node in plan.nodes.values()}
+    assert nodes["A"].images == 2 * 6 and nodes["A"].flops == 1200.0
+    assert nodes["N"].images == 0 and nodes["A · echo"].images == 12
+
+
+# -- data and weights ----------------------------------------------------------------------------------------------
+
+
+def test_paper_scale_without_data_or_weights_is_not_runnable_and_says_what_to_give(build) -> None:
+    plan = build([Row("b", "taught")], [Column("echo")], scale="paper")
+    assert not plan.nodes and "--data imagenet=PATH" in plan.blocked["b", 0]
+
+
+@pytest.fixture
+def given(data: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    monkeypatch.setattr("mimbench.data.check.require", lambda role, path: None)  # has tests of its own
+    return {"imagenet": data / "imagenet"}
+
+
+def test_weights_replace_the_teachers_training(build, given: dict[str, Path], tmp_path: Path) -> None:
+    rows = [Row("a", "plain"), Row("b", "taught")]
+    without = build(rows, [Column("echo"), Column("scenes")], scale="paper", data=given)
+    assert set(without.cells) == {("a", 0)}
+    assert "--weights wise=PATH" in without.blocked["b", 0] and "ade20k" in without.blocked["a", 1]
+    file = tmp_path / "wise.pt"
+    file.write_bytes(b"1")
+    plan = build(rows, [Column("echo")], scale="paper", data=given, weights={"wise": file})
+    (teacher,) = by_stage(plan, "teacher")
+    assert teacher.inputs.weights == {"wise": str(file)} and not teacher.inputs.data
+    file.write_bytes(b"2")
+    again = build(rows, [Column("echo")], scale="paper", data=given, weights={"wise": file})
+    assert by_stage(again, "teacher")[0].key != teacher.key
+
+
+def test_weights_that_nothing_loads_are_refused(build, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--weights"):
+        build([Row("a", "plain")], weights={"wise": tmp_path})
+
+
+def test_captions_come_with_imagenet_or_from_the_toy_data(data: Path, given: dict[str, Path]) -> None:
+    elsewhere = data.parent / "toy"
+    request = Request(scale="small", data=given)
+    assert Data(request, lambda: elsewhere).path("captions") == elsewhere / "imagenet"
+    (data / "imagenet" / "captions.json").write_text("{}")
+    assert Data(request, lambda: elsewhere).path("captions") == data / "imagenet"
+
+
+def test_other_data_is_another_run_and_a_moved_folder_is_not(
+    build, given: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    first = build([Row("a", "plain")], [Column("echo")], data=given)
+    (data / "imagenet").rename(tmp_path / "moved")
+    moved = build([Row("a", "plain")], [Column("echo")], data={"imagenet": tmp_path / "moved"})
+    assert moved.nodes.keys() == first.nodes.keys()
+    (tmp_path / "moved" / "train" / "a" / "new.jpg").write_bytes(b"x")
+    other = build([Row("a", "plain")], [Column("echo")], data={"imagenet": tmp_path / "moved"})
+    assert not other.nodes.keys() & first.nodes.keys()
+
+
+@pytest.mark.parametrize("role", ["imagenett", ""])
+def test_an_unknown_role_is_refused(role: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="imagenet"):
+        Data(Request(data={role: tmp_path}), lambda: tmp_path)
+
+
+# -- what is to do -------------------------------------------------------------------------------------------------
+
+
+def finish(plan: Plan, store: RunStore, *labels: str) -> None:
+    for node in plan.nodes.values():
+        if node.label in labels:
+            store.create(node.spec, node.inputs).finish({"score": 1.0})
+
+
+def labels(plan: Plan, **rest: bool) -> list[str]:
+    return [node.label for node in plan.todo(**rest)]
+
+
+def test_done_runs_are_not_to_do_and_unneeded_parents_neither(build, store: RunStore) -> None:
+    rows = [Row("b", "taught")]
+    assert labels(build(rows)) == ["wise", "B", "B · echo", "B · scenes"]
+    finish(build(rows), store, "wise", "B", "B · echo", "B · scenes")
+    assert labels(build(rows)) == []
+    for node in build(rows).nodes.values():
+        if node.label in ("wise", "B", "B · scenes"):
+            store.remove(store.folder(node.key))
+    assert labels(build(rows)) == ["wise", "B", "B · scenes"]
+    finish(build(rows), store, "B · scenes")
+    assert labels(build(rows)) == []  # nothing needs the encoder any more
+
+
+def test_stale_runs_are_to_do_only_when_asked(build, store: RunStore, world: Path) -> None:
+    from tests.engine.conftest import forget
+
+    rows = [Row("a", "plain"), Row("b", "taught")]
+    finish(build(rows), store, "wise", "A", "B", "A · echo", "B · echo", "A · scenes", "B · scenes")
+    file = world / "pretrain/methods/taught.py"
+    file.write_text(file.read_text().replace("100.0", "200.0"))
+    forget()
+    assert labels(build(rows)) == []
+    assert labels(build(rows), rerun_stale=True) == ["B", "B · echo", "B · scenes"]
+
+
+def test_show_says_what_is_cached_and_what_sharing_saves(build, store: RunStore) -> None:
+    rows = [Row("a", "plain"), Row("b", "plain", {"echo.steps": 9})]
+    finish(build(rows), store, "A")
+    console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))
+    show(build(rows), console)
+    text = console.export_text()
+    assert "cached" in text and "encoder #1" in text and "to do: 3 of 4 runs" in text and "saves" in text
+
+
+# -- the command line's words --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("a=0.5", 0.5), ("a=1e-3", 1e-3), ("a=true", True), ("a=null", None), ("a=[1, 2]", [1, 2]), ("a=x=y", "x=y")],
+)
+def test_settings_are_json_or_text(text: str, value: object) -> None:
+    assert parse_setting(text) == ("a", value)
+
+
+@pytest.mark.parametrize("text", ["a", "=1"])
+def test_a_setting_without_field_or_value_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="field=value"):
+        parse_setting(text)
+
+
+def test_paths_must_be_there(tmp_path: Path) -> None:
+    assert parse_paths("--data", [f"coco={tmp_path}"]) == {"coco": tmp_path}
+    for text in ("coco", "coco=", f"coco={tmp_path}/none"):
+        with pytest.raises(UserError, match="--data"):
+            parse_paths("--data", [text])

@@ -1,0 +1,344 @@
+"""DTM's faithfulness, point by point; the golden numbers of the official code are in tests/golden/test_dtm.py."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mimbench.arch import ViTConfig
+from mimbench.encoder import load_encoder, save_encoder
+from mimbench.train.schedule import warmup_cosine
+from mimbench.vit import ViT
+from pretrain.clip import ClipVisual
+from pretrain.feature_student import token_distance
+from pretrain.masking import block_masks
+from pretrain.methods.dtm import DTM, METHOD, Branch, branch_of, draw_schedule, match, morph
+
+CODE = {"split": "alternate", "merge": "group_mean", "protect_first": True}
+PAPER = {"split": "random", "merge": "row_normalised", "protect_first": False}
+BRANCHES = [Branch(0, 3), Branch(1, 1), Branch(5, 1), Branch(24, 2), Branch(7, 7), Branch(10, 14), Branch(49, 1)]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    """Target tokens `[2, 49, 8]`."""
+    return torch.randn(2, 49, 8)
+
+
+@pytest.fixture
+def method() -> DTM:
+    recipe = METHOD.recipes()["smoke"]
+    teacher = ClipVisual(
+        img_size=32, patch_size=8, width=32, depth=1, num_heads=1, output_dim=recipe.target_dim
+    )
+    return DTM(recipe, teacher.eval().requires_grad_(False)).train()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 32, 32)
+
+
+def membership(group: Tensor, num_groups: int) -> Tensor:
+    """S `[B, G, N]`: 1 where token n belongs to group g."""
+    return F.one_hot(group, num_groups).transpose(1, 2).float()
+
+
+@pytest.mark.parametrize("branch", [0, 1])
+def test_f01_without_merging_either_branch_is_smooth_l1_on_all_patch_tokens(
+    method: DTM, branch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    u, v = torch.randn(2, 4, 16, 64) * 3  # differences beyond beta, too
+    branches = [Branch(3, 2), Branch(3, 2)]
+    branches[branch] = Branch(0, 5)
+    monkeypatch.setattr(method, "draw_branches", lambda: branches[branch : branch + 1])
+    d = (u - v).abs()
+    by_hand = torch.where(d < 2, d**2 / 4, d - 1).mean()
+    torch.testing.assert_close(method.forward_loss(u, v), by_hand, rtol=1e-5, atol=0)
+    torch.testing.assert_close(by_hand, F.smooth_l1_loss(u, v, beta=2.0))
+
+
+@pytest.mark.parametrize("rules", [CODE, PAPER], ids=["code", "paper"])
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_f02_every_token_is_in_exactly_one_group(tokens: Tensor, branch: Branch, rules: dict) -> None:
+    morphing = morph(tokens, branch, **rules)
+    s = membership(morphing.group, morphing.num_groups)
+    assert torch.equal(s.sum(dim=1), torch.ones(2, 49))
+    assert s.sum(dim=2).min() >= 1, "a group has no token"
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_f03_averaging_operator_is_a_projection(tokens: Tensor, branch: Branch) -> None:
+    morphing = morph(tokens, branch, **CODE)
+    p = morphing(torch.eye(49).expand(2, -1, -1))  # [B, N, N]
+    s = membership(morphing.group, morphing.num_groups)
+    torch.testing.assert_close(p, s.mT @ torch.diag_embed(1 / s.sum(dim=2)) @ s, rtol=0, atol=2e-6)
+    torch.testing.assert_close(p, p.mT, rtol=0, atol=1e-6)
+    torch.testing.assert_close(p @ p, p, rtol=0, atol=2e-6)
+    torch.testing.assert_close(p.sum(dim=2), torch.ones(2, 49), rtol=0, atol=2e-6)
+
+
+def test_f04_groups_come_from_the_target_alone(method: DTM, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pretrain.methods import dtm
+
+    seen: list[Tensor] = []
+
+    def spy(target: Tensor, *args: object, **kwargs: object) -> object:
+        seen.append(target.clone())
+        assert not torch.is_grad_enabled() or not target.requires_grad
+        return morph(target, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dtm, "morph", spy)
+    target = torch.randn(2, 16, 64)
+    for _ in range(2):
+        method.forward_loss(torch.randn(2, 16, 64, requires_grad=True), target)
+    assert len(seen) == 4
+    assert all(torch.equal(x, target) for x in seen)
+
+
+def test_f05_same_groups_for_predictions_and_targets(tokens: Tensor) -> None:
+    morphing = morph(tokens, Branch(7, 7), **CODE)
+    pred = torch.randn_like(tokens)
+
+    def loss(x: Tensor) -> Tensor:
+        return token_distance(morphing(x), morphing(tokens), "smoothl1")
+
+    group = morphing.group[0]
+    biggest = (group == group.bincount().argmax()).nonzero().flatten()
+    other = (group != group.bincount().argmax()).nonzero().flatten()[0]
+    assert len(biggest) > 2
+    inside, across = pred.clone(), pred.clone()
+    inside[0, biggest] = pred[0, biggest.roll(1)]
+    across[0, [biggest[0], other]] = pred[0, [other, biggest[0]]]
+    torch.testing.assert_close(loss(inside), loss(pred), rtol=1e-6, atol=0)
+    assert abs(loss(across) - loss(pred)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "branch", "groups"),
+    [
+        (196, (14, 14), 8),
+        (196, (97, 1), 99),
+        (196, (196, 1), 99),
+        (196, (98, 2), 50),
+        (196, (7, 14), 98),
+        (196, (1, 14), 182),
+        (49, (10, 3), 19),
+        (49, (10, 14), 2),
+    ],
+)
+@pytest.mark.parametrize("rules", [CODE, PAPER], ids=["code", "paper"])
+def test_f06_number_of_groups(num_tokens: int, branch: tuple[int, int], groups: int, rules: dict) -> None:
+    t = num_tokens
+    for _ in range(branch[1]):
+        t -= min(branch[0], (t - 1) // 2)
+    assert t == groups
+    assert morph(torch.randn(1, num_tokens, 8), Branch(*branch), **rules).num_groups == groups
+
+
+@pytest.mark.parametrize("split", ["alternate", "random"])
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_f07_first_patch_stays_alone_where_protected(tokens: Tensor, branch: Branch, split: str) -> None:
+    tokens[:, 1:5] = tokens[:, :1] * 1.001  # the most similar ones of all
+    group = morph(tokens, branch, **{**CODE, "split": split}).group
+    assert ((group == group[:, :1]).sum(dim=1) == 1).all()
+
+
+def test_f07_first_patch_merges_where_not_protected(tokens: Tensor) -> None:
+    tokens[:, 1] = tokens[:, 0] * 1.001  # the most similar pair of all
+    group = morph(tokens, Branch(1, 1), **{**CODE, "protect_first": False}).group
+    assert torch.equal(group[:, 0], group[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("merge", "shares"), [("group_mean", (1 / 3, 1 / 3, 1 / 3)), ("row_normalised", (1 / 4, 1 / 4, 1 / 2))]
+)
+def test_f08_mean_of_members_or_mean_of_means(merge: str, shares: tuple[float, float, float]) -> None:
+    angles = torch.tensor([0.0, 0.1, 2.0, 0.6])  # token 0 joins 1 first, then 3 joins them; 2 stays alone
+    x = torch.stack([angles.cos(), angles.sin()], dim=1)[None] * torch.tensor([1.0, 2.0, 1.0, 3.0])[:, None]
+    morphing = morph(x, Branch(1, 2), split="alternate", merge=merge, protect_first=False)
+    group = morphing.group[0]
+    assert morphing.num_groups == 2 and group[0] == group[1] == group[3] != group[2]
+    expected = shares[0] * x[0, 0] + shares[1] * x[0, 1] + shares[2] * x[0, 3]
+    torch.testing.assert_close(morphing(x)[0, 0], expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("rules", [CODE, {**CODE, "merge": "row_normalised"}], ids=["mean", "means"])
+def test_f08_equals_the_product_of_matrices(tokens: Tensor, rules: dict) -> None:
+    """M is the product of the rounds' matrices: 0/1 ones with the members' mean at the end, or row-normalised."""
+    row_normalised = rules["merge"] == "row_normalised"
+    x, m, s = tokens.double(), torch.eye(49).double().expand(2, -1, -1), torch.eye(49).double()
+    for _ in range(4):
+        position, count = match(x.float(), 8, split="alternate", protect_first=True)
+        step = membership(position, count).double()  # [B, t', t]
+        s = step @ s
+        m = step / step.sum(dim=2, keepdim=True) @ m if row_normalised else s / s.sum(dim=2, keepdim=True)
+        x = m @ tokens.double()
+    morphing = morph(tokens, Branch(8, 4), **rules)
+    torch.testing.assert_close(morphing(tokens).double(), s.mT @ x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss_type", ["smoothl1", "negcosine"])
+def test_f09_groups_weigh_by_their_size(loss_type: str) -> None:
+    u, v = torch.randn(2, 1, 196, 8) * 3
+    morphing = morph(v, Branch(14, 9), **CODE)
+    s = membership(morphing.group, morphing.num_groups)[0]  # [G, N]
+    size = s.sum(dim=1)
+    u_group, v_group = (s @ x[0] / size[:, None] for x in (u, v))
+    if loss_type == "smoothl1":
+        per_group = F.smooth_l1_loss(u_group, v_group, beta=2.0, reduction="none").mean(dim=1)
+        expected = (size / 196 * per_group).sum()
+    else:
+        expected = 1 - (size / 196 * F.cosine_similarity(u_group, v_group, dim=1)).sum()
+    assert size.max() > 2
+    found = token_distance(morphing(u), morphing(v), loss_type)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_f10_visible_and_masked_predictions_both_count(method: DTM, images: Tensor) -> None:
+    mask = method.student.draw_masks(images)
+    pred = method.student(images, mask).detach().requires_grad_()
+    method.forward_loss(pred, torch.randn(4, 16, 64)).backward()
+    touched = pred.grad.abs().sum(dim=2)
+    assert (touched[mask == 1] > 0).all() and (touched[mask == 0] > 0).all()
+
+
+def test_f10_mask_is_absent_from_the_loss(
+    method: DTM, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pred = torch.randn(4, 16, 64)
+    monkeypatch.setattr(method.student, "forward", lambda images, mask: pred)
+    losses = []
+    for mask in (torch.zeros(4, 16), torch.ones(4, 16)):
+        monkeypatch.setattr(method.student, "draw_masks", lambda images, mask=mask: mask)
+        random.seed(1)
+        losses.append(method(images, 0.0)["loss"])
+    assert torch.equal(*losses)
+
+
+def test_f11_teacher_is_frozen_and_every_new_part_learns(method: DTM, images: Tensor) -> None:
+    before = {name: tensor.clone() for name, tensor in method.teacher.state_dict().items()}
+    method.train()
+    assert not method.teacher.training and method.student.training
+    method(images, 0.0)["loss"].backward()
+    assert all(p.grad is None and not p.requires_grad for p in method.teacher.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in method.teacher.state_dict().items())
+    encoder = method.encoder
+    learning = [
+        method.student.mask_token,
+        method.student.head.weight,
+        encoder.rel_pos_bias.table,
+        *(block.attn.rel_pos_bias.table for block in encoder.blocks),
+    ]
+    assert all(p.grad.abs().max() > 0 for p in learning)
+
+
+def test_f12_class_token_gets_no_gradient_from_the_head(method: DTM, images: Tensor) -> None:
+    normed: list[Tensor] = []
+
+    def keep(module: object, args: object, output: Tensor) -> None:
+        output.retain_grad()
+        normed.append(output)
+
+    method.encoder.norm.register_forward_hook(keep)
+    method(images, 0.0)["loss"].backward()
+    assert normed[0].grad[:, 0].abs().max() == 0
+    assert normed[0].grad[:, 1:].abs().sum(dim=2).min() > 0
+    assert method.encoder.cls_token.grad.abs().max() > 0  # through attention
+
+
+def test_f13_exactly_75_masked_with_the_block_fingerprint() -> None:
+    masks = block_masks(3000, 14, 75, 16, torch.device("cpu"))
+    assert (masks.sum(dim=1) == 75).all()
+    frequency = masks.mean(dim=0).reshape(14, 14)
+    corners = frequency[[0, 0, -1, -1], [0, -1, 0, -1]]
+    edge_middles = frequency[[0, -1, 6, 7], [6, 7, 0, -1]]
+    assert frequency[6:8, 6:8].mean() == pytest.approx(0.73, abs=0.03)
+    assert edge_middles.mean() == pytest.approx(0.19, abs=0.025)
+    assert corners.mean() == pytest.approx(0.04, abs=0.01)
+
+
+def test_f14_schedule_is_drawn_from_pythons_generator_in_order() -> None:
+    random.seed(5)
+    m = random.randint(0, 196), random.randint(0, 196)
+    k = random.randint(1, 14), random.randint(1, 14)
+    random.seed(5)
+    assert draw_schedule((196, 196), (14, 14), 2) == [branch_of(m[i], k[i], 196) for i in range(2)]
+    after = random.random()
+    random.seed(5)
+    assert draw_schedule((196, 196), (14, 14), 1) == [branch_of(m[0], k[0], 196)]
+    assert random.random() == after, "all four numbers are drawn, also for one branch"
+
+
+def test_f14_rounds_and_removed_tokens_stay_in_range() -> None:
+    for m in range(197):
+        for k in range(1, 15):
+            r, rounds = branch_of(m, k, 196)
+            assert rounds == k
+            assert r == math.ceil(m / k) if math.ceil(m / k) * k <= 196 else r == m // k
+            assert r * k <= 196 and (r > 0 or m == 0)
+    draws = [draw_schedule((196, 196), (14, 14), 2) for _ in range(2000)]
+    groups = torch.tensor([_count(branch) for pair in draws for branch in pair]).float()
+    assert groups.mean() == pytest.approx(98.5, abs=3)
+    assert groups.min() >= 8 and groups.max() <= 196
+    assert groups.quantile(0.05) == pytest.approx(15, abs=3)
+    assert groups.quantile(0.95) == pytest.approx(184, abs=3)
+    rounds = {branch.num_rounds for pair in draws for branch in pair}
+    assert rounds == set(range(1, 15))
+
+
+def _count(branch: Branch) -> int:
+    t = 196
+    for _ in range(branch.num_rounds):
+        t -= min(branch.num_merged, (t - 1) // 2)
+    return t
+
+
+def test_f15_learning_rate_of_the_papers_recipe() -> None:
+    recipe = METHOD.recipes()["paper"]
+    assert recipe.global_batch_size == 1024
+    assert recipe.peak_lr == pytest.approx(1.5e-3 * math.sqrt(1024 / 2048)) == pytest.approx(1.06066e-3, rel=1e-5)
+    epoch = 1_281_167 // 1024
+    total, warmup = 300 * epoch, 10 * epoch
+    lr = [
+        warmup_cosine(step, peak=recipe.peak_lr, total=total, warmup=warmup, final=recipe.min_lr)
+        for step in (0, warmup - 1, warmup, (total + warmup) // 2, total - 1)
+    ]
+    middle = 1e-5 + (recipe.peak_lr - 1e-5) / 2
+    assert lr == pytest.approx([0, recipe.peak_lr, recipe.peak_lr, middle, 1e-5], rel=1e-5)
+
+
+def test_f16_fine_tuning_adds_the_shared_table_to_every_block(tmp_path: Path) -> None:
+    config = ViTConfig.named(
+        "vit_smoke",
+        img_size=32,
+        patch_size=8,
+        pos_embed="none",
+        rel_pos="block+shared",
+        layer_scale_init=0.1,
+        key_bias=False,
+    )
+    vit = ViT(config).eval()
+    for parameter in vit.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_encoder(vit, tmp_path / "e.safetensors", method="dtm")
+    loaded, report = load_encoder(tmp_path / "e.safetensors")
+    assert loaded.config.rel_pos == "block" and loaded.rel_pos_bias is None
+    assert report.folded == [f"blocks.{i}.attn.rel_pos_bias.table" for i in range(config.depth)]
+    for old, new in zip(vit.blocks, loaded.blocks, strict=True):
+        expected = old.attn.rel_pos_bias.table + vit.rel_pos_bias.table
+        assert torch.equal(new.attn.rel_pos_bias.table, expected)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded.eval()(images), vit(images), rtol=0, atol=1e-5)

@@ -1,0 +1,214 @@
+import math
+
+import pytest
+
+from mimbench.table.cell import Outcome, aggregate
+from mimbench.table.reported import Reported
+from mimbench.table.spec import parse
+
+
+def reference(row: str, metric: str) -> dict[str, str]:
+    return {"paper": "P", "table_id": "T", "row": row, "dataset": "d", "metric": metric}
+
+
+def line(row: str, metric: str, value: str) -> Reported:
+    return Reported("P", "T", "", row, "", "300", "", "d", metric, value, "paper-text", "paper-text(p)")
+
+
+LINES = [
+    line("base", "top1", "80.0"),
+    line("good", "top1", "82.0"),
+    line("only", "top1", "83.0"),
+    line("good", "miou", "40.0"),
+    line("gain", "top1_delta", "0.5"),
+]
+SPEC = parse(
+    {
+        "paper": "P",
+        "name": "main",
+        "title": "T",
+        "section": "S",
+        "baseline": "base",
+        "columns": [
+            {"task": "classification", "metric": "top1", "title": "Top-1"},
+            {"task": "segmentation", "metric": "miou", "title": "mIoU"},
+        ],
+        "rows": [
+            {
+                "id": "base",
+                "label": "Base",
+                "method": "scratch",
+                "reported": {"top1": reference("base", "top1")},
+            },
+            {
+                "id": "good",
+                "label": "Good",
+                "method": "mae",
+                "reported": {"top1": reference("good", "top1"), "miou": reference("good", "miou")},
+            },
+            {"id": "only", "label": "Only", "reported": {"top1": reference("only", "top1")}},
+            {"id": "new", "label": "New", "method": "dtm", "baseline": "good"},
+        ],
+        "claims": [
+            {
+                "label": "new helps",
+                "row": "new",
+                "against": "good",
+                "column": "top1",
+                "reported_delta": reference("gain", "top1_delta"),
+            }
+        ],
+    },
+    where="t",
+    name="main",
+)
+
+
+def ok(*values: float) -> dict[int, Outcome]:
+    return {seed: Outcome("ok", value, run=f"run-{seed}") for seed, value in enumerate(values)}
+
+
+def table(scale="toy", **changes):
+    outcomes = {
+        ("base", 0): ok(30.0, 31.0, 29.5),
+        ("base", 1): ok(10.0, 11.0, 10.5),
+        ("good", 0): ok(35.0, 36.1, 34.4),
+        ("good", 1): ok(12.0, 13.0, 12.4),
+        ("new", 0): ok(37.0, 38.0, 36.5),
+        ("new", 1): ok(13.0, 14.0, 13.4),
+    }
+    for name, value in changes.items():
+        row, index = name.rsplit("_", 1)
+        outcomes[row, int(index)] = value
+    return aggregate(SPEC, outcomes, LINES, scale, {"new": True})
+
+
+def cell(result, row, index):
+    return result.row(row).cells[index]
+
+
+def word(item):
+    return item.verdict and item.verdict.word
+
+
+def test_a_cell():
+    good = cell(table(), "good", 0)
+    assert (good.status, good.n, good.values) == ("ok", 3, {0: 35.0, 1: 36.1, 2: 34.4})
+    assert good.mean == pytest.approx(35.1666667)
+    assert good.std == pytest.approx(0.8621678)
+    assert good.delta.values == pytest.approx((5.0, 5.1, 4.9))
+    assert good.reported_delta == pytest.approx(2.0)
+    assert good.runs == {0: "run-0", 1: "run-1", 2: "run-2"}
+    assert word(good) == "same direction"
+
+
+def test_what_has_nothing_to_compare_with_has_no_verdict():
+    result = table()
+    assert word(cell(result, "base", 0)) is None  # the baseline itself
+    assert word(cell(result, "good", 1)) is None  # the paper reports no baseline here
+    assert word(cell(result, "new", 0)) is None  # nothing reported
+    assert word(cell(result, "only", 0)) is None  # reported only
+    assert cell(result, "only", 0).status == cell(result, "only", 1).status == "reported_only"
+
+
+def test_paper_scale_compares_the_value_also_of_the_baseline():
+    result = table("paper", base_0=ok(80.05, 79.95, 80.0), good_0=ok(82.0, 82.0))
+    assert word(cell(result, "base", 0)) == "reproduced"
+    assert word(cell(result, "good", 0)) == "not run"  # the table's third seed is missing here
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((82.0, 82.1, 82.05), "reproduced"),
+        ((82.5, 81.2, 81.5), "within noise"),
+        ((81.0, 81.1, 81.0), "below"),
+    ],
+)
+def test_paper_scale(values, expected):
+    result = table("paper", good_0=ok(*values))
+    assert word(cell(result, "good", 0)) == expected
+    assert result.comparable and not table().comparable
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "expected"),
+    [
+        (Outcome("missing"), "missing", "not run (2 of 3 seeds)"),
+        (Outcome("running"), "running", "not run (seed 2 running)"),
+        (Outcome("failed", note="NaN"), "failed", "not run (seed 2 failed: NaN)"),
+        (Outcome("not_runnable", note="no GPU"), "not_runnable", "not runnable (no GPU)"),
+    ],
+)
+@pytest.mark.parametrize("scale", ["toy", "paper"])
+def test_an_incomplete_cell_keeps_its_values_but_gets_no_comparison(outcome, status, expected, scale):
+    result = table(scale, good_0={**ok(35.0, 36.0), 2: outcome})
+    good = cell(result, "good", 0)
+    assert (good.status, good.n, str(good.verdict)) == (status, 2, expected)
+    assert not good.complete
+
+
+def test_nothing_ran():
+    result = aggregate(SPEC, {}, LINES, "toy", {})
+    assert result.seeds == ()
+    assert [word(cell(result, row, 0)) for row in ("base", "good", "new")] == ["not run"] * 3
+    assert word(result.claims[0]) == "not run"
+    assert result.average is None
+
+
+def test_stale_is_marked_and_still_compared():
+    stale = {seed: Outcome("stale", item.value) for seed, item in ok(35.0, 36.1, 34.4).items()}
+    good = cell(table(good_0=stale), "good", 0)
+    assert (good.status, good.stale, word(good)) == ("stale", True, "same direction")
+
+
+def test_an_incomplete_baseline_decides_nothing():
+    result = table(base_0={**ok(30.0, 31.0), 2: Outcome("failed")})
+    assert word(cell(result, "good", 0)) == "inconclusive"
+    assert cell(result, "good", 0).delta.n == 2
+
+
+def test_a_row_with_a_missing_cell_has_no_average():
+    assert table().row("good").average == pytest.approx((35.1666667 + 12.4666667) / 2)
+    partial = table(good_1={**ok(12.0, 13.0), 2: Outcome("failed")})
+    assert partial.row("good").average is None
+    assert partial.row("base").average is not None
+    assert partial.average is None
+    assert table().average is not None  # rows that are only reported do not count
+    assert table().row("only").average is None
+
+
+def test_row_baseline_and_reconstruction():
+    new = cell(table(), "new", 0)
+    assert new.against == "good"
+    assert new.delta.values == pytest.approx((2.0, 1.9, 2.1))
+    assert new.reconstruction and not cell(table(), "good", 0).reconstruction
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((37.0, 38.0, 36.5), "same direction"),
+        ((33.0, 34.0, 32.5), "opposite direction"),
+        ((37.0, 34.0, 36.5), "inconclusive"),
+    ],
+)
+def test_claim(values, expected):
+    claim = table(new_0=ok(*values)).claims[0]
+    assert (word(claim), claim.reported.text) == (expected, "0.5")
+
+
+def test_claim_at_paper_scale_compares_the_difference():
+    result = table("paper", good_0=ok(82.0, 82.0, 82.0), new_0=ok(82.45, 82.5, 82.55))
+    assert word(result.claims[0]) == "reproduced"
+
+
+def test_claim_of_an_incomplete_row():
+    result = table(new_0={**ok(37.0, 38.0), 2: Outcome("running")})
+    assert str(result.claims[0].verdict) == "not run (seed 2 running)"
+
+
+@pytest.mark.parametrize("bad", [("ok", None), ("stale", math.nan), ("failed", 1.0), ("ok", math.inf)])
+def test_an_outcome_has_a_finite_value_exactly_when_done(bad):
+    with pytest.raises(ValueError, match="an outcome"):
+        Outcome(*bad)
