@@ -108,10 +108,14 @@ def evaluate(
 
 
 def _of_one_shape(items: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
-    """Consecutive items in batches; a batch ends where the pictures' shape changes."""
+    """Consecutive items in batches; a batch ends where the pictures' shape, now or originally, changes."""
+
+    def shape(item: Any) -> Any:
+        return item["inputs"].shape, item["data_samples"].ori_shape
+
     batch: list[Any] = []
     for item in items:
-        if batch and (len(batch) == batch_size or item["inputs"].shape != batch[0]["inputs"].shape):
+        if batch and (len(batch) == batch_size or shape(item) != shape(batch[0])):
             yield batch
             batch = []
         batch.append(item)

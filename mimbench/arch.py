@@ -16,8 +16,7 @@ class Size(NamedTuple):
 
 ARCHS = {
     "vit_smoke": Size(32, 4, 2),  # ours: seconds, for tests
-    "vit_toy": Size(96, 6, 3),  # ours: minutes on two CPU cores
-    "vit_toy_d4": Size(96, 4, 3),  # ours: the toy teacher
+    "vit_toy": Size(96, 4, 3),  # ours: minutes on two CPU cores
     "vit_mini": Size(192, 12, 3),  # ours: one GPU or patience; ViT-Ti of DeiT (Touvron et al., 2021)
     "vit_small": Size(384, 12, 6),  # DeiT, Table 1
     "vit_base": Size(768, 12, 12),  # ViT (Dosovitskiy et al., 2021), Table 1

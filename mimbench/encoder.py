@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mimbench.arch import ViTConfig
-from mimbench.atomic import atomic_path
+from mimbench.atomic import write_bytes
 from mimbench.errors import UserError
 from mimbench.vit import ViT, resize_position_embedding
+
+FORMAT = "mimbench-encoder-1"
 
 
 @dataclass
@@ -36,9 +38,9 @@ class LoadReport:
 def save_encoder(vit: ViT, path: Path, *, method: str) -> None:
     """Write the encoder's weights and configuration atomically."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in vit.state_dict().items()}
-    header = {"format": "mimbench-encoder-1", "method": method, "config": json.dumps(vit.config.as_dict())}
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata=header)
+    # One entry only: safetensors writes several in random order, and equal encoders must be equal files.
+    header = {FORMAT: json.dumps({"method": method, "config": vit.config.as_dict()})}
+    write_bytes(path, lambda file: file.write(save(state, header)))  # its own writer hides a full disk
 
 
 def read_encoder(path: Path) -> tuple[ViTConfig, dict[str, Tensor]]:
@@ -58,9 +60,9 @@ def read_encoder(path: Path) -> tuple[ViTConfig, dict[str, Tensor]]:
         raise UserError(
             "encoder", str(path), remedy=f"Not readable as safetensors ({error}). {remedy}"
         ) from error
-    if "config" not in header:
-        raise UserError("encoder", str(path), remedy=f"Its header holds no configuration. {remedy}")
-    return ViTConfig(**json.loads(header["config"])), state
+    if FORMAT not in header:
+        raise UserError("encoder", str(path), remedy=f"Its header does not say {FORMAT!r}. {remedy}")
+    return ViTConfig(**json.loads(header[FORMAT])["config"]), state
 
 
 def load_encoder(
@@ -80,6 +82,7 @@ def load_encoder(
         UserError: a tensor is missing, unexpected, or of another shape: which, and both shapes.
     """
     config, state = read_encoder(path)
+    _check_shapes(config, state, path)
     report = LoadReport()
     if "shared" in config.rel_pos:
         _fold_shared_table(config, state, report)
@@ -89,7 +92,16 @@ def load_encoder(
         _resize_positions(config, new, state, report)
         config = new
     vit = ViT(config, drop_path)
-    expected = vit.state_dict()
+    vit.load_state_dict(state)
+    changed = {*report.interpolated, *report.folded}
+    report.loaded = [name for name in vit.state_dict() if name not in changed]
+    return vit, report
+
+
+def _check_shapes(config: ViTConfig, state: dict[str, Tensor], path: Path) -> None:
+    """The file must hold exactly the tensors of the encoder that its header describes."""
+    with torch.device("meta"):
+        expected = ViT(config).state_dict()
     for name in sorted({*expected, *state}):
         if name not in state:
             raise UserError(f"encoder {path}", name, remedy="This tensor is missing from the file.")
@@ -102,10 +114,6 @@ def load_encoder(
             raise UserError(
                 f"encoder {path}", name, remedy=f"Its shape is {found}; the encoder needs {wanted}."
             )
-    vit.load_state_dict(state)
-    changed = {*report.interpolated, *report.folded}
-    report.loaded = [name for name in expected if name not in changed]
-    return vit, report
 
 
 def _fold_shared_table(config: ViTConfig, state: dict[str, Tensor], report: LoadReport) -> None:

@@ -45,7 +45,10 @@ class Worker:
     """One worker process and the thread that passes its replies on."""
 
     def __init__(
-        self, place: Path, environment: Mapping[str, str], events: queue.SimpleQueue[tuple[Worker, dict[str, Any]]]
+        self,
+        place: Path,
+        environment: Mapping[str, str],
+        events: queue.SimpleQueue[tuple[Worker, dict[str, Any]]],
     ) -> None:
         self.node: Node | None = None
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # for what it says when it dies outside a run

@@ -266,9 +266,9 @@ class Planner:
         nodes = [node.spec for node in self.plan.nodes.values()]
         if not dot:
             return sorted({field for spec in nodes if spec.stage == "pretrain" for field in spec.recipe})
-        return sorted({f"{spec.name}.{field}" for spec in nodes if spec.name == prefix for field in spec.recipe}) or (
-            sorted({f"{spec.name}." for spec in nodes})
-        )
+        return sorted(
+            {f"{spec.name}.{field}" for spec in nodes if spec.name == prefix for field in spec.recipe}
+        ) or (sorted({f"{spec.name}." for spec in nodes}))
 
     def _has_field(self, method: str, name: str) -> bool:
         return name in self._resolve("method", method, ()).values

@@ -56,13 +56,23 @@ class Recipe:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> Self:
-        """The inverse of `values`: lists become tuples where the field is a tuple."""
+        """The inverse of `values`: lists become tuples where the field is a tuple.
+
+        Raises:
+            UserError: not one of a choice's values, or None where a value is needed.
+        """
         hints = typing.get_type_hints(cls)
-        converted = {
-            name: tuple(value) if isinstance(value, list) and "tuple" in str(hints[name]) else value
-            for name, value in values.items()
-        }
-        return cls(**converted, sources=dict(sources or {}))
+        checked = {name: _checked(value, hints[name], name) for name, value in values.items()}
+        return cls(**checked, sources=dict(sources or {}))
+
+
+def _checked(value: Any, hint: Any, name: str) -> Any:
+    choices = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal and value not in choices:
+        raise UserError(name, value, allowed=choices)
+    if value is None and type(None) not in choices:
+        raise UserError(name, value, remedy="It needs a value.")
+    return tuple(value) if isinstance(value, list) and "tuple" in str(hint) else value
 
 
 def _plain(value: Any) -> Any:

@@ -366,9 +366,7 @@ def leaderboard(request: Request, console: Console) -> int:
         finished = aggregate(spec, plan, Report(), request, catalog, store, where=where)
         terminal.show(finished, console)
         command = f"mimbench reproduce-table {method} --scale {request.scale} --seeds {request.seeds}"
-        pages.append(
-            markdown.render(finished, context(plan, command)).replace("\n# ", "\n## ").removeprefix("# ")
-        )
+        pages.append("#" + markdown.render(finished, context(plan, command)))  # its title becomes a section
     path = paths.reports_out() / "leaderboard.md"
     write_text(path, "\n\n".join(pages) + "\n")
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)

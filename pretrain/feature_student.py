@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class FeatureRecipe(PretrainRecipe):
     target_dim: int  # numbers a target token has
     project_target: bool  # CLIP's projection on the target; off: the width before it
     normalize_target: bool  # standardise each target token over its channels
-    loss_type: str  # smoothl1, l1, l2 or negcosine: see `token_distance`
+    loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
 
     def step_flops(self) -> float:
         size, tokens = size_of(self.arch), self.num_patches + 1
@@ -34,8 +35,9 @@ class FeatureRecipe(PretrainRecipe):
         return 3 * student + self.teacher_flops()
 
     def teacher_flops(self) -> float:
-        """The teacher's forward pass: CLIP ViT-B/16 at paper scale, the toy teacher at the others."""
-        size = size_of("vit_base" if self.img_size >= 224 else "vit_toy_d4")
+        """The teacher's forward pass: CLIP ViT-B/16 at paper scale, the project's own small ones below."""
+        arch = "vit_base" if self.img_size >= 224 else "vit_toy" if self.img_size >= 64 else "vit_smoke"
+        size = size_of(arch)
         return transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from mimbench.contract import MethodCard
+    from mimbench.store import RunFolder
 
 # One thread for torch, here and in every process a test starts: bitwise repeatable, fair to other workers.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -36,3 +42,43 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workspace: this test's runs, data and reports go nowhere else."""
     monkeypatch.setenv("MIMBENCH_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def pretraining_folder(tmp_path: Path, smoke_data: Path) -> Callable[..., RunFolder]:
+    """`pretraining_folder(card, ...)`: a run of any method or teacher at scale smoke, ready to start.
+
+    The teachers it needs have trained for two steps. `root` keeps several stores apart; `steps` and further
+    keywords change the recipe.
+    """
+    from mimbench import catalog
+    from mimbench.spec import RunSpec
+    from mimbench.store import Inputs, Options, RunStore
+    from mimbench.train import pretraining
+
+    def make(
+        card: MethodCard,
+        *,
+        root: str = "runs",
+        seed: int = 0,
+        steps: int | None = None,
+        options: Options | None = None,
+        **changes: Any,
+    ) -> RunFolder:
+        recipe = card.recipes()["smoke"].vary("test", **changes)
+        if steps is not None:
+            epochs = steps * recipe.global_batch_size / 48  # the smoke data's pictures
+            recipe = recipe.vary("test", epochs=epochs, warmup_epochs=epochs / 4)
+        store, parents = RunStore(tmp_path / root), {}
+        for role, name in card.needs.items():
+            teacher = make(catalog.teacher(name), root=root, steps=2)
+            if not (teacher.path / "teacher.safetensors").exists():
+                pretraining.run(teacher, catalog.teacher(name))
+            parents[role] = teacher.spec.key
+        spec = RunSpec(
+            card.stage, card.name, recipe.arch, recipe.values(), {card.data: "smoke"}, seed, parents
+        )
+        inputs = Inputs(data={card.data: str(smoke_data / "imagenet")}, options=options or Options())
+        return store.create(spec, inputs)
+
+    return make

@@ -39,6 +39,8 @@ COLOURS = {
 }  # fmt: skip
 PALETTE = np.array(list(COLOURS.values()), dtype=np.float32)
 CONTRAST = np.linalg.norm(PALETTE[:, None] - PALETTE[None], axis=-1)  # [colour, colour], distance in RGB
+MAX_TILT = math.radians(12)  # of a shape and, apart from it, of its texture
+OUTLINE = 2.0  # pixels: the width of the dark rim of every object
 MIN_VISIBLE = 20  # pixels: an instance that shows less is not annotated
 Canvas = np.ndarray  # [H, W, 3] of float32 in [0, 1]
 
@@ -207,11 +209,11 @@ def draw_picture(rng: Generator, size: int, label: int) -> tuple[Image.Image, st
     colours = _object_colours(rng, [ground_colour])
     kind = int(rng.integers(len(GROUNDS)))
     canvas = _ground(rng, size, kind, ground_colour)
-    for _ in range(rng.integers(4)):
+    for _ in range(rng.integers(3)):
         _draw_clutter(canvas, rng)
-    radius = size * rng.uniform(0.20, 0.31)
-    centre = size * rng.uniform(0.32, 0.68, 2)
-    _draw_object(canvas, rng, label, colours, centre, radius, period=size * rng.uniform(0.11, 0.16))
+    radius = size * rng.uniform(0.26, 0.34)
+    centre = size * rng.uniform(0.38, 0.62, 2)
+    _draw_object(canvas, rng, label, colours, centre, radius, period=size * rng.uniform(0.09, 0.12))
     caption = _caption(rng, label, colours, GROUNDS[kind], ground_colour, centre / size, radius / size)
     return _photograph(canvas, rng), caption
 
@@ -233,7 +235,7 @@ def draw_scene(rng: Generator, size: int) -> Scene:
     for centre, radius in _places(rng, size, count=int(rng.integers(2, 6))):
         label = int(rng.integers(len(CLASSES)))
         colours = _object_colours(rng, ground_colours)
-        period = size * rng.uniform(0.075, 0.105)
+        period = size * rng.uniform(0.062, 0.082)
         mask = _draw_object(canvas, rng, label, colours, centre, radius, period)
         labels[mask] = 1 + len(GROUNDS) + label
         instances = [(other, visible & ~mask) for other, visible in instances] + [(label, mask)]
@@ -254,7 +256,7 @@ def _places(rng: Generator, size: int, count: int) -> Iterator[tuple[np.ndarray,
     for _ in range(20 * count):
         if len(placed) == count:
             break
-        radius = size * rng.uniform(0.10, 0.19)
+        radius = size * rng.uniform(0.12, 0.20)
         centre = size * rng.uniform(0.12, 0.88, 2)
         if all(np.hypot(*(centre - other)) > 0.85 * (radius + r) for other, r in placed):
             placed.append((centre, radius))
@@ -296,8 +298,8 @@ def _soft_noise(rng: Generator, size: int, cells: int) -> np.ndarray:
 
 def _ground(rng: Generator, size: int, kind: int, colour: int) -> Canvas:
     """A textured ground around one colour."""
-    base = _jittered(rng, colour)
-    far = base + np.float32(rng.uniform(0.18, 0.34) * (1 if base.mean() < 0.45 else -1))  # lighter, or darker
+    base = 0.45 + 0.55 * _jittered(rng, colour)  # pale, so that an object's dark rim stands out
+    far = base - np.float32(rng.uniform(0.1, 0.22))
     if GROUNDS[kind] == "cloudy":
         mix = _soft_noise(rng, size, int(rng.integers(4, 10)))
     elif GROUNDS[kind] == "noisy":
@@ -345,13 +347,17 @@ def _draw_object(
     y, x = y[window[0]] - np.float32(centre[0]), x[:, window[1]] - np.float32(centre[1])
 
     texture, shape = divmod(label, len(SHAPES))
-    distance = _shape_distance(SHAPES[shape], *_rotated(y, x, rng.uniform(0, 2 * math.pi)), radius)
+    distance = _shape_distance(SHAPES[shape], *_rotated(y, x, rng.uniform(-MAX_TILT, MAX_TILT)), radius)
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
     phase = rng.uniform(0, period, 2).astype(np.float32)
-    v, u = _rotated(y, x, rng.uniform(0, 2 * math.pi))
+    v, u = _rotated(y, x, rng.uniform(-MAX_TILT, MAX_TILT))
     share = _texture_share(TEXTURES[texture], v + phase[0], u + phase[1], period)[..., None]
-    first, second = _jittered(rng, colours[0]), _jittered(rng, colours[1])
+    bright = _jittered(rng, colours[0])
+    bright = bright / bright.max() * np.float32(rng.uniform(0.8, 1.0))
+    first, second = bright * np.float32(rng.uniform(0.1, 0.3)), bright
     paint = first + share * (second - first)
+    rim = np.clip(distance + OUTLINE, 0, 1)[..., None]
+    paint += rim * (first - paint)
     canvas[window] += cover * (paint - canvas[window])
     mask = np.zeros((size, size), dtype=bool)
     mask[window] = cover[..., 0] > 0.5
@@ -406,6 +412,7 @@ def _photograph(canvas: Canvas, rng: Generator) -> Image.Image:
     return Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8))
 
 
+COLOUR_NAMED = 0.25  # share of captions that name the object's colours, and (apart from it) the ground's
 SYNONYMS = {
     "cross": ("cross", "plus"), "disc": ("disc", "circle"), "square": ("square", "box"),
     "triangle": ("triangle",), "checked": ("checked", "chequered"), "dotted": ("dotted", "spotted"),
@@ -413,12 +420,12 @@ SYNONYMS = {
     "noisy": ("noisy", "grainy"), "smooth": ("smooth", "plain"),
 }  # fmt: skip
 TEMPLATES = (
-    "a {size}{colour} {texture} {shape} on a {ground}, {place}",
-    "{place}, a {size}{texture} {shape} in {colour} on a {ground}",
-    "a {ground} with a {size}{colour} {texture} {shape}, {place}",
-    "a picture of a {size}{texture} {colour} {shape} over a {ground}",
-    "a {size}{shape}, {texture} in {colour}, {place} on a {ground}",
-    "this {size}{texture} {shape} is {colour} and the {ground} is behind it, {place}",
+    "a {size}{colour}{texture} {shape} on a {ground}, {place}",
+    "{place}, a {size}{texture} {colour}{shape} on a {ground}",
+    "a {ground} with a {size}{colour}{texture} {shape}, {place}",
+    "a picture of a {size}{texture} {colour}{shape} over a {ground}",
+    "a {colour}{shape}, {size}{texture}, {place} on a {ground}",
+    "this {size}{texture} {colour}{shape} is {place} and a {ground} is behind it",
 )
 
 
@@ -434,7 +441,8 @@ def _caption(
     texture, shape = CLASSES[label].split("-")
     names = list(COLOURS)
     first, second = (names[c] for c in rng.permutation(colours))
-    ground_word = f"{names[ground_colour]} {rng.choice(SYNONYMS[ground])}"
+    ground_name = f"{names[ground_colour]} " if rng.random() < COLOUR_NAMED else ""
+    ground_word = f"{ground_name}{rng.choice(SYNONYMS[ground])}"
     sides = [
         word
         for at, (low, high) in zip(centre, (("top", "bottom"), ("left", "right")), strict=True)
@@ -442,8 +450,8 @@ def _caption(
         if here
     ]
     sentence = str(rng.choice(TEMPLATES)).format(
-        size="large " if radius > 0.28 else "small " if radius < 0.23 else "",
-        colour=f"{first} and {second}",
+        size="large " if radius > 0.30 else "small " if radius < 0.27 else "",
+        colour=f"{first} and {second} " if rng.random() < COLOUR_NAMED else "",
         texture=rng.choice(SYNONYMS[texture]),
         shape=rng.choice(SYNONYMS[shape]),
         ground=f"{ground_word} {rng.choice(('ground', 'background'))}",

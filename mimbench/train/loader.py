@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from mimbench.errors import UserError
+
 
 def seed_everything(seed: int, step: int, stream: int) -> None:
     """Seed Python, NumPy and torch for one step; `stream` separates the loader's draws from the model's."""
@@ -53,6 +55,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if batch_size % world_size:
+            remedy = f"{world_size} processes cannot share it evenly."
+            raise UserError("global_batch_size", batch_size, remedy=remedy)
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.first, self.last, self.rank, self.world_size = first, last, rank, world_size
 
@@ -117,4 +122,5 @@ def train_loader(
         collate_fn=collate or default_collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
+        generator=torch.Generator(),  # else each start draws from the global one
     )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from mmengine.model import BaseModel
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from mimbench.atomic import atomic_path
+from mimbench.atomic import write_bytes
 from mimbench.contract import MethodCard
 from mimbench.data.augment import PretrainAugment, normalise
 from mimbench.data.image_folder import CaptionedPictures, ImageFolder, PretrainPictures
@@ -116,10 +116,8 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
         folder.details["skipped_pictures"] = pictures.skipped
     folder.details["steps"] = steps
     if card.stage == "teacher":
-        with atomic_path(folder.path / "teacher.safetensors") as temporary:
-            save_file(
-                {name: tensor.cpu().contiguous() for name, tensor in method.state_dict().items()}, temporary
-            )
+        state = {name: tensor.cpu().contiguous() for name, tensor in method.state_dict().items()}
+        write_bytes(folder.path / "teacher.safetensors", lambda file: file.write(save(state)))
     else:
         assert isinstance(method.encoder, ViT), f"{card.name}.encoder must be the plain ViT"
         save_encoder(method.encoder, folder.encoder_path, method=card.name)

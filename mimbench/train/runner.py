@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.visualization import Visualizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mimbench.atomic import write_bytes
 from mimbench.contract import device as run_device
@@ -75,7 +75,8 @@ def fit(
         precision=precision,
         device=target,
     )
-    checkpoint = Checkpoint(folder, model, wrapper)
+    metrics = MetricsHook(folder, steps, log_every or max(steps // 100, 1))
+    checkpoint = Checkpoint(folder, model, wrapper, metrics)
     first = checkpoint.load()
     if first >= steps:
         return
@@ -93,7 +94,7 @@ def fit(
     )
     hooks: list[Hook] = [
         StepHook(seed, lr_at, before_step, after_step),
-        MetricsHook(folder, steps, log_every or max(steps // 100, 1)),
+        metrics,
         CheckpointHook(checkpoint, folder.options.checkpoint_seconds),
     ]
     runner = QuietRunner(
@@ -113,6 +114,11 @@ def fit(
         randomness={"seed": seed},
     )
     runner.train()
+    if not checkpoint.is_sound():
+        raise RunFailed(
+            f"{folder.spec.folder}: non-finite weights after step {steps} of {steps}; "
+            "the last sound checkpoint was kept. Lower base_lr, or set clip_grad."
+        )
     checkpoint.save(steps)
 
 
@@ -220,10 +226,19 @@ class MetricsHook(Hook):
 
 
 class Checkpoint:
-    """What a run needs to go on exactly: model, optimizer, loss scaler, step (randomness derives from it)."""
+    """Everything a run needs to go on exactly; randomness derives from the step.
 
-    def __init__(self, folder: RunFolder, model: BaseModel, wrapper: Any) -> None:
-        self.folder, self.model, self.wrapper = folder, model, wrapper
+    Model, optimizer, loss scaler, step, and the metrics since the last line.
+    """
+
+    def __init__(self, folder: RunFolder, model: BaseModel, wrapper: Any, metrics: MetricsHook) -> None:
+        self.folder, self.model, self.wrapper, self.metrics = folder, model, wrapper, metrics
+
+    def is_sound(self) -> bool:
+        """Whether the weights and the metrics since the last line are finite; waits for the device."""
+        parameters = [parameter.detach() for parameter in self.model.parameters()]
+        values = [nn.utils.get_total_norm(parameters), *self.metrics.sums.values()]
+        return all(math.isfinite(value) for value in values)
 
     def load(self) -> int:
         """Restore the checkpoint; the number of steps done, 0 where there is none."""
@@ -234,6 +249,7 @@ class Checkpoint:
         state = torch.load(path, map_location=run_device(), weights_only=True)
         self.model.load_state_dict(state["model"])
         self.wrapper.load_state_dict(state["optimizer"])
+        self.metrics.sums, self.metrics.count = state["sums"], state["count"]
         self.folder.rewind(state["step"])
         return int(state["step"])
 
@@ -241,14 +257,20 @@ class Checkpoint:
         """Write the checkpoint atomically; in a distributed run the first process does."""
         if get_dist_info()[0] != 0:
             return
-        state = {"model": self.model.state_dict(), "optimizer": self.wrapper.state_dict(), "step": step}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.wrapper.state_dict(),
+            "sums": self.metrics.sums,
+            "count": self.metrics.count,
+            "step": step,
+        }
         write_bytes(self.folder.trainer_path, lambda file: torch.save(state, file))
 
 
 class CheckpointHook(Hook):
     """Saves when `seconds` have passed since the last checkpoint; any moment is as good as another.
 
-    A checkpoint is written only while the losses up to it are known to be finite: it fetches the last loss.
+    A checkpoint is written only while it is sound, so that a run that diverged can go on from before it did.
     """
 
     def __init__(self, checkpoint: Checkpoint, seconds: float) -> None:
@@ -260,6 +282,6 @@ class CheckpointHook(Hook):
     ) -> None:
         if time.monotonic() - self.last < self.seconds:
             return
-        if all(bool(torch.isfinite(value)) for value in (outputs or {}).values()):
+        if self.checkpoint.is_sound():
             self.checkpoint.save(batch_idx + 1)
         self.last = time.monotonic()

@@ -19,12 +19,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mimbench.contract import MethodCard
+from mimbench.errors import UserError
 from pretrain.feature_student import FeatureRecipe, token_distance
 from pretrain.methods.feature_mim import FeatureMIM, base_recipes, transfer
 from pretrain.target import standardise
@@ -87,7 +88,7 @@ def match(x: Tensor, num_merged: int, *, split: str, protect_first: bool) -> tup
     num_merged = min(num_merged, (num_tokens - 1) // 2)
     order = torch.arange(num_tokens)
     if split == "random":
-        first = int(protect_first)  # a protected token stays in front, and so in A and in front after every round
+        first = int(protect_first)  # a protected token stays in front: in A, and first again afterwards
         order[first:] = first + torch.randperm(num_tokens - first)
     half_a, half_b = order[::2].to(x.device), order[1::2].to(x.device)
     unit = x / x.norm(dim=-1, keepdim=True)
@@ -157,14 +158,14 @@ class DTMRecipe(FeatureRecipe):
     max_rounds: int  # K
     num_branches: int  # L: 1 or 2
     dtm_weight: float
-    split: str
-    merge: str
+    split: Literal["alternate", "random"]
+    merge: Literal["group_mean", "row_normalised"]
     protect_first: bool
 
     def __post_init__(self) -> None:
         if self.num_branches not in (1, 2):
-            raise ValueError(
-                f"num_branches (L) must be 1 or 2, not {self.num_branches}: two schedules are drawn"
+            raise UserError(
+                "num_branches", self.num_branches, allowed=(1, 2), remedy="Two schedules are drawn."
             )
 
 

@@ -114,17 +114,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """A CLIP state dict from .safetensors, or from a .pt state dict read without running code.
 
     Raises:
-        UserError: OpenAI's own TorchScript archive, which only loads by running the code inside it.
+        UserError: a file of another kind, such as OpenAI's own TorchScript archive, which only loads by
+            running the code inside it.
     """
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if name.startswith("visual.")}
     try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys() if name.startswith("visual.")}
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(state.get("state_dict", state))
     except Exception as error:
         remedy = "Not a plain state dict. Save its state_dict() as .safetensors: code in a file is not run."
         raise UserError("weights clip", str(path), remedy=remedy) from error
-    return state.get("state_dict", state)
 
 
 def load(folder: RunFolder) -> nn.Module:
@@ -170,7 +171,7 @@ def recipes() -> Mapping[str, ClipRecipe]:
     )
     toy = paper.vary(
         "ours: two CPU cores",
-        arch="vit_toy_d4",
+        arch="vit_toy",
         img_size=64,
         patch_size=8,
         output_dim=64,
@@ -179,7 +180,7 @@ def recipes() -> Mapping[str, ClipRecipe]:
         weights="",
         epochs=8.0,
         warmup_epochs=1.0,
-        global_batch_size=64,
+        global_batch_size=32,
         base_lr=1e-3,
         min_crop_scale=0.6,
     )

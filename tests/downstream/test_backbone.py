@@ -75,7 +75,7 @@ def test_frozen_blocks_do_not_train(encoder_file: Path) -> None:
 def test_wrong_shape_names_the_tensor_and_both_shapes(encoder_file: Path, tmp_path: Path) -> None:
     with safe_open(encoder_file, framework="pt") as file:
         header = file.metadata()
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = {name: file.get_tensor(name) for name in file.keys()}
     state["blocks.1.mlp.fc1.weight"] = torch.zeros(100, 32)
     save_file(state, tmp_path / "wrong.safetensors", metadata=header)
     with pytest.raises(UserError, match=r"blocks\.1\.mlp\.fc1\.weight.*\(100, 32\).*\(128, 32\)"):

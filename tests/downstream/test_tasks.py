@@ -170,7 +170,7 @@ def test_wrong_shape_of_encoder_stops_every_task(task_folder: MakeFolder) -> Non
         folder = task_folder(name, task.data, task.recipes()["smoke"])
         path = folder.parents["encoder"].encoder_path
         with safe_open(path, framework="pt") as file:
-            header, state = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            header, state = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
         save_file({**state, "cls_token": torch.zeros(1, 1, 48)}, path, metadata=header)
         with pytest.raises(UserError, match=r"cls_token.*\(1, 1, 48\).*\(1, 1, 32\)"):
             task.run(folder)

@@ -32,21 +32,23 @@ class Recipe(PretrainRecipe):
         return 100.0
 
 BASE = dict(
-    arch="vit_smoke", img_size=32, patch_size=8, epochs=2.0, warmup_epochs=0.0, global_batch_size=8, base_lr=1e-3,
-    lr_rule="absolute", min_lr=0.0, betas=(0.9, 0.95), weight_decay=0.05, clip_grad=None, drop_path=0.0,
-    min_crop_scale=0.2, color_jitter=0.0, precision="fp32", {extra}=HALF,
+    arch="vit_smoke", img_size=32, patch_size=8, epochs=2.0, warmup_epochs=0.0, global_batch_size=8,
+    base_lr=1e-3, lr_rule="absolute", min_lr=0.0, betas=(0.9, 0.95), weight_decay=0.05, clip_grad=None,
+    drop_path=0.0, min_crop_scale=0.2, color_jitter=0.0, precision="fp32", {extra}=HALF,
 )
 
 def recipes():
     toy = Recipe.cited({{"ours": BASE}})
-    return {{"smoke": toy, "toy": toy.vary("ours, longer", epochs=4.0), "paper": toy.vary("paper", weights={weights!r})}}
+    longer, paper = toy.vary("ours, longer", epochs=4.0), toy.vary("paper", weights={weights!r})
+    return {{"smoke": toy, "toy": longer, "paper": paper}}
 
 def transfer():
     return {transfer!r}
 
 METHOD = MethodCard(
-    name={name!r}, title={name!r}, paper="P", code=None, reconstruction=True, recipes=recipes, build=SimpleNamespace,
-    transfer=transfer, needs={needs!r}, data={data!r}, trains={trains!r}, stage={stage!r},
+    name={name!r}, title={name!r}, paper="P", code=None, reconstruction=True, recipes=recipes,
+    transfer=transfer, needs={needs!r}, build=SimpleNamespace, data={data!r}, trains={trains!r},
+    stage={stage!r},
 )
 '''
 
@@ -63,9 +65,11 @@ class Recipe(TransferRecipe):
     steps: int
 
 def recipes():
-    recipe = Recipe(img_size=32, global_batch_size=4, base_lr=0.1, lr_rule="absolute", layer_decay=0.75, drop_path=0.0,
-                    weight_decay=0.05, betas=(0.9, 0.999), clip_grad=None, precision="fp32", mode="ok", steps=3,
-                    sources={{"mode": "ours"}})
+    recipe = Recipe(
+        img_size=32, global_batch_size=4, base_lr=0.1, lr_rule="absolute", layer_decay=0.75, drop_path=0.0,
+        weight_decay=0.05, betas=(0.9, 0.999), clip_grad=None, precision="fp32", mode="ok", steps=3,
+        sources={{"mode": "ours"}},
+    )
     return {{"smoke": recipe, "toy": recipe, "paper": recipe}}
 
 def run(folder):
@@ -99,7 +103,14 @@ TASK = TaskCard(
 
 
 def method_source(name: str, *, extra: str = "mask_ratio", **changes: object) -> str:
-    facts = {"needs": {}, "data": "imagenet", "trains": True, "stage": "pretrain", "weights": "", "transfer": {}}
+    facts = {
+        "needs": {},
+        "data": "imagenet",
+        "trains": True,
+        "stage": "pretrain",
+        "weights": "",
+        "transfer": {},
+    }
     return METHOD.format(name=name, extra=extra, **{**facts, **changes})
 
 
@@ -116,13 +127,17 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "pretrain/methods/taught.py": method_source("taught", extra="tau", needs={"teacher": "wise"}),
         "pretrain/methods/none_at_all.py": method_source("none-at-all", extra="nothing", trains=False),
         "pretrain/teachers/__init__.py": "",
-        "pretrain/teachers/wise.py": method_source("wise", extra="t", stage="teacher", data="captions", weights="wise"),
+        "pretrain/teachers/wise.py": method_source(
+            "wise", extra="t", stage="teacher", data="captions", weights="wise"
+        ),
         "downstream/__init__.py": "",
         "downstream/helper.py": "raise RuntimeError('discovery must not import')\n",
         "downstream/echo.py": TASK.format(name="echo", data="imagenet"),
         "downstream/scenes.py": TASK.format(name="scenes", data="ade20k"),
-        # Workers need of torch only this; without mmengine the training code is not importable, and not needed.
-        "torch/__init__.py": "from torch import cuda, version\ndef manual_seed(seed): pass\ndef get_num_threads(): return 1\n",
+        # All that workers need of torch here; without mmengine the training code does not import.
+        "torch/__init__.py": (
+            "from torch import cuda, version\ndef manual_seed(seed): pass\ndef get_num_threads(): return 1\n"
+        ),
         "torch/cuda.py": "def is_available(): return False\n",
         "torch/version.py": "cuda = None\n",
         "mmengine/__init__.py": "raise ImportError('not in this world')\n",
@@ -149,7 +164,12 @@ def forget() -> None:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Datasets of two roles, as small as the planner accepts."""
-    for folder in ("imagenet/train/a", "imagenet/val/a", "ade20k/images/training", "ade20k/annotations/training"):
+    for folder in (
+        "imagenet/train/a",
+        "imagenet/val/a",
+        "ade20k/images/training",
+        "ade20k/annotations/training",
+    ):
         (tmp_path / "data" / folder).mkdir(parents=True)
     for index in range(6):
         (tmp_path / "data" / "imagenet" / "train" / "a" / f"{index}.jpg").write_bytes(b"x" * (index + 1))
@@ -163,7 +183,9 @@ def store(tmp_path: Path) -> RunStore:
     return RunStore(tmp_path / "runs")
 
 
-def echo_spec(mode: str = "ok", *, seed: int = 0, steps: int = 3, parents: dict[str, str] | None = None) -> RunSpec:
+def echo_spec(
+    mode: str = "ok", *, seed: int = 0, steps: int = 3, parents: dict[str, str] | None = None
+) -> RunSpec:
     recipe = {"mode": mode, "steps": steps}
     return RunSpec("downstream", "echo", "vit_smoke", recipe, {"imagenet": "f" * 16}, seed, parents or {})
 
@@ -183,6 +205,8 @@ def python(world: Path) -> Callable[..., subprocess.Popen[str]]:
     def start(script: str) -> subprocess.Popen[str]:
         environment = {"PYTHONPATH": f"{world}:{ROOT}", "PATH": "/usr/bin:/bin"}
         command = [sys.executable, "-c", script]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     return start

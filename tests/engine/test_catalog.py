@@ -58,7 +58,8 @@ def test_a_task_follows_the_method_before_the_row(world: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"mask_ration": 0.1}, "mask_ration.*mask_ratio"), ({"epochs": "many"}, "Give a float")]
+    ("change", "message"),
+    [({"mask_ration": 0.1}, "mask_ration.*mask_ratio"), ({"epochs": "many"}, "Give a float")],
 )
 def test_a_wrong_override_names_field_and_place(world: Path, change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
@@ -79,7 +80,9 @@ def test_cache_spares_the_import_until_the_code_changes(world: Path, tmp_path: P
             del sys.modules[name]
         forget()
         cached = Catalog(tmp_path / "cache", on_miss=lambda: missed.append(1))
-        return cached.resolve("method", "plain", "toy", [("--set", {"mask_ratio": 0.1})], data_size=4).values["epochs"]
+        return cached.resolve("method", "plain", "toy", [("--set", {"mask_ratio": 0.1})], data_size=4).values[
+            "epochs"
+        ]
 
     assert resolve() == 4.0 and len(missed) == 1
     assert resolve() == 4.0 and len(missed) == 1
@@ -101,7 +104,9 @@ print("torch" in sys.modules)
 """
     root = Path(__file__).resolve().parents[2]
     answers = [
-        subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
         for _ in range(2)
     ]
     assert answers == ["True\n", "False\n"]

@@ -116,9 +116,10 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(pool: Pool) -> None:
 def test_a_run_that_kills_its_workers_is_given_up(pool: Pool) -> None:
     plan = graph("die", "ok", "ok", parents={1: [0]})
     report, _ = compute(pool, plan)
-    dead, child, other = folders(pool, plan)[0], list(plan.nodes)[1], folders(pool, plan)[-1]
-    assert "signal 9" in report.failed[dead.spec.key] and child in report.unreached
-    assert calls(dead) == 2 and dead.outcome() == "failed" and other.outcome() == "done"
+    dead, child, other = plan.nodes
+    folder = pool.store.folder(dead)
+    assert "signal 9" in report.failed[dead] and child in report.unreached
+    assert calls(folder) == 2 and folder.outcome() == "failed" and pool.store.outcome(other) == "done"
 
 
 def test_a_failed_run_is_tried_again_by_the_next_command(pool: Pool) -> None:
@@ -146,7 +147,9 @@ def test_two_pools_share_the_work(pool: Pool) -> None:
     plan = graph(*["slow"] * 4, parents={3: [0]}, steps=6)
     reports: list[Report] = []
     with Pool(pool.store, jobs=1) as second:
-        threads = [threading.Thread(target=lambda p=p: reports.append(compute(p, plan)[0])) for p in (pool, second)]
+        threads = [
+            threading.Thread(target=lambda p=p: reports.append(compute(p, plan)[0])) for p in (pool, second)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -172,7 +175,7 @@ def test_a_run_of_a_killed_process_is_taken_over(pool: Pool, store: RunStore) ->
     assert report == Report() and calls(folder) == 2 and "another process" in text
 
 
-# -- the worker by itself ------------------------------------------------------------------------------------------
+# -- the worker by itself ------------------------------------------------------------------------------------
 
 
 def world_free(pool: Pool) -> Path:
@@ -184,7 +187,9 @@ def world_free(pool: Pool) -> Path:
 def start_worker(pool: Pool) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mimbench.worker"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=pool._environment(), text=True, cwd=world_free(pool))
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, env=pool._environment(), text=True, cwd=world_free(pool)
+    )
 
 
 def wait_until(true, seconds: float = 20.0) -> None:
@@ -213,7 +218,9 @@ def test_killing_the_command_leaves_no_worker_behind(world: Path, store: RunStor
         "print(*[w.process.pid for w in pool.workers], flush=True)\ntime.sleep(60)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{world}:{ROOT}"}
-    parent = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout is not None
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 2
@@ -229,7 +236,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-# -- progress ------------------------------------------------------------------------------------------------------
+# -- progress ------------------------------------------------------------------------------------------------
 
 
 def test_a_resumed_run_counts_only_its_new_steps(world: Path, store: RunStore) -> None:

@@ -9,7 +9,13 @@ import pytest
 
 from mimbench import fingerprint
 from mimbench.errors import UserError
-from mimbench.fingerprint import closure, data_fingerprint, file_fingerprint, run_fingerprint, source_fingerprint
+from mimbench.fingerprint import (
+    closure,
+    data_fingerprint,
+    file_fingerprint,
+    run_fingerprint,
+    source_fingerprint,
+)
 from tests.engine.conftest import forget
 
 
@@ -33,14 +39,17 @@ def test_closure_follows_imports_and_leaves_infrastructure_out(world: Path) -> N
     forget()
     found = set(closure(["pretrain.methods.deep"]))
     assert found == {
-        "pretrain", "pretrain.methods", "pretrain.methods.deep", "pretrain.methods.relative", "pretrain.inside"
+        "pretrain", "pretrain.inside",
+        "pretrain.methods", "pretrain.methods.deep", "pretrain.methods.relative",
     }  # fmt: skip
 
 
 def test_real_closures_hold_what_computes_and_nothing_that_plans_or_shows() -> None:
     forget()
     methods = closure(["pretrain.methods.dtm", fingerprint.PRETRAINING])
-    assert {"mimbench.vit", "mimbench.train.runner", "mimbench.recipe", "mimbench.data.augment"} <= set(methods)
+    assert {"mimbench.vit", "mimbench.train.runner", "mimbench.recipe", "mimbench.data.augment"} <= set(
+        methods
+    )
     for found in (methods, closure(["downstream.segmentation"])):
         assert not set(found) & set(fingerprint.INFRASTRUCTURE)
         assert not [name for name in found if name.startswith(("mimbench.table", "mimbench.render"))]
@@ -64,7 +73,9 @@ def test_an_edit_touches_the_runs_that_it_concerns_and_no_others(world: Path) ->
     edit(world / "pretrain/shared.py", "0.5", "0.25")
     assert changed(before) == ["plain", "taught", "wise"]
     before = prints()
-    edit(world / "pretrain/methods/plain.py", '"ours, longer"', '"ours, much longer"')  # a recipe is in the key
+    edit(
+        world / "pretrain/methods/plain.py", '"ours, longer"', '"ours, much longer"'
+    )  # a recipe is in the key
     edit(world / "pretrain/methods/plain.py", '"""A method."""', '"""A better docstring."""  # and a comment')
     assert changed(before) == []
 

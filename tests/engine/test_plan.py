@@ -39,7 +39,9 @@ COLUMNS = [Column("echo"), Column("scenes"), Column("echo", "other")]
 def build(world: Path, data: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch):
     def plan(rows: list[Row], columns: list[Column] = COLUMNS, **request: Any) -> Plan:
         asked = Request(**{"scale": "smoke", **request})
-        return Planner(Catalog(None), store, Data(asked, lambda: data), asked).table(rows, columns, "tables/x.toml")
+        return Planner(Catalog(None), store, Data(asked, lambda: data), asked).table(
+            rows, columns, "tables/x.toml"
+        )
 
     return plan
 
@@ -100,7 +102,11 @@ def test_the_methods_own_transfer_reaches_its_fine_tuning_only(build) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"mask_ratoi": 0.1}, "Did you mean 'mask_ratio'"), ({"echo.step": 1}, "steps"), ({"ecco.steps": 1}, "echo")],
+    [
+        ({"mask_ratoi": 0.1}, "Did you mean 'mask_ratio'"),
+        ({"echo.step": 1}, "steps"),
+        ({"ecco.steps": 1}, "echo"),
+    ],
 )
 def test_a_setting_that_no_run_has_is_refused(build, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -109,7 +115,11 @@ def test_a_setting_that_no_run_has_is_refused(build, changes: dict, message: str
 
 @pytest.mark.parametrize(
     ("row", "column"),
-    [(Row("a", "plane"), Column("echo")), (Row("a", "plain"), Column("eco")), (Row("a", "plain"), Column("echo", "s"))],
+    [
+        (Row("a", "plane"), Column("echo")),
+        (Row("a", "plain"), Column("eco")),
+        (Row("a", "plain"), Column("echo", "s")),
+    ],
 )
 def test_unknown_method_task_or_metric_is_refused(build, row: Row, column: Column) -> None:
     with pytest.raises(UserError):
@@ -128,7 +138,7 @@ def test_estimates_count_labelled_pictures_for_tasks_only(build) -> None:
     assert nodes["N"].images == 0 and nodes["A · echo"].images == 12
 
 
-# -- data and weights ----------------------------------------------------------------------------------------------
+# -- data and weights ----------------------------------------------------------------------------------------
 
 
 def test_paper_scale_without_data_or_weights_is_not_runnable_and_says_what_to_give(build) -> None:
@@ -188,7 +198,7 @@ def test_an_unknown_role_is_refused(role: str, tmp_path: Path) -> None:
         Data(Request(data={role: tmp_path}), lambda: tmp_path)
 
 
-# -- what is to do -------------------------------------------------------------------------------------------------
+# -- what is to do -------------------------------------------------------------------------------------------
 
 
 def finish(plan: Plan, store: RunStore, *labels: str) -> None:
@@ -206,12 +216,12 @@ def test_done_runs_are_not_to_do_and_unneeded_parents_neither(build, store: RunS
     assert labels(build(rows)) == ["wise", "B", "B · echo", "B · scenes"]
     finish(build(rows), store, "wise", "B", "B · echo", "B · scenes")
     assert labels(build(rows)) == []
-    for node in build(rows).nodes.values():
-        if node.label in ("wise", "B", "B · scenes"):
-            store.remove(store.folder(node.key))
-    assert labels(build(rows)) == ["wise", "B", "B · scenes"]
-    finish(build(rows), store, "B · scenes")
+    keys = {node.label: key for key, node in build(rows).nodes.items()}
+    store.remove(store.folder(keys["wise"]))
+    store.remove(store.folder(keys["B"]))
     assert labels(build(rows)) == []  # nothing needs the encoder any more
+    store.remove(store.folder(keys["B · scenes"]))
+    assert labels(build(rows)) == ["wise", "B", "B · scenes"]
 
 
 def test_stale_runs_are_to_do_only_when_asked(build, store: RunStore, world: Path) -> None:
@@ -235,12 +245,19 @@ def test_show_says_what_is_cached_and_what_sharing_saves(build, store: RunStore)
     assert "cached" in text and "encoder #1" in text and "to do: 3 of 4 runs" in text and "saves" in text
 
 
-# -- the command line's words --------------------------------------------------------------------------------------
+# -- the command line's words --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a=0.5", 0.5), ("a=1e-3", 1e-3), ("a=true", True), ("a=null", None), ("a=[1, 2]", [1, 2]), ("a=x=y", "x=y")],
+    [
+        ("a=0.5", 0.5),
+        ("a=1e-3", 1e-3),
+        ("a=true", True),
+        ("a=null", None),
+        ("a=[1, 2]", [1, 2]),
+        ("a=x=y", "x=y"),
+    ],
 )
 def test_settings_are_json_or_text(text: str, value: object) -> None:
     assert parse_setting(text) == ("a", value)

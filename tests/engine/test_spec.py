@@ -22,7 +22,14 @@ recipes = st.dictionaries(st.text(min_size=1, max_size=6), values, min_size=1, m
 
 
 def spec(recipe: dict, **changes: object) -> RunSpec:
-    facts = {"stage": "pretrain", "name": "m", "arch": "vit_toy", "data": {"imagenet": "ab"}, "seed": 0, **changes}
+    facts = {
+        "stage": "pretrain",
+        "name": "m",
+        "arch": "vit_toy",
+        "data": {"imagenet": "ab"},
+        "seed": 0,
+        **changes,
+    }
     return RunSpec(recipe=recipe, **facts)  # type: ignore[arg-type]
 
 

@@ -93,7 +93,9 @@ def test_progress_and_rewind(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -
     assert folder.last_metrics() == {"loss": 9.0}
 
 
-def test_heartbeat_is_written_at_most_twice_a_second(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_is_written_at_most_twice_a_second(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = new_run()
     folder.begin({})
     written: list[str] = []

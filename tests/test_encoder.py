@@ -1,0 +1,196 @@
+"""The encoder file: what is saved comes back, positions are resized, anything else is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mimbench.arch import ViTConfig
+from mimbench.encoder import load_encoder, read_encoder, resize_relative_table, save_encoder
+from mimbench.errors import UserError
+from mimbench.vit import ViT
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mae": {},
+    "learned": {"pos_embed": "learned"},
+    "beit": {"pos_embed": "none", "rel_pos": "shared", "layer_scale_init": 0.1, "key_bias": False},
+    "block": {"pos_embed": "none", "rel_pos": "block", "layer_scale_init": 0.1, "key_bias": False},
+    "dtm": {"pos_embed": "none", "rel_pos": "block+shared", "layer_scale_init": 0.1, "key_bias": False},
+}
+
+
+def vit_of(variant: str, **changes: Any) -> ViT:
+    torch.manual_seed(0)
+    config = ViTConfig(32, 8, 16, 2, 2, **VARIANTS[variant])
+    vit = ViT(dataclasses.replace(config, **changes)).eval()
+    for name, parameter in vit.named_parameters():
+        if name != "pos_embed" or variant == "learned":
+            torch.nn.init.normal_(parameter, std=0.2)
+    return vit
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "encoder.safetensors"
+
+
+@pytest.fixture
+def images() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_round_trip_gives_the_same_output(variant: str, path: Path, images: Tensor) -> None:
+    vit = vit_of(variant)
+    save_encoder(vit, path, method="x")
+    loaded, report = load_encoder(path)
+    torch.testing.assert_close(loaded.eval()(images), vit(images), rtol=0, atol=1e-6)
+    assert sorted([*report.loaded, *report.folded]) == sorted(loaded.state_dict())
+    assert report.interpolated == report.new == report.dropped == []
+    assert (report.folded != []) == ("shared" in vit.config.rel_pos)
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing else is left behind"
+
+
+def test_drop_path_is_the_fine_tuned_networks(path: Path, images: Tensor) -> None:
+    save_encoder(vit_of("mae"), path, method="x")
+    vit, _ = load_encoder(path, drop_path=0.5)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in vit.blocks]
+    assert rates == [0.0, 0.5]
+    assert torch.equal(vit.eval()(images), load_encoder(path)[0].eval()(images))
+
+
+@pytest.mark.parametrize("img_size", [64, 24, 32])
+@pytest.mark.parametrize("variant", ["mae", "learned"])
+def test_positions_are_resized_as_the_official_codes_do(variant: str, img_size: int, path: Path) -> None:
+    vit = vit_of(variant)
+    save_encoder(vit, path, method="x")
+    loaded, report = load_encoder(path, img_size=img_size)
+    grid = img_size // 8
+    patches = vit.pos_embed[:, 1:].reshape(1, 4, 4, 16).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", align_corners=False)
+    expected = torch.cat([vit.pos_embed[:, :1], patches.flatten(2).mT], dim=1)
+    torch.testing.assert_close(loaded.pos_embed, expected, rtol=0, atol=0 if grid == 4 else 1e-6)
+    assert report.interpolated == ([] if grid == 4 else ["pos_embed"])
+    assert loaded.config.img_size == img_size
+    assert loaded(torch.randn(1, 3, img_size, img_size)).shape == (1, 1 + grid**2, 16)
+
+
+def test_relative_tables_are_folded_then_resized(path: Path) -> None:
+    vit = vit_of("dtm")
+    save_encoder(vit, path, method="x")
+    loaded, report = load_encoder(path, img_size=48)
+    names = [f"blocks.{i}.attn.rel_pos_bias.table" for i in range(2)]
+    assert report.folded == report.interpolated == names
+    for old, new in zip(vit.blocks, loaded.blocks, strict=True):
+        both = (old.attn.rel_pos_bias.table + vit.rel_pos_bias.table).detach()
+        assert torch.equal(new.attn.rel_pos_bias.table, resize_relative_table(both, 4, 6))
+    assert loaded(torch.randn(1, 3, 48, 48)).shape == (1, 37, 16)
+
+
+@pytest.mark.parametrize("new_grid", [6, 14, 3])
+def test_resized_table_keeps_its_centre_and_the_class_rows(new_grid: int) -> None:
+    old_grid = 4
+    table = torch.randn((2 * old_grid - 1) ** 2 + 3, 2)
+    resized = resize_relative_table(table, old_grid, new_grid)
+    assert resized.shape == ((2 * new_grid - 1) ** 2 + 3, 2) and torch.isfinite(resized).all()
+    assert torch.equal(resized[-3:], table[-3:])
+    old, new = (x[:-3].reshape(2 * g - 1, 2 * g - 1, 2) for x, g in ((table, old_grid), (resized, new_grid)))
+    torch.testing.assert_close(new[new_grid - 1, new_grid - 1], old[old_grid - 1, old_grid - 1])
+    for corner in ((0, 0), (0, -1), (-1, -1)):  # the ends of the range meet
+        torch.testing.assert_close(new[corner], old[corner], rtol=0, atol=1e-3)
+    assert torch.equal(resize_relative_table(table, old_grid, old_grid), table)
+
+
+def test_near_offsets_keep_their_values_on_a_larger_grid() -> None:
+    """The geometric sequence starts at steps of one, so offset 1 stays where it was."""
+    distance = torch.arange(-13, 14).float()
+    table = torch.cat([(distance[:, None] ** 2 + distance[None] ** 2).reshape(-1, 1), torch.zeros(3, 1)])
+    new = resize_relative_table(table, 14, 32)[:-3].reshape(63, 63).numpy()
+    old = table[:-3].reshape(27, 27).numpy()
+    np.testing.assert_allclose(new[31, 30:33], old[13, 12:15], atol=1e-3)
+
+
+def rewritten(path: Path, change: dict[str, Tensor | None], header: dict[str, str] | None = None) -> None:
+    """The same file with tensors replaced, added or (None) removed."""
+    with safe_open(path, framework="pt") as file:
+        found = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}
+    state = {**state, **change}
+    save_file(
+        {name: tensor for name, tensor in state.items() if tensor is not None},
+        path,
+        metadata=found if header is None else header,
+    )
+
+
+@pytest.mark.parametrize("img_size", [None, 48])
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("blocks.1.mlp.fc1.weight", None, "missing from the file"),
+        ("rel_pos_bias.table", None, "missing from the file"),
+        ("head.weight", torch.zeros(3, 3), "unknown to the encoder"),
+        ("cls_token", torch.zeros(1, 1, 17), r"shape is \(1, 1, 17\); the encoder needs \(1, 1, 16\)"),
+        ("rel_pos_bias.table", torch.zeros(28, 2), r"shape is \(28, 2\); the encoder needs \(52, 2\)"),
+        ("blocks.0.attn.rel_pos_bias.table", torch.zeros(52, 1), r"\(52, 1\).*\(52, 2\)"),
+    ],
+)
+def test_a_wrong_tensor_is_named_with_both_shapes(
+    name: str, tensor: Tensor | None, message: str, img_size: int | None, path: Path
+) -> None:
+    save_encoder(vit_of("dtm"), path, method="x")
+    rewritten(path, {name: tensor})
+    with pytest.raises(UserError, match=f"{name}.*{message}"):
+        load_encoder(path, img_size=img_size)
+
+
+def test_a_file_that_is_none_is_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        load_encoder(path)
+    with pytest.raises(UserError, match="No such file"):
+        load_encoder(tmp_path)
+    path.write_bytes(b"PK\x03\x04 not safetensors")
+    with pytest.raises(UserError, match="Not readable as safetensors"):
+        load_encoder(path)
+    save_encoder(vit_of("mae"), path, method="x")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="Not readable as safetensors"):
+        load_encoder(path)
+
+
+@pytest.mark.parametrize("header", [{}, {"format": "pt"}, {"mimbench-encoder-2": "{}"}])
+def test_another_projects_file_is_refused(header: dict[str, str], path: Path) -> None:
+    save_encoder(vit_of("mae"), path, method="x")
+    rewritten(path, {}, header)
+    with pytest.raises(UserError, match="encoder"):
+        load_encoder(path)
+
+
+def test_header_tells_method_and_shape(path: Path) -> None:
+    vit = vit_of("dtm")
+    save_encoder(vit, path, method="dtm")
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["mimbench-encoder-1"])
+    assert header == {"method": "dtm", "config": vit.config.as_dict()}
+    config, state = read_encoder(path)
+    assert config == vit.config and set(state) == set(vit.state_dict())
+
+
+def test_equal_encoders_are_equal_files(path: Path) -> None:
+    vit, files = vit_of("dtm"), set()
+    for _ in range(5):
+        save_encoder(vit, path, method="dtm")
+        files.add(path.read_bytes())
+    assert len(files) == 1

@@ -1,0 +1,116 @@
+"""Recipes: every value has a source, plain values and back, overrides that fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from mimbench.errors import UserError
+from mimbench.recipe import PretrainRecipe, Recipe, override
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small(Recipe):
+    arch: str
+    lr: float
+    steps: int
+    betas: tuple[float, float]
+    clip_grad: float | None
+    flip: bool
+    rule: Literal["linear", "sqrt"]
+
+
+GROUPS: dict[str, dict[str, Any]] = {
+    "paper, Table 1": {"arch": "vit_base", "lr": 1e-3, "steps": 10, "betas": (0.9, 0.95), "rule": "sqrt"},
+    "code": {"clip_grad": None, "flip": True},
+}
+
+
+@pytest.fixture
+def recipe() -> Small:
+    return Small.cited(GROUPS)
+
+
+def test_cited_keeps_each_source(recipe: Small) -> None:
+    assert recipe.sources["betas"] == "paper, Table 1" and recipe.sources["clip_grad"] == "code"
+    assert set(recipe.sources) == set(recipe.values())
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({**GROUPS, "blog": {"lr": 2e-3}}, "lr is given by two sources: 'paper, Table 1' and 'blog'"),
+        ({"code": GROUPS["code"]}, "missing"),
+        ({**GROUPS, "blog": {"momentum": 0.9}}, "momentum"),
+    ],
+)
+def test_cited_refuses_gaps_and_contradictions(groups: dict[str, dict[str, Any]], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Small.cited(groups)
+
+
+def test_vary_changes_a_copy_and_its_sources(recipe: Small) -> None:
+    other = recipe.vary("ours", lr=0.1)
+    assert (recipe.lr, other.lr, other.steps) == (1e-3, 0.1, 10)
+    assert (recipe.sources["lr"], other.sources["lr"], other.sources["steps"]) == (
+        "paper, Table 1",
+        "ours",
+        "paper, Table 1",
+    )
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.lr = 0.2  # type: ignore[misc]
+
+
+def test_values_survive_json(recipe: Small) -> None:
+    values = json.loads(json.dumps(recipe.values()))
+    assert "sources" not in values
+    again = Small.from_values(values, recipe.sources)
+    assert again == recipe and again.betas == (0.9, 0.95) and again.sources == recipe.sources
+
+
+def test_override_fits_or_is_refused_with_its_place(recipe: Small) -> None:
+    values = recipe.values()
+    changed = override(values, {"lr": 1, "clip_grad": 3.0, "betas": [0.9, 0.999]}, where="--set")
+    assert changed["lr"] == 1.0 and isinstance(changed["lr"], float)
+    assert (changed["clip_grad"], changed["betas"]) == (3.0, [0.9, 0.999])
+    assert values == recipe.values(), "the original is untouched"
+    for change, message in [
+        ({"stepz": 3}, "--set stepz: 3 is not valid.*Did you mean|--set stepz"),
+        ({"lr": "fast"}, "--set lr: 'fast'.*Give a float, such as 0.001"),
+        ({"steps": 1.5}, "--set steps: 1.5.*Give a int"),
+        ({"steps": True}, "--set steps: True"),
+        ({"flip": 1}, "--set flip: 1.*Give a bool"),
+        ({"arch": 3}, "--set arch: 3.*Give a str"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            override(values, change, where="--set")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rule": "cosine"}, r"rule: 'cosine' is not valid\..*Allowed: linear, sqrt"),
+        ({"lr": None}, "lr: None is not valid"),
+        ({"rule": None}, "rule: None is not valid"),
+    ],
+)
+def test_a_choice_or_a_needed_value_is_checked(recipe: Small, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Small.from_values(override(recipe.values(), change, where="--set"))
+    assert Small.from_values(override(recipe.values(), {"clip_grad": None}, where="--set")) == recipe
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("linear", 4.0), ("sqrt", math.sqrt(0.5)), ("absolute", 1.0)])
+def test_peak_lr(rule: Any, factor: float) -> None:
+    recipe = PretrainRecipe(
+        arch="vit_base", img_size=224, patch_size=16, epochs=1.0, warmup_epochs=0.0, global_batch_size=1024,
+        base_lr=2.0, lr_rule=rule, min_lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, clip_grad=None,
+        drop_path=0.0, min_crop_scale=0.2, color_jitter=0.0, precision="fp32",
+    )  # fmt: skip
+    assert recipe.peak_lr == pytest.approx(2.0 * factor)
+    assert recipe.num_patches == 196
