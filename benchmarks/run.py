@@ -1,11 +1,12 @@
-"""What a user waits for: setup, the toy table cold and cached, `--help`, and the overhead of a pretraining step.
+"""What a user waits for: setup, the toy table cold and cached, `--help`, and the overhead of a pretraining
+step.
 
     python benchmarks/run.py                 help, step and table
     python benchmarks/run.py setup           install into an empty environment (downloads some GB)
     python benchmarks/run.py step --repeat 5
 
-Absolute times hold for this machine at this moment; shares and ratios travel better. Several measurements of one
-thing are shown as median (minimum to maximum).
+Absolute times hold for this machine at this moment; shares and ratios travel better. Several measurements of
+one thing are shown as median (minimum to maximum).
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ MIMBENCH = [sys.executable, "-m", "mimbench"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="*", default=["help", "step", "table"], help=f"of {', '.join(PARTS)}")
     parser.add_argument("--repeat", type=int, default=3, help="how often short things are measured")
     arguments = parser.parse_args()
@@ -45,7 +48,9 @@ def spread(values: list[float], unit: str) -> str:
 def timed(command: list[str], **environment: str) -> float:
     """Seconds of a command; its output is shown only where it fails."""
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return time.perf_counter() - start
@@ -85,7 +90,9 @@ def bench_step(repeat: int) -> None:
 
 
 def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, float]:
-    """Share of overhead, and images a second, over `steps` steps with the real loader, hooks and checkpoints."""
+    """Share of overhead, and images a second, over `steps` steps with the real loader, hooks and
+    checkpoints.
+    """
     import torch
 
     from mimbench import catalog
@@ -123,7 +130,9 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     moments: list[float] = []
     fit(
         model,
-        PretrainPictures(pictures, PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)),
+        PretrainPictures(
+            pictures, PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)
+        ),
         folder=folder,
         seed=0,
         steps=steps,

@@ -69,8 +69,12 @@ def recipes() -> Mapping[str, ClassificationRecipe]:
         epochs=8.0, warmup_epochs=1.0, precision="fp32", rand_augment="rand-m5-mstd0.5-inc1",
         random_erase=0.0, min_crop_scale=0.35, crop_pct=1.0, mixup=0.2, cutmix=0.5,
     )  # fmt: skip
-    toy = small.vary(OURS, epochs=20.0, warmup_epochs=2.0)
-    smoke = toy.vary(OURS, img_size=32, global_batch_size=8, epochs=1.0, warmup_epochs=0.0)
+    toy = small.vary(
+        f"{OURS}; some hundred steps learn little under strong augmentation",
+        epochs=30.0, warmup_epochs=2.0, global_batch_size=16, mixup=0.0, cutmix=0.0, rand_augment="",
+        min_crop_scale=0.6, head_init_std=0.02,
+    )  # fmt: skip
+    smoke = small.vary(OURS, img_size=32, global_batch_size=8, epochs=1.0, warmup_epochs=0.0)
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 

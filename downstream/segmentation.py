@@ -73,8 +73,9 @@ def recipes() -> Mapping[str, SegmentationRecipe]:
         warmup_steps=40, slide_stride=42, head_channels=64, aux_channels=32, resize_scale=(384, 96),
     )  # fmt: skip
     toy = small.vary(
-        OURS, global_batch_size=8, steps=300, warmup_steps=30, head_channels=32, resize_ratio=(0.75, 1.5)
-    )
+        OURS, global_batch_size=8, base_lr=3e-3, steps=350, warmup_steps=35, head_channels=48,
+        resize_ratio=(0.9, 1.1), drop_path=0.0, photometric=False,
+    )  # fmt: skip
     smoke = toy.vary(
         OURS, img_size=32, global_batch_size=2, steps=3, warmup_steps=1, slide_stride=21, head_channels=16,
         aux_channels=8, resize_scale=(256, 64),

@@ -35,5 +35,5 @@ class UserError(Exception):
         return " ".join(parts)
 
 
-class RunFailed(Exception):  # noqa: N818  (it reads as what happened)
+class RunFailed(Exception):
     """A run stopped for a reason of its own (non-finite loss, full disk); the command exits with status 1."""

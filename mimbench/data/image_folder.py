@@ -22,7 +22,7 @@ CACHE_BYTES = 2**30  # decoded pictures kept in memory
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-class CorruptPicture(UserError):  # noqa: N818
+class CorruptPicture(UserError):
     """A picture that cannot be decoded; `value` is its path."""
 
     def __init__(self, path: Path | str) -> None:

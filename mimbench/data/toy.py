@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 
 
 PLANS = {
-    "toy": Plan(64, 3000, 1200, 25, 96, 500, 200),
+    "toy": Plan(64, 3000, 1200, 20, 96, 500, 200),
     "smoke": Plan(32, 48, 24, 2, 64, 8, 4),
 }
 
@@ -299,7 +299,7 @@ def _soft_noise(rng: Generator, size: int, cells: int) -> np.ndarray:
 def _ground(rng: Generator, size: int, kind: int, colour: int) -> Canvas:
     """A textured ground around one colour."""
     base = 0.45 + 0.55 * _jittered(rng, colour)  # pale, so that an object's dark rim stands out
-    far = base - np.float32(rng.uniform(0.1, 0.22))
+    far = base - np.float32(rng.uniform(0.25, 0.40) if GROUNDS[kind] != "smooth" else 0.12)
     if GROUNDS[kind] == "cloudy":
         mix = _soft_noise(rng, size, int(rng.integers(4, 10)))
     elif GROUNDS[kind] == "noisy":

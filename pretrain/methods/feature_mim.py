@@ -111,6 +111,7 @@ def base_recipes() -> Mapping[str, FeatureRecipe]:
         global_batch_size=32,
         base_lr=2e-3,
         color_jitter=0.0,
+        min_crop_scale=0.6,
     )
     smoke = toy.vary(
         "ours: seconds",

@@ -126,9 +126,11 @@ def recipes() -> Mapping[str, MAERecipe]:
         decoder_dim=64,
         decoder_depth=2,
         decoder_heads=2,
-        epochs=30.0,
-        warmup_epochs=2.0,
-        global_batch_size=64,
+        mask_ratio=0.6,
+        min_crop_scale=0.6,
+        epochs=12.0,
+        warmup_epochs=1.0,
+        global_batch_size=32,
         base_lr=1.5e-3,
     )
     smoke = toy.vary(

@@ -178,7 +178,7 @@ def recipes() -> Mapping[str, ClipRecipe]:
         text_dim=64,
         text_depth=2,
         weights="",
-        epochs=8.0,
+        epochs=5.0,
         warmup_epochs=1.0,
         global_batch_size=32,
         base_lr=1e-3,
