@@ -15,7 +15,7 @@ SIZE    = --scale $(SCALE) --seeds $(SEEDS) $(foreach item,$(DATA),--data $(item
 REQUEST = $(METHOD) --table $(TABLE) $(SIZE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table plan leaderboard test lint format bench doctor clean no-method
+.PHONY: help setup reproduce-table plan leaderboard results test lint format bench doctor clean no-method
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ no-method:
 
 leaderboard: $(STAMP)  ## every finished table on one page
 	@$(BIN)/mimbench leaderboard $(SIZE)
+
+results: $(STAMP)  ## the rendered main tables into the README
+	@$(BIN)/mimbench results README.md
 
 test: $(STAMP)  ## the test suite (ARGS="-k word" narrows it)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)

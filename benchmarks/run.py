@@ -139,6 +139,7 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
         batch_size=recipe.global_batch_size,
         param_groups=param_groups(model, recipe.weight_decay),
         lr_at=lambda step: 1e-4,
+        log_every=pretraining.num_steps(recipe, len(pictures)) // 100,  # as in a whole run
         before_step=lambda step: moments.append(time.perf_counter()) if step == 0 else None,
         after_step=lambda done: moments.append(time.perf_counter()) if done == steps else None,
     )

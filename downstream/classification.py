@@ -42,6 +42,7 @@ class ClassificationRecipe(TransferRecipe):
     min_crop_scale: float
     crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
     head_init_std: float
+    ema_momentum: float | None  # of the weights that are evaluated; None = the last step's
 
 
 MAE = "MAE fine-tuning (code efb2a80)"
@@ -60,7 +61,7 @@ def recipes() -> Mapping[str, ClassificationRecipe]:
                 "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16", "min_lr": 1e-6, "mixup": 0.8,
                 "cutmix": 1.0, "mixup_switch_prob": 0.5, "label_smoothing": 0.1,
                 "rand_augment": "rand-m9-mstd0.5-inc1", "random_erase": 0.25, "min_crop_scale": 0.08,
-                "crop_pct": 0.875, "head_init_std": 2e-5,
+                "crop_pct": 0.875, "head_init_std": 2e-5, "ema_momentum": None,
             },
         }
     )  # fmt: skip
@@ -182,6 +183,7 @@ def run(folder: RunFolder) -> dict[str, float]:
         betas=recipe.betas,
         clip_grad=recipe.clip_grad,
         precision=recipe.precision,
+        ema_momentum=recipe.ema_momentum,
     )
     pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
     return accuracy(model, pictures, num_workers=folder.options.num_workers)

@@ -253,6 +253,20 @@ def leaderboard(scale: ScaleOption = "toy", seeds: SeedsOption = 1, data: DataOp
 
 
 @app.command()
+def results(
+    document: Annotated[Path, typer.Argument(help="A Markdown file with the two results marks.")] = Path(
+        "README.md"
+    ),
+) -> None:
+    """Write the rendered main tables into a document, between its results marks."""
+    from mimbench import paths
+    from mimbench.render import readme
+
+    readme.update(document, sorted(paths.reports_out().glob("*/main.md")))
+    _console().print(f"{document} brought up to date", highlight=False)
+
+
+@app.command()
 def doctor() -> None:
     """What is installed, what can run here, what is missing and how to get it."""
     from mimbench import doctor as examination
@@ -395,4 +409,4 @@ def check_data(
 
     report = check(path)
     print_report(report, _console())
-    raise typer.Exit(0 if report.ok else 1)
+    raise typer.Exit(0 if report.ok else 2)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from mimbench.recipe import PretrainRecipe, Recipe
+from mimbench.recipe import PretrainRecipe, Recipe, require_range
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +103,12 @@ class TransferRecipe(Recipe):
     betas: tuple[float, float]
     clip_grad: float | None
     precision: Literal["fp32", "fp16", "bf16"]
+
+    def __post_init__(self) -> None:
+        require_range("img_size", self.img_size, 1)
+        require_range("global_batch_size", self.global_batch_size, 1)
+        require_range("layer_decay", self.layer_decay, 0, 1)
+        require_range("drop_path", self.drop_path, 0, 1)
 
     @property
     def peak_lr(self) -> float:

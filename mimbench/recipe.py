@@ -109,6 +109,13 @@ def _like(old: Any, new: Any, where: str) -> Any:
     raise UserError(where, new, remedy=f"Give a {type(old).__name__}, such as {old!r}.")
 
 
+def require_range(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raises UserError unless `low <= value <= high`."""
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise UserError(name, value, remedy=f"It must be {bounds}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainRecipe(Recipe):
     """What every pretraining run must say. Methods add their own fields."""
@@ -129,6 +136,15 @@ class PretrainRecipe(Recipe):
     min_crop_scale: float  # RandomResizedCrop area, lower bound
     color_jitter: float  # brightness, contrast and saturation; 0 = off
     precision: Precision
+
+    def __post_init__(self) -> None:
+        if self.patch_size < 1 or self.img_size % self.patch_size:
+            remedy = f"It must be a multiple of patch_size, {self.patch_size}."
+            raise UserError("img_size", self.img_size, remedy=remedy)
+        require_range("global_batch_size", self.global_batch_size, 1)
+        require_range("epochs", self.epochs, 0)
+        require_range("drop_path", self.drop_path, 0, 1)
+        require_range("min_crop_scale", self.min_crop_scale, 0, 1)
 
     @property
     def peak_lr(self) -> float:

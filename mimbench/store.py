@@ -24,7 +24,7 @@ from mimbench.fingerprint import run_fingerprint
 from mimbench.spec import RunSpec
 
 SCHEMA = 1
-HEARTBEAT_SECONDS = 0.5
+HEARTBEAT_SECONDS = 1.0
 RESULTS = (
     "result.json",
     "trainer.pt",
@@ -205,7 +205,7 @@ class RunFolder:
         self._write_status("running", message="", source=self.source)
 
     def progress(self, step: int, total: int, **scalars: float) -> None:
-        """Heartbeat (at most twice a second), and one line of metrics.jsonl when there are scalars."""
+        """Heartbeat (at most once a second), and one line of metrics.jsonl when there are scalars."""
         now = time.time()
         if scalars:
             line = json.dumps({"step": step, "time": now, **scalars})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
-from mimbench.recipe import PretrainRecipe
+from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import ViT
 from pretrain import initial
 from pretrain.masking import block_masks
@@ -26,6 +26,11 @@ class FeatureRecipe(PretrainRecipe):
     project_target: bool  # CLIP's projection on the target; off: the width before it
     normalize_target: bool  # standardise each target token over its channels
     loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("num_masked", self.num_masked, 0, self.num_patches)
+        require_range("min_mask_block", self.min_mask_block, 1, self.num_patches)
 
     def step_flops(self) -> float:
         size, tokens = size_of(self.arch), self.num_patches + 1

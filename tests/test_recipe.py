@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
+from mimbench import catalog
 from mimbench.errors import UserError
 from mimbench.recipe import PretrainRecipe, Recipe, override
 
@@ -114,3 +115,22 @@ def test_peak_lr(rule: Any, factor: float) -> None:
     )  # fmt: skip
     assert recipe.peak_lr == pytest.approx(2.0 * factor)
     assert recipe.num_patches == 196
+
+
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        ("mae", {"mask_ratio": 1.5}),
+        ("mae", {"img_size": 60}),
+        ("mae", {"global_batch_size": 0}),
+        ("mae", {"drop_path": -0.1}),
+        ("feature-mim", {"num_masked": 65}),
+        ("dtm", {"max_merged": 65}),
+        ("dtm", {"max_rounds": 0}),
+    ],
+)
+def test_a_number_out_of_range_names_the_field_and_the_bounds(method: str, change: dict[str, Any]) -> None:
+    recipe = catalog.method(method).recipes()["toy"]
+    with pytest.raises(UserError, match="must be") as error:
+        type(recipe).from_values({**recipe.values(), **change})
+    assert error.value.field in change

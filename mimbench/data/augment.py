@@ -47,7 +47,7 @@ class PretrainAugment:
         picture = picture.resize((self.img_size, self.img_size), Image.Resampling.BICUBIC)
         if random.random() < self.hflip:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()  # [3, H, W]
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # [3, H, W]; batching makes it contiguous
 
 
 def crop_box(width: int, height: int, scale: tuple[float, float]) -> tuple[int, int, int, int]:

@@ -110,7 +110,7 @@ class ImageFolder:
             )
         if subset_file is not None:
             self.samples = self._listed(self.root / subset_file)
-        self._cache: dict[int, np.ndarray] = {}
+        self._cache: dict[int, Image.Image] = {}
         self._cache_room = CACHE_BYTES
         self.skipped: list[str] = []
         if skip_corrupt:
@@ -120,14 +120,15 @@ class ImageFolder:
         return len(self.samples)
 
     def load(self, index: int) -> Image.Image:
-        """The picture as RGB. Raises CorruptPicture, naming the file."""
-        pixels = self._cache.get(index)
-        if pixels is None:
-            pixels = decode(self.samples[index][0])
-            if pixels.nbytes <= self._cache_room:
-                self._cache[index] = pixels
-                self._cache_room -= pixels.nbytes
-        return Image.fromarray(pixels)
+        """The picture as RGB, not to be changed in place. Raises CorruptPicture, naming the file."""
+        picture = self._cache.get(index)
+        if picture is None:
+            picture = Image.fromarray(decode(self.samples[index][0]))
+            size = 4 * picture.width * picture.height  # Pillow keeps four bytes a pixel
+            if size <= self._cache_room:
+                self._cache[index] = picture
+                self._cache_room -= size
+        return picture
 
     def name(self, index: int) -> str:
         """The picture's path relative to the root, as captions.json and the subset file write it."""

@@ -32,6 +32,9 @@ def render(table: Table, context: Context) -> str:
             cells.append("<br>".join(parts) if cell.reported or cell.status != "reported_only" else "–")
         lines.append(_line(cells))
     lines += ["", f"{escape(text.INTERVAL_NOTE)}. {escape(text.delta_note(table))}.", ""]
+    if found := text.findings(table):
+        lines += ["By the 95 % interval of the paired difference:", ""]
+        lines += [f"- {escape(line)}." for line in found] + [""]
     if table.claims:
         lines += ["## Claims", ""]
         lines += [_line(["Claim", "Difference", "Paper", "Ours", "Verdict"]), _line(["---"] * 5)]

@@ -53,6 +53,8 @@ def show(table: Table, console: Console) -> None:
             line.append(" | ")
             line.append(text.verdict(claim), _STYLES.get(claim.verdict.word, "dim"))
         console.print(line)
+    for finding in text.findings(table):
+        console.print(Text(finding))
     for note in (text.scale_note(table), f"{text.INTERVAL_NOTE}. {text.delta_note(table)}."):
         console.print(Text(note, style="dim"))
 

@@ -147,6 +147,27 @@ def delta_note(table: Table) -> str:
     return f"Δ is the row minus {against} over paired seeds, with its 95 % interval"
 
 
+def findings(table: Table) -> list[str]:
+    """Per column, which rows differ from their baseline by more than the seeds do, and which do not.
+
+    Only from paired seeds: with one seed there is no interval, and nothing to say.
+    """
+    lines = []
+    for index, column in enumerate(table.spec.columns):
+        groups: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
+        for row in table.rows:
+            delta = row.cells[index].delta
+            if delta is None or delta.interval is None:
+                continue
+            low, high = delta.interval
+            word = "above" if low > 0 else "below" if high < 0 else "not told apart from"
+            groups[word].append(row.spec.label)
+        told = [f"{', '.join(labels)} {word} the baseline" for word, labels in groups.items() if labels]
+        if told:
+            lines.append(f"{column.title}: {'; '.join(told)}")
+    return lines
+
+
 def sources(table: Table) -> dict[Reported, int]:
     """Every reported line that the table shows, numbered in reading order."""
     lines = [cell.reported for row in table.rows for cell in row.cells]

@@ -19,7 +19,10 @@ def seed_everything(seed: int, step: int, stream: int) -> None:
     state = np.random.SeedSequence([seed, step, stream]).generate_state(2)
     random.seed(int(state[0]))
     np.random.seed(int(state[0]))
-    torch.manual_seed(int(state[0]) << 32 | int(state[1]))
+    seed_torch = int(state[0]) << 32 | int(state[1])
+    torch.default_generator.manual_seed(seed_torch)  # torch.manual_seed asks every backend there could be
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed_torch)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ def fit(
     eps: float = 1e-8,
     clip_grad: float | None = None,
     precision: str = "fp32",
+    ema_momentum: float | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
     before_step: Callable[[int], None] | None = None,
     after_step: Callable[[int], None] | None = None,
@@ -56,6 +57,7 @@ def fit(
         batch_size: of a step, over all processes.
         param_groups: AdamW's groups, each with `lr_scale`.
         lr_at: step -> learning rate before `lr_scale`.
+        ema_momentum: where given, the model ends with the moving average of its weights over all steps.
         before_step: called with the step about to be done; after_step: with the number of steps done.
         log_every: steps between two lines of metrics.jsonl; default: about 100 lines a run.
 
@@ -76,9 +78,12 @@ def fit(
         device=target,
     )
     metrics = MetricsHook(folder, steps, log_every or max(steps // 100, 1))
-    checkpoint = Checkpoint(folder, model, wrapper, metrics)
+    average = WeightAverage(model, ema_momentum) if ema_momentum is not None else None
+    checkpoint = Checkpoint(folder, model, wrapper, metrics, average)
     first = checkpoint.load()
     if first >= steps:
+        if average:
+            average.apply()
         return
     rank, world_size = get_dist_info()
     loader = train_loader(
@@ -94,6 +99,7 @@ def fit(
     )
     hooks: list[Hook] = [
         StepHook(seed, lr_at, before_step, after_step),
+        *([average] if average else []),
         metrics,
         CheckpointHook(checkpoint, folder.options.checkpoint_seconds),
     ]
@@ -120,6 +126,8 @@ def fit(
             "the last sound checkpoint was kept. Lower base_lr, or set clip_grad."
         )
     checkpoint.save(steps)
+    if average:
+        average.apply()
 
 
 class QuietRunner(Runner):
@@ -188,6 +196,29 @@ class StepHook(Hook):
             self.after_step(batch_idx + 1)
 
 
+class WeightAverage(Hook):
+    """Exponential moving average of a model's weights and buffers, updated after every step on the device."""
+
+    def __init__(self, model: nn.Module, momentum: float) -> None:
+        self.model, self.momentum = model, momentum
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
+    ) -> None:
+        live = self.model.state_dict()
+        averaged = [name for name, value in live.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.state[name] for name in averaged], [live[name] for name in averaged], 1 - self.momentum
+        )
+        for name in live.keys() - set(averaged):
+            self.state[name].copy_(live[name])
+
+    def apply(self) -> None:
+        """Give the model its averaged weights."""
+        self.model.load_state_dict(self.state)
+
+
 class MetricsHook(Hook):
     """Scalars to metrics.jsonl, progress to status.json; only a written line waits for the device.
 
@@ -228,11 +259,19 @@ class MetricsHook(Hook):
 class Checkpoint:
     """Everything a run needs to go on exactly; randomness derives from the step.
 
-    Model, optimizer, loss scaler, step, and the metrics since the last line.
+    Model, its average, optimizer, loss scaler, step, and the metrics since the last line.
     """
 
-    def __init__(self, folder: RunFolder, model: BaseModel, wrapper: Any, metrics: MetricsHook) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        model: BaseModel,
+        wrapper: Any,
+        metrics: MetricsHook,
+        average: WeightAverage | None = None,
+    ) -> None:
         self.folder, self.model, self.wrapper, self.metrics = folder, model, wrapper, metrics
+        self.average = average
 
     def is_sound(self) -> bool:
         """Whether the weights and the metrics since the last line are finite; waits for the device."""
@@ -250,6 +289,8 @@ class Checkpoint:
         self.model.load_state_dict(state["model"])
         self.wrapper.load_state_dict(state["optimizer"])
         self.metrics.sums, self.metrics.count = state["sums"], state["count"]
+        if self.average:
+            self.average.state = state["average"]
         self.folder.rewind(state["step"])
         return int(state["step"])
 
@@ -260,6 +301,7 @@ class Checkpoint:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.wrapper.state_dict(),
+            "average": self.average.state if self.average else None,
             "sums": self.metrics.sums,
             "count": self.metrics.count,
             "step": step,

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mimbench.contract import MethodCard
 from mimbench.errors import UserError
+from mimbench.recipe import require_range
 from pretrain.feature_student import FeatureRecipe, token_distance
 from pretrain.methods.feature_mim import FeatureMIM, base_recipes, transfer
 from pretrain.target import standardise
@@ -163,6 +164,9 @@ class DTMRecipe(FeatureRecipe):
     protect_first: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("max_merged", self.max_merged, 0, self.num_patches)
+        require_range("max_rounds", self.max_rounds, 1)
         if self.num_branches not in (1, 2):
             raise UserError(
                 "num_branches", self.num_branches, allowed=(1, 2), remedy="Two schedules are drawn."

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
-from mimbench.recipe import PretrainRecipe
+from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import ViT
 from pretrain import initial
 from pretrain.decoder import MAEDecoder
@@ -74,6 +74,10 @@ class MAERecipe(PretrainRecipe):
     decoder_dim: int
     decoder_depth: int
     decoder_heads: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("mask_ratio", self.mask_ratio, 1 / self.num_patches, 1 - 1 / self.num_patches)
 
     def step_flops(self) -> float:
         size, num_keep = size_of(self.arch), int(self.num_patches * (1 - self.mask_ratio))

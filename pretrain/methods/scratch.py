@@ -83,6 +83,7 @@ def transfer() -> TransferOverrides:
                     "epochs": 300.0,
                     "warmup_epochs": 20.0,
                     "global_batch_size": 4096,
+                    "ema_momentum": 0.9999,
                 }
             },
             "small": own,

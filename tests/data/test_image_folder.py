@@ -73,7 +73,7 @@ def test_missing_or_empty_folder(tmp_path: Path) -> None:
 
 
 def test_cache_holds_no_more_than_its_budget(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_folder, "CACHE_BYTES", 5 * 32 * 32 * 3)
+    monkeypatch.setattr(image_folder, "CACHE_BYTES", 5 * 32 * 32 * 4)
     folder = ImageFolder(root, "train")
     before = [np.asarray(folder.load(index)) for index in range(len(folder))]
     assert len(folder._cache) == 5

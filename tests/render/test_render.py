@@ -212,3 +212,15 @@ def test_no_heavy_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_findings_follow_the_paired_intervals():
+    """MAE is 5 above scratch on every seed's own scale, up to small differences; one seed says nothing."""
+    table = sample()
+    assert text.findings(sample(seeds=1)) == []
+    for index, line in enumerate(text.findings(table)):
+        deltas = {row.spec.label: row.cells[index].delta for row in table.rows if row.cells[index].delta}
+        above = [label for label, delta in deltas.items() if delta.interval and delta.interval[0] > 0]
+        assert line.startswith(table.spec.columns[index].title)
+        assert ", ".join(above) + " above the baseline" in line
+        assert line in markdown.render(table, CONTEXT).replace("\\", "") and line in page(table)

@@ -64,7 +64,10 @@ def tiny_folder(root: Path, options: Options = EVERY_STEP) -> RunFolder:
 
 
 def fit_tiny(folder: RunFolder, **changes: Any) -> Tiny:
-    model = Tiny()
+    return fit_tiny_model(Tiny(), folder, **changes)
+
+
+def fit_tiny_model(model: Tiny, folder: RunFolder, **changes: Any) -> Tiny:
     options: dict[str, Any] = {
         "seed": 3,
         "steps": STEPS,
@@ -123,6 +126,30 @@ def test_steps_after_the_last_checkpoint_are_done_again(
     assert asked == [2, 3, 4, 5, 6]
     assert all(map(torch.equal, expected.state_dict().values(), found.state_dict().values()))
     assert logged(folder) == logged(whole)
+
+
+@pytest.mark.parametrize("cut", [None, 0, 4, STEPS])
+def test_the_weight_average_is_the_recursion_over_all_steps(cut: int | None, tmp_path: Path) -> None:
+    """a <- m a + (1 - m) w after every step, from the initial weights on; also over an interruption."""
+    seen: list[Tensor] = []
+    plain = Tiny()
+    weight = plain.layers[0].weight
+    average = weight.detach().clone()
+    fit_tiny_model(
+        plain, tiny_folder(tmp_path / "plain"), after_step=lambda _: seen.append(weight.detach().clone())
+    )
+    for value in seen:
+        average = 0.7 * average + 0.3 * value
+
+    folder = tiny_folder(tmp_path / "averaged")
+    if cut == STEPS:
+        fit_tiny(folder, ema_momentum=0.7)  # finished before: the next call only restores it
+    elif cut is not None:
+        with pytest.raises(Interrupted):
+            fit_tiny(folder, ema_momentum=0.7, before_step=stop_at(cut, []))
+    found = fit_tiny(folder, ema_momentum=0.7)
+    torch.testing.assert_close(found.layers[0].weight.detach(), average)
+    assert not torch.equal(average, seen[-1])
 
 
 def test_a_finished_training_is_not_touched(tmp_path: Path) -> None:
