@@ -69,8 +69,8 @@ def recipes() -> Mapping[str, SegmentationRecipe]:
         }
     )  # fmt: skip
     small = paper.vary(
-        OURS, img_size=64, global_batch_size=16, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=400,
-        warmup_steps=40, slide_stride=42, head_channels=64, aux_channels=32, resize_scale=(384, 96),
+        OURS, img_size=64, global_batch_size=16, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=200,
+        warmup_steps=20, slide_stride=42, head_channels=64, aux_channels=32, resize_scale=(384, 96),
     )  # fmt: skip
     toy = small.vary(
         OURS, global_batch_size=8, base_lr=3e-3, steps=350, warmup_steps=35, head_channels=48,

@@ -46,7 +46,7 @@ class Options:
     """How a run is computed without changing what it computes."""
 
     num_workers: int = 0  # of the data loader
-    checkpoint_seconds: float = 30.0  # between two checkpoints
+    checkpoint_seconds: float = 15.0  # between two checkpoints
 
 
 @dataclass(frozen=True)

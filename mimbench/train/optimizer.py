@@ -65,7 +65,7 @@ def optim_wrapper(
     """AdamW in mmengine's wrapper: fp32, or autocast in fp16 (with dynamic loss scaling) or bf16."""
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device.type == "cuda")
     clip = {"max_norm": clip_grad} if clip_grad is not None else None
-    if precision == "fp32" or device.type == "cpu":
+    if precision == "fp32":
         return _Wrapper(optimizer, clip_grad=clip)
     if precision == "fp16":
         return _AmpWrapper(optimizer=optimizer, clip_grad=clip, loss_scale="dynamic", dtype="float16")

@@ -68,6 +68,9 @@ def fit(
         return
     target = run_device()
     model.to(target)
+    if precision != "fp32" and target.type == "cpu":
+        folder.details["precision"] = f"fp32, in the place of {precision}: the run was on a CPU"
+        precision = "fp32"
     wrapper = optim_wrapper(
         param_groups,
         lr=lr_at(0),

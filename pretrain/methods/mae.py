@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
-from mimbench.contract import MethodCard, TransferOverrides
+from mimbench.contract import MethodCard
 from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import ViT
 from pretrain import initial
@@ -110,32 +110,26 @@ def recipes() -> Mapping[str, MAERecipe]:
         }
     )
     small = paper.vary(
-        "ours: one GPU or patience",
-        arch="vit_mini",
+        "ours: minutes on two CPU cores for some thousand pictures",
+        arch="vit_toy",
         img_size=64,
         patch_size=8,
-        decoder_dim=96,
+        decoder_dim=64,
         decoder_depth=2,
-        decoder_heads=3,
-        epochs=200.0,
-        warmup_epochs=10.0,
-        global_batch_size=128,
-        base_lr=1e-3,
+        decoder_heads=2,
+        epochs=20.0,
+        warmup_epochs=2.0,
+        global_batch_size=32,
+        base_lr=1.5e-3,
         lr_rule="absolute",
         precision="fp32",
     )
     toy = small.vary(
-        "ours: two CPU cores",
-        arch="vit_toy",
-        decoder_dim=64,
-        decoder_depth=2,
-        decoder_heads=2,
+        "ours: two CPU cores, pictures of few patches",
         mask_ratio=0.6,
         min_crop_scale=0.6,
         epochs=12.0,
         warmup_epochs=1.0,
-        global_batch_size=32,
-        base_lr=1.5e-3,
     )
     smoke = toy.vary(
         "ours: seconds",
@@ -150,10 +144,6 @@ def recipes() -> Mapping[str, MAERecipe]:
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 
-def transfer() -> TransferOverrides:
-    return {}
-
-
 METHOD = MethodCard(
     name="mae",
     title="MAE",
@@ -162,5 +152,4 @@ METHOD = MethodCard(
     reconstruction=False,
     recipes=recipes,
     build=MAE,
-    transfer=transfer,
 )

@@ -234,7 +234,8 @@ def test_flops_are_those_of_a_step(card: MethodCard, build: Callable[..., nn.Mod
     counted = counter.get_total_flops() / BATCH
     assert 0.5 < recipe.step_flops() / counted < 2, f"{recipe.step_flops():.3g} said, {counted:.3g} counted"
     by_scale = [card.recipes()[scale].step_flops() for scale in ("smoke", "toy", "small", "paper")]
-    assert by_scale == sorted(by_scale) and by_scale[0] > 0
+    smoke, toy, small, paper = by_scale
+    assert 0 < smoke <= min(toy, small) <= max(toy, small) <= paper
 
 
 # -- the encoder, and the way to it --------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def seeded() -> None:
 @pytest.fixture
 def model() -> MAE:
     """The smoke encoder on the paper's grid: 14 x 14 patches of 2 pixels."""
-    return MAE(METHOD.recipes()["smoke"].vary("test", img_size=28, patch_size=2))
+    return MAE(METHOD.recipes()["smoke"].vary("test", img_size=28, patch_size=2, mask_ratio=0.75))
 
 
 @pytest.fixture

@@ -106,6 +106,13 @@ def test_a_sound_run_is_not_stopped(folder: RunFolder) -> None:
     assert [line["step"] for line in folder.metrics()] == [3, 6, 8]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device computes in half precision")
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_gives_way_on_a_cpu_and_says_so(folder: RunFolder, precision: str) -> None:
+    train(folder, Breaking(at=None), precision=precision)
+    assert folder.details["precision"] == f"fp32, in the place of {precision}: the run was on a CPU"
+
+
 def test_diverging_method_fails_with_a_remedy_and_leaves_no_encoder(
     pretraining_folder: Callable[..., RunFolder],
 ) -> None:
