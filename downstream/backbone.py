@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from mimbench.encoder import load_encoder
 from mimbench.vit import ViT
 
+OFFICIAL_TAPS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # BEiT, MAE, iBOT: ViT-B and ViT-L
 
-def even_taps(depth: int) -> tuple[int, ...]:
-    """Four blocks, evenly spaced, the last one included (0-based)."""
-    return tuple(depth * (i + 1) // 4 - 1 for i in range(4))
+
+def default_taps(depth: int) -> tuple[int, ...]:
+    """The official codes' four blocks (0-based); at other depths evenly spaced ones up to the last."""
+    return OFFICIAL_TAPS.get(depth) or tuple(depth * (i + 1) // 4 - 1 for i in range(4))
 
 
 @MODELS.register_module()
@@ -26,7 +28,7 @@ class ViTBackbone(BaseModule):
         encoder: the encoder file.
         img_size: the training crop's side; positions are resized to it. Other sizes are resized in `forward`.
         drop_path: stochastic depth of the last block.
-        taps: 0-based blocks whose outputs are returned; default: four, evenly spaced.
+        taps: 0-based blocks whose outputs are returned; default: `default_taps`.
         norm: normalise each tap by the encoder's final norm (iBOT); otherwise that norm is removed.
         frozen_blocks: this many first blocks, and everything before them, are not trained.
 
@@ -47,7 +49,7 @@ class ViTBackbone(BaseModule):
     ) -> None:
         super().__init__()
         self.net, self.load_report = load_encoder(Path(encoder), drop_path=drop_path, img_size=img_size)
-        self.taps = tuple(taps) if taps is not None else even_taps(len(self.net.blocks))
+        self.taps = tuple(taps) if taps is not None else default_taps(len(self.net.blocks))
         self.out_channels = [self.net.embed_dim] * len(self.taps)
         self.out_strides = [self.net.config.patch_size] * len(self.taps)
         self.norm = norm

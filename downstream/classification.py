@@ -72,7 +72,7 @@ def recipes() -> Mapping[str, ClassificationRecipe]:
     )  # fmt: skip
     toy = small.vary(
         f"{OURS}; some hundred steps learn little under strong augmentation",
-        epochs=30.0, warmup_epochs=2.0, global_batch_size=16, mixup=0.0, cutmix=0.0, rand_augment="",
+        epochs=40.0, warmup_epochs=2.0, global_batch_size=16, mixup=0.0, cutmix=0.0, rand_augment="",
         min_crop_scale=0.6, head_init_std=0.02,
     )  # fmt: skip
     smoke = small.vary(OURS, img_size=32, global_batch_size=8, epochs=1.0, warmup_epochs=0.0)

@@ -78,7 +78,7 @@ def recipes() -> Mapping[str, DetectionRecipe]:
         anchor_scale=4.0, num_proposals=64, rpn_samples=128, roi_samples=64, box_convs=0, box_channels=128,
         box_loss="l1", mask_convs=1, mask_roi_size=7,
     )  # fmt: skip
-    toy = small.vary(OURS, epochs=3.0, milestones=(2.25, 2.75), fpn_channels=32)
+    toy = small.vary(OURS, epochs=3.0, milestones=(2.25, 2.75), fpn_channels=32, base_lr=2e-3)
     smoke = toy.vary(
         OURS, img_size=64, global_batch_size=2, epochs=0.75, milestones=(0.5,), warmup_steps=1,
         fpn_channels=16, num_proposals=8, rpn_samples=16, roi_samples=8, box_channels=16,

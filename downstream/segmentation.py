@@ -179,7 +179,7 @@ def build_model(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> 
             bgr_to_rgb=True,
             size=crop,
             seg_pad_val=IGNORED,
-            test_cfg=dict(size_divisor=config.patch_size),
+            test_cfg=dict(size=crop),
         ),
         backbone=dict(
             type=ViTBackbone, encoder=str(encoder), img_size=recipe.img_size, drop_path=recipe.drop_path

@@ -51,6 +51,7 @@ class Worker:
         events: queue.SimpleQueue[tuple[Worker, dict[str, Any]]],
     ) -> None:
         self.node: Node | None = None
+        self.ready = False
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # for what it says when it dies outside a run
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mimbench.worker"],
@@ -207,12 +208,17 @@ class _Execution:
             worker.send(node, folder.path, rerun=self.rerun)
 
     def _on_event(self, worker: Worker, event: dict[str, Any]) -> None:
-        if event["event"] == "ready" or worker not in self.pool.workers:
+        if event["event"] == "ready":
+            worker.ready = True
+            return
+        if worker not in self.pool.workers:
             return
         node, worker.node = worker.node, None
         if event["event"] == "died":
             self.pool.workers.remove(worker)
             words = worker.last_words()
+            if node is None and worker.ready:
+                return  # killed while it had nothing to do
             if node is None:  # it died before it was given a run: another one would do the same
                 raise RunFailed(f"No worker could start: {words}.")
             self._on_death(node, words)

@@ -21,7 +21,6 @@ INFRASTRUCTURE = (
     "mimbench.atomic",
     "mimbench.catalog",
     "mimbench.cli",
-    "mimbench.contract",
     "mimbench.doctor",
     "mimbench.errors",
     "mimbench.execute",

@@ -120,7 +120,7 @@ def require_range(name: str, value: float, low: float, high: float = math.inf) -
 class PretrainRecipe(Recipe):
     """What every pretraining run must say. Methods add their own fields."""
 
-    arch: str  # a name in mimbench.vit_arch.ARCHS
+    arch: str  # a name in mimbench.arch.ARCHS
     img_size: int  # pixels
     patch_size: int  # pixels
     epochs: float
@@ -143,6 +143,7 @@ class PretrainRecipe(Recipe):
             raise UserError("img_size", self.img_size, remedy=remedy)
         require_range("global_batch_size", self.global_batch_size, 1)
         require_range("epochs", self.epochs, 0)
+        require_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
         require_range("drop_path", self.drop_path, 0, 1)
         require_range("min_crop_scale", self.min_crop_scale, 0, 1)
 

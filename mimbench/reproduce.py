@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from mimbench import paths
-from mimbench.catalog import Catalog, Description
+from mimbench.catalog import Catalog, Description, Resolved
 from mimbench.errors import UserError
 from mimbench.execute import Pool, Report, gpu_ids, num_cores
 from mimbench.plan import Data, Node, Plan, Planner, Request, show
@@ -72,7 +72,7 @@ def reproduce_table(
     terminal.show(finished, console)
     files = render.write_all(finished, paths.reports_out() / method, table, context(plan, command))
     tell_failures(plan, report, store, console)
-    for file in files:
+    for file in reversed(files):  # the page comes last
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
     return report.exit_code
 
@@ -180,7 +180,8 @@ def aggregate(
         if row.method is not None
     }
     found = outcomes(spec, plan, report, request, store)
-    return cell.aggregate(spec, found, reported.read(), request.scale, rebuilt, where=where)
+    scale = f"changed {request.scale}" if request.changes else request.scale  # no longer the paper's recipe
+    return cell.aggregate(spec, found, reported.read(), scale, rebuilt, where=where)
 
 
 def context(plan: Plan, command: str) -> Context:
@@ -306,6 +307,14 @@ class _AnyData(Data):
         return 1
 
 
+class _AnyPlanner(Planner):
+    """Plans as if every checkpoint that a recipe loads had been given."""
+
+    def _weights(self, resolved: Resolved) -> dict[str, Path]:
+        del resolved
+        return {}
+
+
 def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
     """Runs whose recipe no table has today, at any scale; seed and data do not matter."""
     from mimbench.table import spec as tables
@@ -315,7 +324,7 @@ def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
         spec = tables.load(method, table)
         for scale in SCALES:
             empty = RunStore(store.root / ".none")
-            build = Planner(catalog, empty, _AnyData(), Request(scale=scale))
+            build = _AnyPlanner(catalog, empty, _AnyData(), Request(scale=scale))
             plan = build.table(spec.rows, spec.columns, f"tables/{method}/{table}.toml")
             signatures: dict[str, str] = {}
             for key, node in plan.nodes.items():

@@ -196,13 +196,17 @@ class RunFolder:
     # -- what a running stage reports ------------------------------------------------------------------------
 
     def begin(self, environment: Mapping[str, Any]) -> None:
-        """Start or go on; a checkpoint written by other code is thrown away, for a run has one code."""
-        started_by = self.status.get("source")
-        if self.trainer_path.exists() and started_by != self.source:
+        """Start or go on; a checkpoint of other code, or from a parent since recomputed, is thrown away."""
+        started = self.status
+        sources = {role: (parent.result or {}).get("source") for role, parent in self.parents.items()}
+        if self.trainer_path.exists() and (started.get("source"), started.get("parents")) != (
+            self.source,
+            sources,
+        ):
             self.reset()
         with _disk(self.path):
             write_json(self.path / "env.json", environment)
-        self._write_status("running", message="", source=self.source)
+        self._write_status("running", message="", source=self.source, parents=sources)
 
     def progress(self, step: int, total: int, **scalars: float) -> None:
         """Heartbeat (at most once a second), and one line of metrics.jsonl when there are scalars."""

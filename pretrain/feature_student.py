@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.data.augment import MEAN, STD
 from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import ViT
 from pretrain import initial
 from pretrain.masking import block_masks
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,7 @@ class FeatureRecipe(PretrainRecipe):
     layer_scale_init: float
     target_dim: int  # numbers a target token has
     project_target: bool  # CLIP's projection on the target; off: the width before it
+    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
     normalize_target: bool  # standardise each target token over its channels
     loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
 
@@ -85,14 +89,26 @@ class FeatureStudent(nn.Module):
         return self.head(x[:, 1:])
 
 
-def teacher_tokens(teacher: nn.Module, images: Tensor, *, project: bool) -> Tensor:
+def teacher_tokens(
+    teacher: nn.Module, images: Tensor, *, project: bool, clip_normalisation: bool = False
+) -> Tensor:
     """The frozen teacher's patch tokens `[B, N, C]`, without gradient.
 
-    As in DTM's released code the teacher gets the student's own normalised pictures, not CLIP's
-    normalisation.
+    As in DTM's released code the teacher gets the student's own normalised pictures; with
+    `clip_normalisation` they get CLIP's mean and standard deviation, as in DeepMIM (7bf1e80).
     """
     with torch.no_grad():
+        if clip_normalisation:
+            images = to_clip_statistics(images)
         return teacher(images, project=project)[:, 1:]
+
+
+def to_clip_statistics(images: Tensor) -> Tensor:
+    """Pictures `[B, 3, H, W]` of ImageNet's mean and standard deviation to OpenAI CLIP's."""
+    mean, std, clip_mean, clip_std = (
+        images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD, CLIP_MEAN, CLIP_STD)
+    )
+    return (images * std + mean - clip_mean) / clip_std
 
 
 def token_distance(pred: Tensor, target: Tensor, loss_type: str) -> Tensor:

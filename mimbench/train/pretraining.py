@@ -77,7 +77,8 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     spec = folder.spec
     recipe = type(next(iter(card.recipes().values()))).from_values(spec.recipe)
     pictures = ImageFolder(folder.data(card.data), "train", skip_corrupt=spec.skip_corrupt)
-    augment = PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)
+    hflip = 0.0 if card.inputs == "image+caption" else 0.5  # a caption may say left or right
+    augment = PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter, hflip)
     parts: dict[str, Any] = {role: load_teacher(folder, role) for role in card.needs}
     if card.inputs == "image+caption":
         dataset: Any = CaptionedPictures(pictures, augment)

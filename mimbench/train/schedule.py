@@ -18,7 +18,8 @@ def warmup_cosine(
 ) -> float:
     """Linear warm-up, then half a cosine from `peak` to `final`, reached at the last step.
 
-    DTM, utils/utils.py: cosine_scheduler@322df2e; the same curve as MAE's and BEiT's up to one step.
+    DTM, utils/utils.py: cosine_scheduler@322df2e; the same curve as MAE's and BEiT's up to one step. Those
+    end one step short of `final`; here the last step has it.
     """
     rising = _warmup(step, peak, warmup, start)
     if rising is not None:
@@ -39,7 +40,7 @@ def warmup_poly(
     final: float = 0.0,
     start_ratio: float = 0.0,
 ) -> float:
-    """Linear warm-up from `start_ratio * peak`, then polynomial decay over the whole run (mmsegmentation)."""
+    """Linear warm-up from `start_ratio * peak`, then polynomial decay over the rest (mmsegmentation 1.x)."""
     rising = _warmup(step, peak, warmup, peak * start_ratio)
     if rising is not None:
         return rising

@@ -6,12 +6,15 @@ tokens merge, in how many rounds, is drawn anew in every step (dynamic schedulin
 `match`, the scheduler `draw_schedule`, the loss `DTM.forward_loss`.
 
 Follows the released code (naver-ai/dtm@322df2e); golden: dtm_morph.npz, dtm_tiny_engine.npz. Where the
-paper's text and the code differ, both are recipe fields, the code's value first:
+paper's text and the code differ, these are recipe fields, the code's value first:
 
     split          alternate | random            even and odd positions, or a random half (Algorithm 1)
     merge          group_mean | row_normalised   mean of all members, or product of row-normalised matrices
     protect_first  True | False                  patch (0, 0) never merges (ToMe's class token protection)
+    rounds         ceil_floor | exact            merges a round rounded, or in all exactly the drawn number
+    weigh_groups   True | False                  the loss over all N tokens, or over the morphed tokens alike
     loss_type      smoothl1 | negcosine | l1 | l2
+    dynamic        True | False                  off: always half of the tokens in half of the rounds
 """
 
 from __future__ import annotations
@@ -33,14 +36,17 @@ from pretrain.target import standardise
 
 
 class Branch(NamedTuple):
-    """One morphing: `num_merged` (r) tokens are merged in each of `num_rounds` (k) rounds."""
+    """One morphing: `num_merged` (r) tokens merge in each of `num_rounds` (k) rounds, one more in the first
+    `num_longer` of them.
+    """
 
     num_merged: int
     num_rounds: int
+    num_longer: int = 0
 
 
 def draw_schedule(
-    max_merged: tuple[int, int], max_rounds: tuple[int, int], num_branches: int
+    max_merged: tuple[int, int], max_rounds: tuple[int, int], num_branches: int, rounds: str = "ceil_floor"
 ) -> list[Branch]:
     """Dynamic scheduling: draw m1, m2 ~ U{0..n} and k1, k2 ~ U{1..K} in this order (Python's `random`).
 
@@ -49,11 +55,13 @@ def draw_schedule(
     """
     m = [random.randint(0, n) for n in max_merged]
     k = [random.randint(1, limit) for limit in max_rounds]
-    return [branch_of(m[i], k[i], max_merged[0]) for i in range(num_branches)]
+    return [branch_of(m[i], k[i], max_merged[0], rounds) for i in range(num_branches)]
 
 
-def branch_of(num_removed: int, num_rounds: int, limit: int) -> Branch:
-    """The rounds that remove about `num_removed` tokens."""
+def branch_of(num_removed: int, num_rounds: int, limit: int, rounds: str = "ceil_floor") -> Branch:
+    """The rounds that remove about `num_removed` tokens; exactly so many (but for the cap) with `exact`."""
+    if rounds == "exact":
+        return Branch(num_removed // num_rounds, num_rounds, num_removed % num_rounds)
     r = -(-num_removed // num_rounds)
     return Branch(num_removed // num_rounds if r * num_rounds > limit else r, num_rounds)
 
@@ -70,9 +78,13 @@ class Morphing(NamedTuple):
 
         The broadcast back to N tokens weights a group in the loss by its size.
         """
+        return self.merge(x).gather(1, self.group.unsqueeze(-1).expand_as(x))
+
+    def merge(self, x: Tensor) -> Tensor:
+        """The morphed tokens of x `[B, N, C]`: `[B, num_groups, C]`."""
         index = self.group.unsqueeze(-1).expand_as(x)
         groups = x.new_zeros(x.shape[0], self.num_groups, x.shape[2])
-        return groups.scatter_add(1, index, x * self.weight.unsqueeze(-1)).gather(1, index)
+        return groups.scatter_add(1, index, x * self.weight.unsqueeze(-1))
 
 
 def match(x: Tensor, num_merged: int, *, split: str, protect_first: bool) -> tuple[Tensor, int]:
@@ -114,8 +126,11 @@ def morph(target: Tensor, branch: Branch, *, split: str, merge: str, protect_fir
     group = torch.arange(num_tokens, device=target.device).expand(batch, -1)
     weight = target.new_ones(batch, num_tokens)
     x, size = target, target.new_ones(batch, num_tokens)
-    for _ in range(branch.num_rounds if branch.num_merged else 0):
-        position, count = match(x, branch.num_merged, split=split, protect_first=protect_first)
+    for p in range(branch.num_rounds):
+        num_merged = branch.num_merged + (p < branch.num_longer)
+        if num_merged == 0:
+            break
+        position, count = match(x, num_merged, split=split, protect_first=protect_first)
         share = size if merge == "group_mean" else torch.ones_like(size)
         total = x.new_zeros(batch, count).scatter_add(1, position, share)  # [B, t']
         index = position.unsqueeze(-1).expand_as(x)
@@ -138,18 +153,24 @@ class DTM(FeatureMIM):
     def draw_branches(self) -> list[Branch]:
         """The step's morphings, shared by the whole batch."""
         r = self.recipe
-        return draw_schedule((r.max_merged, r.max_merged), (r.max_rounds, r.max_rounds), r.num_branches)
+        if not r.dynamic:
+            half = branch_of(r.max_merged // 2, max(r.max_rounds // 2, 1), r.max_merged, r.rounds)
+            return [half] * r.num_branches
+        limits = (r.max_merged, r.max_merged), (r.max_rounds, r.max_rounds)
+        return draw_schedule(*limits, r.num_branches, r.rounds)
 
     def forward_loss(self, pred: Tensor, target: Tensor) -> Tensor:
         """Mean over the branches of the distance of morphed pred and morphed target, both `[B, N, C]`."""
         r = self.recipe
+        pred, target = pred.float(), target.float()  # under autocast too: sums over a group and ties matter
         losses = []
         for branch in self.draw_branches():
             morphing = morph(target, branch, split=r.split, merge=r.merge, protect_first=r.protect_first)
-            morphed_target = morphing(target)
+            apply = morphing if r.weigh_groups else morphing.merge
+            morphed_target = apply(target)
             if r.normalize_target:
                 morphed_target = standardise(morphed_target)
-            losses.append(token_distance(morphing(pred), morphed_target, r.loss_type))
+            losses.append(token_distance(apply(pred), morphed_target, r.loss_type))
         return r.dtm_weight * torch.stack(losses).mean()
 
 
@@ -162,6 +183,9 @@ class DTMRecipe(FeatureRecipe):
     split: Literal["alternate", "random"]
     merge: Literal["group_mean", "row_normalised"]
     protect_first: bool
+    rounds: Literal["ceil_floor", "exact"]
+    weigh_groups: bool
+    dynamic: bool
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,6 +202,9 @@ def recipes() -> Mapping[str, DTMRecipe]:
         "split": "alternate",
         "merge": "group_mean",
         "protect_first": True,
+        "rounds": "ceil_floor",
+        "weigh_groups": True,
+        "dynamic": True,
         "max_merged": 196,
         "max_rounds": 14,
         "num_branches": 2,

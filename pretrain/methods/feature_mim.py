@@ -48,7 +48,12 @@ class FeatureMIM(nn.Module):
         return token_distance(pred, target, self.recipe.loss_type)
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
-        target = teacher_tokens(self.teacher, images, project=self.recipe.project_target)  # [B, N, C]
+        target = teacher_tokens(  # [B, N, C]
+            self.teacher,
+            images,
+            project=self.recipe.project_target,
+            clip_normalisation=self.recipe.clip_normalisation,
+        )
         pred = self.student(images, self.student.draw_masks(images))  # [B, N, C]
         return {"loss": self.forward_loss(pred, target)}
 
@@ -69,6 +74,7 @@ def base_recipes() -> Mapping[str, FeatureRecipe]:
                 "precision": "fp16",
                 "loss_type": "smoothl1",
                 "normalize_target": False,
+                "clip_normalisation": False,
                 "project_target": True,
             },
             "DTM code, modeling_dtm.py@322df2e": {
@@ -96,7 +102,7 @@ def base_recipes() -> Mapping[str, FeatureRecipe]:
         num_masked=24,  # 38 % of 64 patches, as 75 of 196
         min_mask_block=5,  # 8 % of the grid, as 16 of 196
         target_dim=64,
-        epochs=8.0,
+        epochs=11.0,
         warmup_epochs=1.0,
         global_batch_size=32,
         base_lr=2e-3,

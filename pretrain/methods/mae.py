@@ -91,21 +91,24 @@ class MAERecipe(PretrainRecipe):
 def recipes() -> Mapping[str, MAERecipe]:
     paper = MAERecipe.cited(
         {
+            "paper, Table 3": {"epochs": 1600.0, "arch": "vit_base"},
             "paper, Table 8": {
-                "epochs": 1600.0,
                 "warmup_epochs": 40.0,
                 "global_batch_size": 4096,
                 "base_lr": 1.5e-4,
                 "lr_rule": "linear",
                 "betas": (0.9, 0.95),
                 "weight_decay": 0.05,
-                "min_crop_scale": 0.2,
-                "color_jitter": 0.0,
             },
-            "paper, section 4": {"arch": "vit_base", "img_size": 224, "patch_size": 16, "mask_ratio": 0.75},
+            "paper, section 4": {"img_size": 224, "patch_size": 16, "mask_ratio": 0.75, "color_jitter": 0.0},
             "paper, Table 1 (a, b)": {"decoder_dim": 512, "decoder_depth": 8},
             "paper, Table 1 (d)": {"norm_pix_loss": True},
-            "code, main_pretrain.py": {"min_lr": 0.0, "clip_grad": None, "precision": "fp16"},
+            "code, main_pretrain.py": {
+                "min_lr": 0.0,
+                "min_crop_scale": 0.2,
+                "clip_grad": None,
+                "precision": "fp16",
+            },
             "code, models_mae.py": {"decoder_heads": 16, "drop_path": 0.0},
         }
     )

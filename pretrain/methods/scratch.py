@@ -72,6 +72,9 @@ def recipes() -> Mapping[str, ScratchRecipe]:
 
 def transfer() -> TransferOverrides:
     own = {f"{OURS}: chosen for this row alone": {"base_lr": 1e-3, "layer_decay": 1.0, "drop_path": 0.0}}
+    whole = {f"{OURS}: chosen for this row alone, of 1e-3 and 3e-3": {"base_lr": 1e-3, "layer_decay": 1.0}}
+    faster = {f"{OURS}: chosen for this row alone, of 1e-3 and 2e-3": {"base_lr": 2e-3, "layer_decay": 1.0}}
+    undecayed = {f"{OURS}: nothing pretrained to preserve": {"layer_decay": 1.0}}
     return {
         "classification": {
             "paper": {
@@ -89,6 +92,8 @@ def transfer() -> TransferOverrides:
             "small": own,
             "toy": own,
         },
+        "segmentation": {"paper": undecayed, "small": whole, "toy": whole},
+        "detection": {"paper": undecayed, "small": faster, "toy": faster},
     }
 
 

@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from downstream.backbone import ViTBackbone, even_taps
+from downstream.backbone import ViTBackbone, default_taps
 from downstream.neck import MultiTapPyramid
 from mimbench.encoder import load_encoder
 from mimbench.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("depth", "taps"), [(4, (0, 1, 2, 3)), (8, (1, 3, 5, 7)), (12, (2, 5, 8, 11)), (24, (5, 11, 17, 23))]
+    ("depth", "taps"), [(4, (0, 1, 2, 3)), (8, (1, 3, 5, 7)), (12, (3, 5, 7, 11)), (24, (7, 11, 15, 23))]
 )
-def test_taps_are_evenly_spaced(depth: int, taps: tuple[int, ...]) -> None:
-    assert even_taps(depth) == taps
+def test_taps_are_the_official_ones_or_evenly_spaced(depth: int, taps: tuple[int, ...]) -> None:
+    assert default_taps(depth) == taps
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 24)])

@@ -55,7 +55,15 @@ def engine(monkeypatch):
     golden = dict(np.load(HERE / "dtm_tiny_engine.npz"))
     monkeypatch.setitem(arch.ARCHS, "vit_golden", arch.Size(24, 2, 2))
     recipe = METHOD.recipes()["paper"].vary(
-        "golden", arch="vit_golden", img_size=48, patch_size=8, target_dim=16, max_merged=36, max_rounds=6
+        "golden",
+        arch="vit_golden",
+        num_masked=21,
+        min_mask_block=3,
+        img_size=48,
+        patch_size=8,
+        target_dim=16,
+        max_merged=36,
+        max_rounds=6,
     )
     teacher = ClipVisual(img_size=48, patch_size=8, width=64, depth=1, num_heads=1, output_dim=16)
     prefix = "clip_visual::"

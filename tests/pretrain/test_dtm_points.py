@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mimbench.arch import ViTConfig
 from mimbench.encoder import load_encoder, save_encoder
 from mimbench.train.schedule import warmup_cosine
 from mimbench.vit import ViT
 from pretrain.clip import ClipVisual
-from pretrain.feature_student import token_distance
+from pretrain.feature_student import to_clip_statistics, token_distance
 from pretrain.masking import block_masks
 from pretrain.methods.dtm import DTM, METHOD, Branch, branch_of, draw_schedule, match, morph
 
@@ -285,8 +285,8 @@ def test_f14_schedule_is_drawn_from_pythons_generator_in_order() -> None:
 def test_f14_rounds_and_removed_tokens_stay_in_range() -> None:
     for m in range(197):
         for k in range(1, 15):
-            r, rounds = branch_of(m, k, 196)
-            assert rounds == k
+            r, rounds, longer = branch_of(m, k, 196)
+            assert (rounds, longer) == (k, 0)
             assert r == math.ceil(m / k) if math.ceil(m / k) * k <= 196 else r == m // k
             assert r * k <= 196 and (r > 0 or m == 0)
     draws = [draw_schedule((196, 196), (14, 14), 2) for _ in range(2000)]
@@ -346,3 +346,43 @@ def test_f16_fine_tuning_adds_the_shared_table_to_every_block(tmp_path: Path) ->
         assert torch.equal(new.attn.rel_pos_bias.table, expected)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(loaded.eval()(images), vit(images), rtol=0, atol=1e-5)
+
+
+# -- variants of sections a and e that are recipe fields ---------------------------------------------------
+
+
+@pytest.mark.parametrize(("removed", "rounds"), [(0, 3), (7, 3), (13, 5), (14, 14), (5, 9)])
+def test_exact_rounds_remove_the_drawn_number(removed: int, rounds: int) -> None:
+    """Where no round meets the cap, N - m tokens remain; the released rule may miss it."""
+    branch = branch_of(removed, rounds, 49, "exact")
+    assert morph(torch.randn(1, 49, 8), branch, **CODE).num_groups == 49 - removed
+
+
+def test_a_fixed_schedule_is_the_middle_of_the_drawn_one() -> None:
+    method = DTM(METHOD.recipes()["paper"].vary("test", arch="vit_smoke", dynamic=False), nn.Identity())
+    assert method.draw_branches() == [Branch(14, 7), Branch(14, 7)] == method.draw_branches()
+
+
+def test_morphed_tokens_alike_or_weighted_by_their_size(tokens: Tensor) -> None:
+    """Unweighted: the mean over the morphed tokens; weighted: over all tokens."""
+    pred = torch.randn_like(tokens)
+    morphing = morph(tokens, Branch(7, 2), **CODE)
+    error = (morphing.merge(pred) - morphing.merge(tokens)).abs().mean(dim=2)  # [B, groups]
+    sizes = torch.stack([group.bincount(minlength=morphing.num_groups) for group in morphing.group])
+    weighted = (error * sizes).sum(dim=1) / tokens.shape[1]
+    torch.testing.assert_close(token_distance(morphing(pred), morphing(tokens), "l1"), weighted.mean())
+    alike = token_distance(morphing.merge(pred), morphing.merge(tokens), "l1")
+    torch.testing.assert_close(alike, error.mean())
+    assert abs(alike - weighted.mean()) > 1e-4
+
+
+def test_clip_statistics_round_trip() -> None:
+    """A picture in [0, 1], normalised by ImageNet's statistics, becomes the one normalised by CLIP's."""
+    picture = torch.rand(2, 3, 8, 8)
+    imagenet = (picture - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    ).view(3, 1, 1)
+    clip = (picture - torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)) / torch.tensor(
+        [0.26862954, 0.26130258, 0.27577711]
+    ).view(3, 1, 1)
+    torch.testing.assert_close(to_clip_statistics(imagenet), clip, atol=1e-6, rtol=0)

@@ -75,7 +75,7 @@ def test_every_format_shows_paper_and_ours_and_verdict(scale):
 def test_markdown_cell():
     lines = markdown.render(sample(), CONTEXT).splitlines()
     row = next(line for line in lines if line.startswith("| **DTM**"))
-    assert row.split(" | ")[1].startswith("paper 85.4 [10]<br>ours† 39.2 ± ")
+    assert row.split(" | ")[1].startswith("paper 85.4 [9]<br>ours† 39.2 ± ")
     assert row.split(" | ")[1].endswith("<br>✓ same direction")
     assert (
         len(
