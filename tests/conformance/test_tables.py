@@ -112,19 +112,3 @@ def test_without_data_it_says_what_to_give(
     plan = planner.table(spec.rows, spec.columns, f"tables/{paper}/{table}.toml")
     assert plan.cells == {} and plan.nodes == {}
     assert all("give --data" in reason for reason in plan.blocked.values()) and plan.blocked
-
-
-def test_gc_keeps_runs_that_loaded_weights() -> None:
-    """Paper-scale rows whose teacher is loaded are in a table too, whether or not a path is given now."""
-    from mimbench import reproduce
-    from mimbench.plan import Request
-
-    found = {}
-    for planner in (reproduce.Planner, reproduce._AnyPlanner):
-        catalog = reproduce.Catalog(None)
-        build = planner(catalog, RunStore(Path("/nonexistent")), reproduce._AnyData(), Request(scale="paper"))
-        spec = load("dtm", "main")
-        found[planner] = build.table(spec.rows, spec.columns, "tables/dtm/main.toml")
-    plain, free = found.values()
-    assert plain.blocked and not free.blocked
-    assert {"clip", "dtm", "feature-mim"} <= {node.spec.name for node in free.nodes.values()}
