@@ -1,5 +1,4 @@
-"""What a user waits for: setup, the toy table cold and cached, `--help`, and the overhead of a pretraining
-step.
+"""What a user waits for: setup, the toy table cold and cached, `--help`, a pretraining step's overhead.
 
     python benchmarks/run.py                 help, step and table
     python benchmarks/run.py setup           install into an empty environment (downloads some GB)
@@ -90,9 +89,7 @@ def bench_step(repeat: int) -> None:
 
 
 def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, float]:
-    """Share of overhead, and images a second, over `steps` steps with the real loader, hooks and
-    checkpoints.
-    """
+    """Share of overhead, and images a second, over `steps` steps with real loader, hooks and checkpoints."""
     import torch
 
     from mimbench import catalog
@@ -100,7 +97,7 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     from mimbench.data.augment import PretrainAugment
     from mimbench.data.image_folder import ImageFolder, PretrainPictures
     from mimbench.spec import RunSpec
-    from mimbench.store import Inputs, RunStore
+    from mimbench.store import Inputs, Options, RunStore
     from mimbench.train import pretraining
     from mimbench.train.optimizer import param_groups
     from mimbench.train.runner import fit
@@ -115,7 +112,7 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     for index in range(len(pictures)):  # a run reads each file once; its epochs come from memory
         pictures.load(index)
     spec = RunSpec("pretrain", method, recipe.arch, recipe.values(), {}, time.monotonic_ns())
-    folder = RunStore(home / "runs").create(spec, Inputs())
+    folder = RunStore(home / "runs").create(spec, Inputs(options=Options(checkpoint_seconds=2.0)))
     inside = 0.0
     own_step = model.train_step
 

@@ -110,9 +110,8 @@ class Classifier(BaseModel):
         """Logits `[B, K]` of images `[B, 3, H, W]`; in mode `loss`, on mixed images, the loss."""
         if mode != "loss":
             return self.logits(images)
-        mixed, targets = self.mixup(
-            images.clone(), labels
-        )  # timm mixes in place, and draws from NumPy's generator
+        # timm mixes in place, and draws from NumPy's generator
+        mixed, targets = self.mixup(images.clone(), labels)
         return {"loss": F.cross_entropy(self.logits(mixed).float(), targets)}
 
     def logits(self, images: Tensor) -> Tensor:

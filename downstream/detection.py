@@ -33,9 +33,8 @@ class DetectionRecipe(TransferRecipe):
     milestones: tuple[float, ...]  # epochs after which the learning rate falls to a tenth
     warmup_steps: int
     warmup_ratio: float  # learning rate at step 0, as a share of the peak
-    resize: Literal[
-        "square", "detr"
-    ]  # fit into a square and pad it; or DETR's multi-scale resizing and cropping
+    # Fit into a square and pad it; or DETR's multi-scale resizing and cropping.
+    resize: Literal["square", "detr"]
     fpn_channels: int
     anchor_scale: float  # anchor side on every level, in strides
     num_proposals: int  # of the RPN, a picture
@@ -405,9 +404,8 @@ def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
     width, rois = recipe["fpn_channels"], recipe["roi_samples"]
     encoder = patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
     pyramid = 2 * cells * dim**2 * (4 + 16 + 4)
-    levels = (
-        2 * cells * (16 + 4 + 1 + 0.25) * (dim * width + 2 * 9 * width**2)
-    )  # lateral, output and RPN convolutions
+    # Lateral, output and RPN convolutions on every level.
+    levels = 2 * cells * (16 + 4 + 1 + 0.25) * (dim * width + 2 * 9 * width**2)
     box = 2 * rois * 49 * (recipe["box_convs"] * 9 * width**2 + width * recipe["box_channels"])
     mask_cells = recipe["mask_roi_size"] ** 2
     mask = 2 * (rois / 4) * mask_cells * (recipe["mask_convs"] * 9 + 4) * width**2

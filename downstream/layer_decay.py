@@ -6,17 +6,10 @@ from typing import Any
 
 from torch import nn
 
-NO_WEIGHT_DECAY = (
-    "pos_embed",
-    "cls_token",
-)  # more than one dimension, and still not decayed (timm's ViT, MAE, BEiT)
-_FIRST = (
-    "cls_token",
-    "pos_embed",
-    "mask_token",
-    "patch_embed",
-    "rel_pos_bias",
-)  # rel_pos_bias: the shared table
+# More than one dimension, and still not decayed (timm's ViT, MAE, BEiT).
+NO_WEIGHT_DECAY = ("pos_embed", "cls_token")
+# What comes before the blocks; rel_pos_bias is the shared table.
+_FIRST = ("cls_token", "pos_embed", "mask_token", "patch_embed", "rel_pos_bias")
 
 
 def layer_id(name: str, depth: int) -> int:

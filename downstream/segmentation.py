@@ -39,9 +39,8 @@ class SegmentationRecipe(TransferRecipe):
     aux_channels: int
     aux_weight: float
     dropout: float
-    resize_scale: tuple[
-        int, int
-    ]  # pixels: the picture is fitted into (long, short), then scaled by resize_ratio
+    # Pixels: the picture is fitted into (long, short), then scaled by resize_ratio.
+    resize_scale: tuple[int, int]
     resize_ratio: tuple[float, float]
     cat_max_ratio: float  # a crop is redrawn where one class covers more than this
     photometric: bool

@@ -51,9 +51,8 @@ def seed_weights(seed: int) -> None:
 def scope(package: str) -> Iterator[None]:
     """Build mm-series models in here: quietly, with names from `package`'s registry, whatever ran before."""
     if not MMLogger.check_instance_created("mimbench"):
-        MMLogger.get_instance(
-            "mimbench", log_level="WARNING"
-        )  # they log every parameter that they initialise
+        # They log every parameter that they initialise.
+        MMLogger.get_instance("mimbench", log_level="WARNING")
     with DefaultScope.overwrite_default_scope(package), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -10,9 +10,8 @@ PACKAGE = Path(__file__).resolve().parent
 
 def share(name: str) -> Path:
     """The shipped folder `tables` or `reports`: the checkout's own, or the copy inside an installed wheel."""
-    shipped = (
-        PACKAGE / "_share"
-    )  # beside an installed mimbench there may be a package `tables` that is not ours
+    # Beside an installed mimbench there may be a package `tables` that is not ours.
+    shipped = PACKAGE / "_share"
     return (shipped if shipped.is_dir() else PACKAGE.parent) / name
 
 

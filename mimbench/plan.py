@@ -209,9 +209,8 @@ class Planner:
             key = self._pretrain(row, seed, where)
             self.plan.targets.add(key)
             return key
-        self.data.path(
-            self.catalog.describe("task", task).data
-        )  # nothing is pretrained for a cell without data
+        # Nothing is pretrained for a cell without data.
+        self.data.path(self.catalog.describe("task", task).data)
         encoder = self._pretrain(row, seed, where)
         values = self.plan.nodes[encoder].spec.recipe
         method = self.catalog.describe("method", row.method)

@@ -40,9 +40,7 @@ def main() -> None:
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     faulthandler.enable()  # a crash inside a library leaves its trace in the run's log
-    with contextlib.suppress(
-        ImportError
-    ):  # only to save time: a run that needs what is missing says so itself
+    with contextlib.suppress(ImportError):  # only to save time: a run that misses something says so itself
         importlib.import_module("mimbench.train.pretraining")
     replies.write(json.dumps({"event": "ready"}) + "\n")
     while True:
@@ -81,9 +79,7 @@ def compute(folder: RunFolder) -> dict[str, Any]:
         folder.begin(environment())
         seed_all(folder.spec.seed)
         folder.finish(_stage(folder))
-    except (
-        Exception
-    ) as error:  # the worker goes on with other runs; nothing is swallowed: log, status and reply say it
+    except Exception as error:  # the worker goes on with other runs; log, status and reply say what happened
         traceback.print_exc()
         if isinstance(error, (UserError, RunFailed)):
             message = str(error)

@@ -21,11 +21,8 @@ _STYLES = {
     "opposite direction": "red",
     "inconclusive": "yellow",
 }
-_LABEL_WIDTH, _CELL_WIDTH, _GAP = (
-    16,
-    23,
-    2,
-)  # characters; a cell's longest usual line is `ours† 41.2 ± 1.1 (n=3)`
+# Characters; a cell's longest usual line is `ours† 41.2 ± 1.1 (n=3)`.
+_LABEL_WIDTH, _CELL_WIDTH, _GAP = 16, 23, 2
 
 
 def show(table: Table, console: Console) -> None:

@@ -129,9 +129,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load(folder: RunFolder) -> nn.Module:
-    """The trained image tower of a CLIP run: OpenAI's weights where the recipe names them, else those trained
-    here.
-    """
+    """The image tower of a CLIP run: OpenAI's weights where the recipe names them, else trained here."""
     recipe = ClipRecipe.from_values(folder.spec.recipe)
     if recipe.weights:
         path = folder.weights[recipe.weights]
