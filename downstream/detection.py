@@ -119,24 +119,19 @@ def build_dataset(root: Path, split: Literal["train", "val"], recipe: DetectionR
 
     import_quietly("mmdet.datasets")
     from mmdet.datasets import CocoDataset
-    from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, Pad, RandomFlip, Resize
+    from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
 
     square = (recipe.img_size, recipe.img_size)
     if recipe.resize == "square":
         training, testing = [Resize(scale=square, keep_ratio=True)], [Resize(scale=square, keep_ratio=True)]
-        pad = [Pad(size=square)]
     else:
-        training, testing, pad = (
-            [_detr_resize()],
-            [Resize(scale=(1333, recipe.img_size), keep_ratio=True)],
-            [],
-        )
+        training, testing = [_detr_resize()], [Resize(scale=(1333, recipe.img_size), keep_ratio=True)]
     labels = LoadAnnotations(with_bbox=True, with_mask=True)
     meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     if split == "train":
-        pipeline = [LoadPicture(), labels, *training, RandomFlip(prob=0.5), *pad, PackDetInputs()]
+        pipeline = [LoadPicture(), labels, *training, RandomFlip(prob=0.5), PackDetInputs()]
     else:
-        pipeline = [LoadPicture(), *testing, *pad, PackDetInputs(meta_keys=meta_keys)]
+        pipeline = [LoadPicture(), *testing, PackDetInputs(meta_keys=meta_keys)]
     return CocoDataset(
         ann_file=str(annotation_file(root, split)),
         data_prefix={"img": str(root / f"{split}2017")},
@@ -224,7 +219,8 @@ def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> Bas
             std=PIXEL_STD,
             bgr_to_rgb=True,
             pad_mask=True,
-            pad_size_divisor=2 * patch,
+            # Padded here, not in the pipeline: boxes must be cut at the picture's edge, not at the padding's.
+            pad_size_divisor=recipe.img_size if recipe.resize == "square" else 2 * patch,
         ),
         backbone=dict(
             type=ViTBackbone, encoder=str(encoder), img_size=recipe.img_size, drop_path=recipe.drop_path
