@@ -335,3 +335,26 @@ def test_a_corrupt_picture_is_named_or_left_out(
     folder = task_folder(name, role, task.recipes()["smoke"], root, skip_corrupt=True)
     task.run(folder)
     assert [Path(path).name for path in folder.details["skipped_pictures"]] == [picture.name]
+
+
+def test_boxes_are_cut_at_the_edge_of_a_picture_that_is_no_square(
+    smoke_data: Path, tmp_path: Path, encoder_file: Path
+) -> None:
+    """The network sees a padded square; a box in the padding would lie outside the picture."""
+    from mmengine.dataset import pseudo_collate
+
+    from downstream.detection import build_dataset, build_model
+
+    root = tmp_path / "coco"
+    shutil.copytree(smoke_data / "coco", root)
+    picture = next((root / "val2017").iterdir())
+    Image.open(picture).crop((0, 0, 64, 24)).save(picture)
+    recipe = card("detection").recipes()["smoke"]
+    dataset = build_dataset(root, "val", recipe)
+    item = next(item for item in dataset if item["data_samples"].img_path == str(picture))
+    model = build_model(encoder_file, recipe, 12).eval()
+    batch = model.data_preprocessor(pseudo_collate([item]), False)
+    assert batch["inputs"].shape[-2:] == (64, 64) and batch["data_samples"][0].img_shape == (24, 64)
+    with torch.no_grad():
+        found = model.test_step(pseudo_collate([item]))[0].pred_instances
+    assert len(found) > 0 and (found.bboxes[:, 3] <= 24).all() and found.masks.shape[1:] == (24, 64)
