@@ -104,6 +104,14 @@ def task(name: str) -> TaskCard:
     return importlib.import_module(module_of("task", name)).TASK
 
 
+def kind_of(name: str) -> Literal["method", "teacher"]:
+    """What a pretraining's name is. Raises UserError for a name of neither."""
+    if name in _found("teacher"):
+        return "teacher"
+    module_of("method", name)
+    return "method"
+
+
 def card(kind: str, name: str) -> Any:
     """The card itself; its module, and with it torch, is imported."""
     return {"method": method, "teacher": teacher, "task": task}[kind](name)
@@ -126,7 +134,9 @@ class Description:
     reconstruction: bool = False
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     trains: bool = True
+    golden: tuple[str, ...] = ()
     protocol: str = ""
+    takes: str = "encoder"
     metrics: tuple[Mapping[str, Any], ...] = ()
     transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -138,6 +148,7 @@ class Resolved:
     Attributes:
         values, sources: the recipe's fields, and where each value comes from.
         images: pictures seen in training. flops: of the whole run.
+        needs: role to the teacher or method that must be trained before.
     """
 
     about: Description
@@ -145,6 +156,7 @@ class Resolved:
     sources: Mapping[str, str]
     images: int
     flops: float
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Catalog:
@@ -231,20 +243,21 @@ def _describe(kind: str, card: Any) -> Description:
     }
     if kind == "task":
         metrics = tuple(asdict(metric) for metric in card.metrics)
-        return Description(**common, protocol=card.protocol, metrics=metrics)
+        return Description(**common, protocol=card.protocol, metrics=metrics, takes=card.takes)
     return Description(
         **common,
         paper=card.paper,
         code=card.code,
         reconstruction=card.reconstruction,
-        needs=dict(card.needs),
+        needs=dict(card.needed(next(iter(card.recipes().values())))),
         trains=card.trains,
+        golden=card.golden,
         transfer={task: dict(scales) for task, scales in card.transfer().items()},
     )
 
 
 def _description(values: Mapping[str, Any]) -> Description:
-    tuples = {name: tuple(values[name]) for name in ("scales", "metrics")}
+    tuples = {name: tuple(values[name]) for name in ("scales", "metrics", "golden")}
     return Description(**{**values, **tuples})
 
 
@@ -262,12 +275,13 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
         values = override(values, change, where=where)
         sources.update(dict.fromkeys(change, where))
     recipe = type(recipe).from_values(values, sources)
-    size = arguments["data_size"]
+    size, needs = arguments["data_size"], {}
     if kind == "task":
         arch, patch_size = arguments["encoder"]
         images = int(found.images(values, size))
         flops = images * float(found.flops(values, arch, patch_size))
     else:
+        needs = dict(found.needed(recipe))
         images = round(recipe.epochs * size) if found.trains else 0
         flops = images * float(recipe.step_flops()) if images else 0.0
-    return {"values": recipe.values(), "sources": sources, "images": images, "flops": flops}
+    return {"values": recipe.values(), "sources": sources, "images": images, "flops": flops, "needs": needs}

@@ -15,6 +15,7 @@ from mimbench.recipe import PretrainRecipe, Recipe, require_range
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import Tensor, nn
 
     from mimbench.store import RunFolder
@@ -34,7 +35,8 @@ class Method(Protocol):
 
         Args:
             images: [B, 3, H, W], normalised with ImageNet's mean and standard deviation. A method whose card
-                says `inputs="image+caption"` receives `(images, tokens [B, T] of int64)` instead.
+                says `inputs="image+caption"` receives `(images, tokens [B, T] of int64)` instead; one whose
+                card has `augment`, that function's views, batched, every picture among them normalised.
             step_fraction: steps done over all steps, in [0, 1).
 
         Returns:
@@ -54,13 +56,18 @@ class MethodCard:
         paper: the citation people see.
         code: the official code as `owner/name@commit`, None where there is none.
         reconstruction: True where it is rebuilt without the authors' code; shown wherever the name appears.
-        needs: role to the name of the teacher (a file in pretrain/teachers) whose run must be done first.
+        needs: role to the name of the teacher (a file in pretrain/teachers), or of the method with `load`,
+            whose run must be done first; or a function that gives this for a recipe.
         data: the data role that it trains on (`imagenet`, `captions`).
         recipes: scale to recipe; every field with its source.
         build: `build(recipe, **teachers)` makes the module; the teachers come frozen, by role.
+        augment: `augment(recipe)` gives the function from a picture to what the loader batches: a tensor of
+            uint8 `[3, H, W]`, or a tuple, list or dictionary of them. Default: one crop (`PretrainAugment`).
         transfer: what fine-tuning must do otherwise for this method.
-        load: teachers only: `load(folder)` gives the trained teacher's network, frozen, in eval mode.
+        load: `load(folder)` gives the trained network, frozen, in eval mode, from `teacher.safetensors` in
+            the run's folder, which holds the whole module. Teachers, and methods that others build on.
         trains: False for a "method" that only initialises its encoder (training from scratch).
+        golden: files in tests/golden with the official code's numbers that it is compared with.
     """
 
     name: str
@@ -71,12 +78,18 @@ class MethodCard:
     recipes: Callable[[], Mapping[str, PretrainRecipe]]
     build: Callable[..., nn.Module]
     stage: Literal["pretrain", "teacher"] = "pretrain"
-    needs: Mapping[str, str] = field(default_factory=dict)
+    needs: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
     data: str = "imagenet"
     inputs: Literal["image", "image+caption"] = "image"
+    augment: Callable[[Any], Callable[[Image.Image], Any]] | None = None
     transfer: Callable[[], TransferOverrides] = dict
     load: Callable[[RunFolder], nn.Module] | None = None
     trains: bool = True
+    golden: tuple[str, ...] = ()
+
+    def needed(self, recipe: PretrainRecipe) -> Mapping[str, str]:
+        """Role to the name of the teacher or method that must be trained before this recipe."""
+        return self.needs(recipe) if callable(self.needs) else self.needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +134,7 @@ class TaskCard:
 
     Attributes:
         data: the data role it trains and evaluates on (`imagenet`, `ade20k`, `coco`).
+        takes: what it evaluates: a pretrained `encoder` file, or a `teacher` run (the row names a teacher).
         metrics: the numbers it returns, by the field's names; the first is the headline.
         recipes: scale to recipe.
         run: `run(folder)` fine-tunes the encoder at `folder.parents["encoder"].encoder_path`, evaluates the
@@ -138,6 +152,7 @@ class TaskCard:
     run: Callable[[RunFolder], dict[str, float]]
     flops: Callable[[Mapping[str, Any], str, int], float]
     images: Callable[[Mapping[str, Any], int], int]
+    takes: Literal["encoder", "teacher"] = "encoder"
 
 
 def device() -> torch.device:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mimbench import catalog as cards
 from mimbench.arch import size_of
 from mimbench.catalog import Catalog, Changes, Resolved, Unavailable
 from mimbench.errors import UserError
@@ -34,6 +35,10 @@ class Row(Protocol):
     def method(self) -> str | None: ...
     @property
     def set(self) -> Mapping[str, Any]: ...
+    @property
+    def at(self) -> Mapping[Any, Mapping[str, Any]]: ...
+    @property
+    def not_at(self) -> Mapping[Any, str]: ...
 
 
 class Column(Protocol):
@@ -204,20 +209,24 @@ class Planner:
     def cell(self, row: Row, task: str | None, seed: int, where: str) -> str:
         """Plan the run behind one cell and seed (without a task: only the pretraining); returns its key."""
         assert row.method is not None
+        if self.request.scale in row.not_at:
+            raise Unavailable(row.not_at[self.request.scale])
         where = f"{where}: rows.{row.id}.set"
         if task is None:
             key = self._pretrain(row, seed, where)
             self.plan.targets.add(key)
             return key
-        # Nothing is pretrained for a cell without data.
-        self.data.path(self.catalog.describe("task", task).data)
+        about = self.catalog.describe("task", task)
+        if about.takes != ("teacher" if cards.kind_of(row.method) == "teacher" else "encoder"):
+            raise UserError(f"{where}: method", row.method, remedy=f"The task {task} takes a {about.takes}.")
+        self.data.path(about.data)  # nothing is pretrained for a cell without data
         encoder = self._pretrain(row, seed, where)
         values = self.plan.nodes[encoder].spec.recipe
-        method = self.catalog.describe("method", row.method)
+        method = self.plan.recipes[encoder].about
         resolved = self._resolve(
             "task",
             task,
-            self._changes(task, row.set, where, prefixed_only=True),
+            self._changes(task, self._overrides(row), where, prefixed_only=True),
             encoder=(values["arch"], values["patch_size"]),
             cited=method.transfer.get(task, {}).get(self.request.scale, {}),
         )
@@ -227,17 +236,30 @@ class Planner:
         return key
 
     def _pretrain(self, row: Row, seed: int, where: str) -> str:
+        """The row's own pretraining (or the teacher that it is about), and what that needs."""
         assert row.method is not None
-        about = self.catalog.describe("method", row.method)
-        parents = {role: self._teacher(name, row, where) for role, name in about.needs.items()}
-        resolved = self._resolve("method", row.method, self._changes(row.method, row.set, where))
-        return self._add("pretrain", resolved, resolved.values["arch"], seed, row.label, parents)
+        kind = cards.kind_of(row.method)
+        resolved = self._resolve(kind, row.method, self._changes(row.method, self._overrides(row), where))
+        if kind == "teacher":
+            seed = 0
+        return self._with_parents(kind, resolved, seed, row.label, row, where)
 
-    def _teacher(self, name: str, row: Row, where: str) -> str:
-        about = self.catalog.describe("teacher", name)
-        parents = {role: self._teacher(other, row, where) for role, other in about.needs.items()}
-        resolved = self._resolve("teacher", name, self._changes(name, row.set, where, prefixed_only=True))
-        return self._add("teacher", resolved, resolved.values["arch"], 0, about.title, parents)
+    def _parent(self, name: str, row: Row, where: str) -> str:
+        """What the row's pretraining learns from: of seed 0, and changed only where a field is prefixed."""
+        kind = cards.kind_of(name)
+        changes = self._changes(name, self._overrides(row), where, prefixed_only=True)
+        resolved = self._resolve(kind, name, changes)
+        return self._with_parents(kind, resolved, 0, resolved.about.title, row, where)
+
+    def _with_parents(
+        self, kind: cards.Kind, resolved: Resolved, seed: int, label: str, row: Row, where: str
+    ) -> str:
+        parents = {role: self._parent(name, row, where) for role, name in resolved.needs.items()}
+        stage = "teacher" if kind == "teacher" else "pretrain"
+        return self._add(stage, resolved, resolved.values["arch"], seed, label, parents)
+
+    def _overrides(self, row: Row) -> Mapping[str, Any]:
+        return {**row.set, **row.at.get(self.request.scale, {})}
 
     def _changes(
         self, name: str, overrides: Mapping[str, Any], where: str, *, prefixed_only: bool = False
@@ -270,7 +292,7 @@ class Planner:
         ) or (sorted({f"{spec.name}." for spec in nodes}))
 
     def _has_field(self, method: str, name: str) -> bool:
-        return name in self._resolve("method", method, ()).values
+        return name in self._resolve(cards.kind_of(method), method, ()).values
 
     def _resolve(self, kind: Any, name: str, changes: Changes, **rest: Any) -> Resolved:
         size = self._size(self.catalog.describe(kind, name).data, labelled=kind == "task")

@@ -7,11 +7,12 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from typing_extensions import Self
 
 from mimbench.errors import UserError
+from mimbench.train.schedule import warmup_cosine
 
 SCALES = ("smoke", "toy", "small", "paper")
 Scale = Literal["smoke", "toy", "small", "paper"]
@@ -152,6 +153,18 @@ class PretrainRecipe(Recipe):
         """`base_lr` scaled to the batch: by B/256 (MAE), by sqrt(B/2048) (DTM's code), or taken as it is."""
         scale = {"linear": self.global_batch_size / 256, "sqrt": math.sqrt(self.global_batch_size / 2048)}
         return self.base_lr * scale.get(self.lr_rule, 1.0)
+
+    clip_each: ClassVar[bool] = False  # clip_grad bounds every tensor's norm by itself, not the norm of all
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of a step: linear warm-up from 0, then half a cosine to `min_lr`."""
+        warmup = round(self.warmup_epochs * steps / self.epochs)
+        return warmup_cosine(step, peak=self.peak_lr, total=steps, warmup=warmup, final=self.min_lr)
+
+    def weight_decay_at(self, step: int, steps: int) -> float:
+        """Weight decay of the decayed parameters in a step: constant."""
+        del step, steps
+        return self.weight_decay
 
     @property
     def num_patches(self) -> int:

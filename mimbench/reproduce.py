@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from mimbench import paths
-from mimbench.catalog import Catalog, Description, Resolved
+from mimbench.catalog import Catalog, Description, Resolved, kind_of
 from mimbench.errors import UserError
 from mimbench.execute import Pool, Report, gpu_ids, num_cores
 from mimbench.plan import Data, Node, Plan, Planner, Request, show
@@ -36,6 +36,8 @@ class MethodRow:
     label: str
     method: str | None
     set: Mapping[str, Any] = field(default_factory=dict)
+    at: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    not_at: Mapping[str, str] = field(default_factory=dict)
 
 
 def reproduce_table(
@@ -175,7 +177,7 @@ def aggregate(
     from mimbench.table import cell, reported
 
     rebuilt = {
-        row.id: catalog.describe("method", row.method).reconstruction
+        row.id: catalog.describe(kind_of(row.method), row.method).reconstruction
         for row in spec.rows
         if row.method is not None
     }

@@ -7,7 +7,7 @@ DTM).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -94,7 +94,14 @@ class RelativePositionBias(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, with or without key bias and relative position bias."""
+    """Multi-head self-attention, with or without key bias and relative position bias.
+
+    Attributes:
+        attend: what stands between q, k, v (each `[B, heads, N, D/heads]`) and the output projection. A
+            method may put another function there while it pretrains; the encoder file knows nothing of it.
+    """
+
+    attend: Callable[..., Tensor]
 
     def __init__(self, dim: int, num_heads: int, *, key_bias: bool, rel_pos_grid: int | None) -> None:
         super().__init__()
@@ -106,6 +113,7 @@ class Attention(nn.Module):
         self.key_bias = key_bias
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_bias = RelativePositionBias(rel_pos_grid, num_heads) if rel_pos_grid else None
+        self.attend = F.scaled_dot_product_attention
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         batch, length, dim = x.shape
@@ -114,7 +122,7 @@ class Attention(nn.Module):
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).reshape(batch, length, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, N, D/heads]
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+        x = self.attend(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
         return self.proj(x.transpose(1, 2).reshape(batch, length, dim))
 
 

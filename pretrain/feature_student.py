@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.data.augment import MEAN, STD
 from mimbench.recipe import PretrainRecipe, require_range
-from mimbench.vit import ViT
 from pretrain import initial
+from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -50,43 +50,28 @@ class FeatureRecipe(PretrainRecipe):
         return transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
 
 
-class FeatureStudent(nn.Module):
-    """A ViT that sees mask tokens in place of masked patches, and one linear head on every patch token.
+class FeatureStudent(MaskedViT):
+    """A masked ViT and one linear head on every patch token.
 
     modeling_dtm.py@322df2e: no absolute positions; a relative position table in each block and one shared by
     all; no key bias; layer scale; the class token passes through the blocks and gets no loss of its own.
     """
 
     def __init__(self, recipe: FeatureRecipe) -> None:
-        super().__init__()
-        config = ViTConfig.named(
-            recipe.arch,
-            img_size=recipe.img_size,
-            patch_size=recipe.patch_size,
-            pos_embed="none",
-            rel_pos="block+shared",
-            layer_scale_init=recipe.layer_scale_init,
-            key_bias=False,
-        )
-        self.encoder = ViT(config, drop_path=recipe.drop_path)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
-        self.head = nn.Linear(config.embed_dim, recipe.target_dim)
+        super().__init__(recipe, positions="block+shared", layer_scale_init=recipe.layer_scale_init)
+        self.head = nn.Linear(self.encoder.embed_dim, recipe.target_dim)
+        self.head.apply(initial.beit)
         self.num_masked, self.min_mask_block = recipe.num_masked, recipe.min_mask_block
-        self.apply(initial.beit)
-        for token in (self.encoder.cls_token, self.mask_token):
-            initial.narrow_normal_(token)
-        initial.rescale_residual_branches(self.encoder)
 
     def draw_masks(self, images: Tensor) -> Tensor:
         """Block-wise masks `[B, N]`, 1 = masked."""
-        grid_size = self.encoder.config.grid_size
-        return block_masks(images.shape[0], grid_size, self.num_masked, self.min_mask_block, images.device)
+        return block_masks(
+            images.shape[0], self.grid_size, self.num_masked, self.min_mask_block, images.device
+        )
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
         """Predicted target of every patch token, masked or not: `[B, N, target_dim]`."""
-        x = self.encoder.embed(images, mask, self.mask_token)
-        x = self.encoder.norm(self.encoder.encode(x)[-1])  # [B, 1+N, D]
-        return self.head(x[:, 1:])
+        return self.head(super().forward(images, mask)[:, 1:])
 
 
 def teacher_tokens(

@@ -84,7 +84,11 @@ def _place_block(
     return 0
 
 
-def block_masks(batch: int, grid_size: int, num_masked: int, min_block: int, device: torch.device) -> Tensor:
-    """A batch of exact block-wise masks `[B, G * G]`, 1.0 = masked."""
-    masks = torch.stack([block_mask(grid_size, num_masked, min_block) for _ in range(batch)]).float()
+def block_masks(
+    batch: int, grid_size: int, num_masked: int, min_block: int, device: torch.device, *, exact: bool = True
+) -> Tensor:
+    """A batch of block-wise masks `[B, G * G]`, 1.0 = masked; see `block_mask`."""
+    masks = torch.stack(
+        [block_mask(grid_size, num_masked, min_block, exact=exact) for _ in range(batch)]
+    ).float()
     return masks.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else masks

@@ -70,10 +70,11 @@ def pretraining_folder(tmp_path: Path, smoke_data: Path) -> Callable[..., RunFol
             epochs = steps * recipe.global_batch_size / 48  # the smoke data's pictures
             recipe = recipe.vary("test", epochs=epochs, warmup_epochs=epochs / 4)
         store, parents = RunStore(tmp_path / root), {}
-        for role, name in card.needs.items():
-            teacher = make(catalog.teacher(name), root=root, steps=2)
+        for role, name in card.needed(recipe).items():
+            parent = catalog.card(catalog.kind_of(name), name)
+            teacher = make(parent, root=root, steps=2)
             if not (teacher.path / "teacher.safetensors").exists():
-                pretraining.run(teacher, catalog.teacher(name))
+                pretraining.run(teacher, parent)
             parents[role] = teacher.spec.key
         spec = RunSpec(
             card.stage, card.name, recipe.arch, recipe.values(), {card.data: "smoke"}, seed, parents

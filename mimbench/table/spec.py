@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mimbench import paths
 from mimbench.errors import UserError
+from mimbench.recipe import Scale
 from mimbench.table.reported import Reference
 
 if sys.version_info >= (3, 11):
@@ -36,6 +37,8 @@ class Row(_Strict):
 
     Attributes:
         set: overrides of the recipe; `field` for the pretraining recipe, `task.field` for a task's.
+        at: scale to overrides that hold at this scale only (over those of `set`).
+        not_at: scale to the reason why the row cannot be run at it.
         reported: column's metric to the paper's figure.
         baseline: the row it is compared with, where that is not the table's.
     """
@@ -44,22 +47,31 @@ class Row(_Strict):
     label: str
     method: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
+    at: dict[Scale, dict[str, Any]] = Field(default_factory=dict)
+    not_at: dict[Scale, str] = Field(default_factory=dict)
     reported: dict[str, Reference] = Field(default_factory=dict)
     baseline: str | None = None
     note: str = ""
 
     @field_validator("set", mode="before")
     @classmethod
-    def _flat(cls, value: object) -> object:
+    def _flat_set(cls, value: object) -> object:
         """`segmentation.steps = 10` and `"segmentation.steps" = 10` mean the same."""
-        if not isinstance(value, Mapping):
-            return value
-        flat: dict[str, Any] = {}
-        for name, item in value.items():
-            flat |= (
-                {f"{name}.{key}": v for key, v in item.items()} if isinstance(item, Mapping) else {name: item}
-            )
-        return flat
+        return _flat(value)
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _flat_at(cls, value: object) -> object:
+        return {k: _flat(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _flat(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= {f"{name}.{key}": v for key, v in item.items()} if isinstance(item, Mapping) else {name: item}
+    return flat
 
 
 class Claim(_Strict):
@@ -152,9 +164,11 @@ def _check_names(spec: TableSpec, where: str, name: str) -> None:
             _one_of(row.baseline, rows, f"{here}.baseline")
         for metric in row.reported:
             _one_of(metric, metrics, f"{here}.reported")
-        if row.method is None and row.set:
+        if row.method is None and (row.set or row.at):
             raise UserError(
-                f"{here}.set", row.set, remedy="A row without a method is not run: nothing to override."
+                f"{here}.set",
+                row.set or row.at,
+                remedy="A row without a method is not run: nothing to override.",
             )
         if row.method is None and not row.reported:
             raise UserError(f"{here}.method", None, remedy="Give a method, a reported value, or both.")

@@ -41,7 +41,11 @@ class _QuietClip:
         parameters = [
             p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
-        nn.utils.clip_grad_norm_(parameters, **self.clip_grad_kwargs)
+        if self.clip_grad_kwargs["each"]:
+            for parameter in parameters:
+                nn.utils.clip_grad_norm_(parameter, self.clip_grad_kwargs["max_norm"])
+        else:
+            nn.utils.clip_grad_norm_(parameters, self.clip_grad_kwargs["max_norm"])
 
 
 class _Wrapper(_QuietClip, OptimWrapper):
@@ -61,10 +65,11 @@ def optim_wrapper(
     clip_grad: float | None,
     precision: str,
     device: torch.device,
+    clip_each: bool = False,
 ) -> OptimWrapper:
     """AdamW in mmengine's wrapper: fp32, or autocast in fp16 (with dynamic loss scaling) or bf16."""
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device.type == "cuda")
-    clip = {"max_norm": clip_grad} if clip_grad is not None else None
+    clip = {"max_norm": clip_grad, "each": clip_each} if clip_grad is not None else None
     if precision == "fp32":
         return _Wrapper(optimizer, clip_grad=clip)
     if precision == "fp16":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from mimbench.encoder import save_encoder
 from mimbench.recipe import PretrainRecipe
 from mimbench.train.optimizer import param_groups
 from mimbench.train.runner import fit
-from mimbench.train.schedule import warmup_cosine
 from mimbench.vit import ViT
 
 if TYPE_CHECKING:
@@ -43,21 +43,35 @@ class MethodModel(BaseModel):
         return scalars
 
     def prepare(self, data: Any) -> Any:
-        """uint8 pictures `[B, 3, H, W]` (with caption tokens or without) to normalised floats."""
-        device = next(self.method.parameters()).device
-        if isinstance(data, (list, tuple)):
-            pictures, tokens = data
-            return normalise(pictures.to(device, non_blocking=True)), tokens.to(device, non_blocking=True)
-        return normalise(data.to(device, non_blocking=True))
+        """Everything to the method's device, pictures (uint8, `[B, 3, H, W]`) to normalised floats."""
+        return prepare(data, next(self.method.parameters()).device)
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
         """The contract of mmengine's BaseModel; training goes through `train_step`."""
         return self.method(inputs, self.step / self.steps)
 
 
+def prepare(data: Any, device: torch.device) -> Any:
+    """A batch, however nested, on the device; its uint8 tensors are pictures, which are normalised."""
+    if isinstance(data, Mapping):
+        return {name: prepare(part, device) for name, part in data.items()}
+    if isinstance(data, (list, tuple)):
+        return tuple(prepare(part, device) for part in data)
+    data = data.to(device, non_blocking=True)
+    return normalise(data) if data.dtype == torch.uint8 else data
+
+
 def num_steps(recipe: PretrainRecipe, num_pictures: int) -> int:
     """Optimizer steps of the recipe on that many pictures."""
     return max(round(recipe.epochs * num_pictures / recipe.global_batch_size), 0)
+
+
+def augmentation(card: MethodCard, recipe: PretrainRecipe) -> Callable[[Any], Any]:
+    """What a picture goes through before it is batched."""
+    if card.augment is not None:
+        return card.augment(recipe)
+    hflip = 0.0 if card.inputs == "image+caption" else 0.5  # a caption may say left or right
+    return PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter, hflip)
 
 
 def initialise(card: MethodCard, recipe: PretrainRecipe, seed: int, **parts: Any) -> nn.Module:
@@ -72,14 +86,13 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     """Train the method, write its encoder, and return the final scalars.
 
     Args:
-        folder: the run's folder; parents named by `card.needs` are done.
+        folder: the run's folder; the parents that the recipe needs are done.
     """
     spec = folder.spec
     recipe = type(next(iter(card.recipes().values()))).from_values(spec.recipe)
     pictures = ImageFolder(folder.data(card.data), "train", skip_corrupt=spec.skip_corrupt)
-    hflip = 0.0 if card.inputs == "image+caption" else 0.5  # a caption may say left or right
-    augment = PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter, hflip)
-    parts: dict[str, Any] = {role: load_teacher(folder, role) for role in card.needs}
+    augment = augmentation(card, recipe)
+    parts: dict[str, Any] = {role: load_teacher(folder, role) for role in card.needed(recipe)}
     if card.inputs == "image+caption":
         dataset: Any = CaptionedPictures(pictures, augment)
         parts["tokenizer"] = dataset.tokenizer
@@ -91,7 +104,6 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     if hasattr(method, "before_train"):
         method.before_train(steps)  # type: ignore[operator]
 
-    warmup = round(recipe.warmup_epochs * steps / recipe.epochs) if steps else 0
     fit(
         model,
         dataset,
@@ -104,11 +116,11 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
             recipe.weight_decay,
             method.no_weight_decay() if hasattr(method, "no_weight_decay") else (),  # type: ignore[operator]
         ),
-        lr_at=lambda step: warmup_cosine(
-            step, peak=recipe.peak_lr, total=steps, warmup=warmup, final=recipe.min_lr
-        ),
+        lr_at=lambda step: recipe.lr_at(step, steps),
+        weight_decay_at=lambda step: recipe.weight_decay_at(step, steps),
         betas=recipe.betas,
         clip_grad=recipe.clip_grad,
+        clip_each=recipe.clip_each,
         precision=recipe.precision,
         before_step=lambda step: setattr(model, "step", step),
         after_step=getattr(method, "after_step", None),
@@ -116,10 +128,10 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     if pictures.skipped:
         folder.details["skipped_pictures"] = pictures.skipped
     folder.details["steps"] = steps
-    if card.stage == "teacher":
+    if card.load is not None:
         state = {name: tensor.cpu().contiguous() for name, tensor in method.state_dict().items()}
         write_bytes(folder.path / "teacher.safetensors", lambda file: file.write(save(state)))
-    else:
+    if card.stage == "pretrain":
         assert isinstance(method.encoder, ViT), f"{card.name}.encoder must be the plain ViT"
         save_encoder(method.encoder, folder.encoder_path, method=card.name)
     return folder.last_metrics()
@@ -130,6 +142,6 @@ def load_teacher(folder: RunFolder, role: str) -> nn.Module:
     from mimbench import catalog
 
     parent = folder.parents[role]
-    card = catalog.teacher(parent.spec.name)
-    assert card.load is not None, f"teacher {card.name} has no `load`"
+    card = catalog.card("teacher" if parent.spec.stage == "teacher" else "method", parent.spec.name)
+    assert card.load is not None, f"{card.name} has no `load`"
     return card.load(parent).eval().requires_grad_(False)

@@ -39,6 +39,8 @@ def fit(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     clip_grad: float | None = None,
+    clip_each: bool = False,
+    weight_decay_at: Callable[[int], float] | None = None,
     precision: str = "fp32",
     ema_momentum: float | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
@@ -57,6 +59,8 @@ def fit(
         batch_size: of a step, over all processes.
         param_groups: AdamW's groups, each with `lr_scale`.
         lr_at: step -> learning rate before `lr_scale`.
+        clip_each: `clip_grad` bounds the norm of each tensor's gradient instead of the norm of all.
+        weight_decay_at: step -> weight decay of the groups that are decayed at all; default: as they say.
         ema_momentum: where given, the model ends with the moving average of its weights over all steps.
         before_step: called with the step about to be done; after_step: with the number of steps done.
         log_every: steps between two lines of metrics.jsonl; default: about 100 lines a run.
@@ -77,6 +81,7 @@ def fit(
         betas=betas,
         eps=eps,
         clip_grad=clip_grad,
+        clip_each=clip_each,
         precision=precision,
         device=target,
     )
@@ -101,7 +106,7 @@ def fit(
         world_size=world_size,
     )
     hooks: list[Hook] = [
-        StepHook(seed, lr_at, before_step, after_step),
+        StepHook(seed, lr_at, weight_decay_at, before_step, after_step),
         *([average] if average else []),
         metrics,
         CheckpointHook(checkpoint, folder.options.checkpoint_seconds),
@@ -173,22 +178,26 @@ class ResumedLoop(IterBasedTrainLoop):
 
 
 class StepHook(Hook):
-    """Before a step: its seeds and learning rate. Around it: the method's own updates (EMA)."""
+    """Before a step: its seeds, learning rate and weight decay. Around it: the method's own updates (EMA)."""
 
     def __init__(
         self,
         seed: int,
         lr_at: Callable[[int], float],
+        weight_decay_at: Callable[[int], float] | None,
         before_step: Callable[[int], None] | None,
         after_step: Callable[[int], None] | None,
     ) -> None:
-        self.seed, self.lr_at, self.before_step, self.after_step = seed, lr_at, before_step, after_step
+        self.seed, self.lr_at, self.weight_decay_at = seed, lr_at, weight_decay_at
+        self.before_step, self.after_step = before_step, after_step
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         seed_everything(self.seed, batch_idx, MODEL_STREAM + 2 * runner.rank)
         lr = self.lr_at(batch_idx)
         for group in runner.optim_wrapper.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
+            if self.weight_decay_at is not None and group["weight_decay"] > 0:
+                group["weight_decay"] = self.weight_decay_at(batch_idx)
         if self.before_step is not None:
             self.before_step(batch_idx)
 

@@ -234,4 +234,5 @@ METHOD = MethodCard(
     build=DTM,
     needs={"teacher": "clip"},
     transfer=transfer,
+    golden=("dtm_morph.npz", "dtm_tiny_engine.npz"),
 )

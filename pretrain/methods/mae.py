@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
@@ -21,6 +23,9 @@ from pretrain import initial
 from pretrain.decoder import MAEDecoder
 from pretrain.masking import random_masking
 from pretrain.target import patchify, standardise
+
+if TYPE_CHECKING:
+    from mimbench.store import RunFolder
 
 
 class MAE(nn.Module):
@@ -147,6 +152,13 @@ def recipes() -> Mapping[str, MAERecipe]:
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 
+def load(folder: RunFolder) -> nn.Module:
+    """The whole autoencoder of a finished run, for methods that learn from its reconstructions."""
+    mae = MAE(MAERecipe.from_values(folder.spec.recipe))
+    mae.load_state_dict(load_file(folder.path / "teacher.safetensors"))
+    return mae
+
+
 METHOD = MethodCard(
     name="mae",
     title="MAE",
@@ -155,4 +167,6 @@ METHOD = MethodCard(
     reconstruction=False,
     recipes=recipes,
     build=MAE,
+    load=load,
+    golden=("mae_tiny.npz",),
 )

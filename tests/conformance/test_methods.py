@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from mimbench import catalog
@@ -21,13 +23,14 @@ from mimbench.encoder import load_encoder, save_encoder
 from mimbench.recipe import SCALES
 from mimbench.store import RunFolder
 from mimbench.train import pretraining
-from mimbench.train.loader import MODEL_STREAM, seed_everything
+from mimbench.train.loader import LOADER_STREAM, MODEL_STREAM, seed_everything
 from mimbench.train.optimizer import param_groups
 from mimbench.vit import ViT
 
 CARDS = [catalog.card(kind, name) for kind in ("method", "teacher") for name in catalog.names(kind)]
 TOKENIZER = Tokenizer.build(["a red disc", "a striped cross on green ground"])
 BATCH = 8
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 def over(cards: list[MethodCard]) -> pytest.MarkDecorator:
@@ -44,7 +47,7 @@ def build(pretraining_folder: Callable[..., RunFolder]) -> Callable[..., nn.Modu
 
     def make(card: MethodCard, seed: int = 0) -> nn.Module:
         folder = pretraining_folder(card)
-        parts: dict[str, Any] = {role: pretraining.load_teacher(folder, role) for role in card.needs}
+        parts: dict[str, Any] = {role: pretraining.load_teacher(folder, role) for role in folder.parents}
         if card.inputs == "image+caption":
             parts["tokenizer"] = TOKENIZER
         return pretraining.initialise(card, card.recipes()["smoke"], seed, **parts).train()
@@ -53,9 +56,15 @@ def build(pretraining_folder: Callable[..., RunFolder]) -> Callable[..., nn.Modu
 
 
 def batch_of(card: MethodCard, size: int = BATCH) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    side = card.recipes()["smoke"].img_size
-    images = torch.randn(size, 3, side, side, generator=generator)
+    recipe = card.recipes()["smoke"]
+    side = recipe.img_size
+    if card.augment is not None:
+        seed_everything(0, 0, LOADER_STREAM)
+        view = card.augment(recipe)
+        noise = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), dtype=np.uint8)
+        pictures = default_collate([view(Image.fromarray(picture)) for picture in noise])
+        return pretraining.prepare(pictures, torch.device("cpu"))
+    images = torch.randn(size, 3, side, side, generator=torch.Generator().manual_seed(0))
     if card.inputs == "image":
         return images
     tokens = [
@@ -70,7 +79,7 @@ def loss_of(method: nn.Module, batch: Any, *, step: int = 0) -> Tensor:
 
 
 def teachers_of(card: MethodCard, method: nn.Module) -> list[nn.Module]:
-    return [getattr(method, role) for role in card.needs]
+    return [getattr(method, role) for role in card.needed(card.recipes()["smoke"])]
 
 
 # -- what the card says --------------------------------------------------------------------------------------
@@ -80,9 +89,12 @@ def teachers_of(card: MethodCard, method: nn.Module) -> list[nn.Module]:
 def test_card_is_complete(card: MethodCard) -> None:
     assert card.title and card.paper
     assert card.name in catalog.names("teacher" if card.stage == "teacher" else "method")
-    assert (card.load is not None) == (card.stage == "teacher")
+    assert card.load is not None or card.stage == "pretrain"
     assert card.reconstruction == (card.code is None), "without official code it is a reconstruction"
-    assert all(teacher in catalog.names("teacher") for teacher in card.needs.values())
+    assert all((GOLDEN / name).is_file() for name in card.golden)
+    for recipe in card.recipes().values():
+        for name in card.needed(recipe).values():
+            assert catalog.card(catalog.kind_of(name), name).load is not None, f"{name} cannot be loaded"
 
 
 @every
@@ -195,8 +207,7 @@ def test_twenty_steps_on_one_batch_lower_the_loss(card: MethodCard, build: Calla
 @every_trained
 def test_a_step_fetches_nothing_from_the_device(card: MethodCard, build: Callable[..., nn.Module]) -> None:
     """On the meta device no tensor has a value: whatever reads one (`item`, `tolist`, `if tensor`) fails."""
-    method, batch = build(card).to("meta"), batch_of(card)
-    batch = batch.to("meta") if isinstance(batch, Tensor) else tuple(part.to("meta") for part in batch)
+    method, batch = build(card).to("meta"), pretraining.prepare(batch_of(card), torch.device("meta"))
     loss = loss_of(method, batch)
     assert loss.device.type == "meta"
     loss.backward()
@@ -206,8 +217,7 @@ def test_a_step_fetches_nothing_from_the_device(card: MethodCard, build: Callabl
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_step_never_waits_for_the_gpu(card: MethodCard, build: Callable[..., nn.Module]) -> None:
-    method, batch = build(card).cuda(), batch_of(card)
-    batch = batch.cuda() if isinstance(batch, Tensor) else tuple(part.cuda() for part in batch)
+    method, batch = build(card).cuda(), pretraining.prepare(batch_of(card), torch.device("cuda"))
     loss_of(method, batch).backward()  # the first step may: kernels are loaded
     torch.cuda.set_sync_debug_mode("error")
     try:

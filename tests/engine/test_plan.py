@@ -20,6 +20,8 @@ class Row:
     id: str
     method: str | None
     set: dict[str, Any] = field(default_factory=dict)
+    at: dict[str, dict[str, Any]] = field(default_factory=dict)
+    not_at: dict[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

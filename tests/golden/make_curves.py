@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import default_collate
+from torchvision.transforms.functional import to_pil_image
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
@@ -26,10 +28,9 @@ from mimbench.store import Inputs, RunStore  # noqa: E402
 from mimbench.train.loader import LOADER_STREAM, MODEL_STREAM, seed_everything  # noqa: E402
 from mimbench.train.optimizer import optim_wrapper, param_groups  # noqa: E402
 from mimbench.train.pretraining import MethodModel, initialise  # noqa: E402
-from mimbench.train.schedule import warmup_cosine  # noqa: E402
 
 FILE = HERE / "curves.json"
-STEPS, WARMUP, BATCH, SEED = 20, 5, 16, 0
+STEPS, BATCH, SEED = 20, 16, 0
 COLOURS, SHAPES = ("red", "green", "blue", "grey"), ("disc", "cross", "square", "triangle")
 CAPTIONS = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
 TOKENIZER = Tokenizer.build(CAPTIONS)
@@ -54,6 +55,7 @@ def curve(card: MethodCard) -> list[float]:
         betas=recipe.betas,
         eps=1e-8,
         clip_grad=recipe.clip_grad,
+        clip_each=recipe.clip_each,
         precision=recipe.precision,
         device=torch.device("cpu"),
     )
@@ -62,7 +64,7 @@ def curve(card: MethodCard) -> list[float]:
         batch = batch_of(card, recipe.img_size, step)
         model.step = step
         seed_everything(SEED, step, MODEL_STREAM)
-        lr = warmup_cosine(step, peak=recipe.peak_lr, total=STEPS, warmup=WARMUP, final=recipe.min_lr)
+        lr = recipe.lr_at(step, STEPS)
         for group in wrapper.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         losses.append(model.train_step(batch, wrapper)["loss"].item())
@@ -74,7 +76,8 @@ def curve(card: MethodCard) -> list[float]:
 def build(card: MethodCard) -> nn.Module:
     """The module at scale smoke; its teachers have random weights."""
     with tempfile.TemporaryDirectory() as folder:
-        parts: dict[str, Any] = {role: teacher(name, Path(folder)) for role, name in card.needs.items()}
+        needs = card.needed(card.recipes()["smoke"])
+        parts: dict[str, Any] = {role: teacher(name, Path(folder)) for role, name in needs.items()}
         if card.inputs == "image+caption":
             parts["tokenizer"] = TOKENIZER
         method = initialise(card, card.recipes()["smoke"], SEED, **parts)
@@ -85,10 +88,10 @@ def build(card: MethodCard) -> nn.Module:
 
 def teacher(name: str, folder: Path) -> nn.Module:
     """An untrained teacher, by way of the file that a trained one would leave."""
-    card = catalog.teacher(name)
+    card = catalog.card(catalog.kind_of(name), name)
     recipe = card.recipes()["smoke"]
     run = RunStore(folder).create(
-        RunSpec("teacher", name, recipe.arch, recipe.values(), {}, SEED), Inputs(data={}, weights={})
+        RunSpec(card.stage, name, recipe.arch, recipe.values(), {}, SEED), Inputs(data={}, weights={})
     )
     save_file(build(card).state_dict(), run.path / "teacher.safetensors")
     assert card.load is not None
@@ -100,6 +103,9 @@ def batch_of(card: MethodCard, img_size: int, step: int) -> Any:
     seed_everything(SEED, step, LOADER_STREAM)
     blocks = torch.randint(0, 256, (BATCH, 3, 4, 4), dtype=torch.uint8)
     pictures = nn.functional.interpolate(blocks, size=(img_size, img_size))  # nearest
+    if card.augment is not None:
+        view = card.augment(card.recipes()["smoke"])
+        return default_collate([view(to_pil_image(picture)) for picture in pictures])
     if card.inputs == "image":
         return pictures
     picked: Tensor = torch.randint(0, len(CAPTIONS), (BATCH,))
