@@ -15,7 +15,7 @@ SIZE    = --scale $(SCALE) --seeds $(SEEDS) $(foreach item,$(DATA),--data $(item
 REQUEST = $(METHOD) --table $(TABLE) $(SIZE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table plan leaderboard results test lint format bench doctor clean no-method
+.PHONY: help setup reproduce-table reproduce-all plan leaderboard results test lint format bench doctor clean no-method
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ $(STAMP): pyproject.toml
 
 reproduce-table: $(if $(METHOD),$(STAMP),no-method)  ## pretrain, fine-tune and render one table
 	@$(BIN)/mimbench reproduce-table $(REQUEST)
+
+reproduce-all: $(STAMP)  ## every paper's main table (TABLE=all: the ablations too)
+	@$(BIN)/mimbench reproduce-all --table $(TABLE) $(SIZE)
 
 plan: $(if $(METHOD),$(STAMP),no-method)  ## the graph of runs behind a table: cached, missing, cost
 	@$(BIN)/mimbench plan $(REQUEST)

@@ -135,6 +135,7 @@ class Description:
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     trains: bool = True
     golden: tuple[str, ...] = ()
+    points: int = 0
     protocol: str = ""
     takes: str = "encoder"
     metrics: tuple[Mapping[str, Any], ...] = ()
@@ -252,6 +253,7 @@ def _describe(kind: str, card: Any) -> Description:
         needs=dict(card.needed(next(iter(card.recipes().values())))),
         trains=card.trains,
         golden=card.golden,
+        points=card.points,
         transfer={task: dict(scales) for task, scales in card.transfer().items()},
     )
 

@@ -139,6 +139,42 @@ def reproduce_table(
     raise typer.Exit(status)
 
 
+@app.command("reproduce-all")
+def reproduce_all(
+    table: Annotated[
+        str, typer.Option("--table", help="Which table of every paper; `all` for the ablations too.")
+    ] = "main",
+    scale: ScaleOption = "toy",
+    seeds: SeedsOption = 1,
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    settings: SetOption = None,
+    skip_corrupt: SkipOption = False,
+    rerun_stale: StaleOption = False,
+    jobs: JobsOption = None,
+    dry_run: DryOption = False,
+) -> None:
+    """Pretrain, fine-tune and render every paper's main table; runs that tables share are done once."""
+    from mimbench import reproduce
+    from mimbench.table.spec import list_tables
+
+    names = [name for name in list_tables() if table in ("all", name[1])]
+    if not names:
+        known = sorted({name for _, name in list_tables()})
+        raise UserError("--table", table, allowed=["all", *known])
+    request = _request(scale, seeds, data, weights, settings, skip_corrupt)
+    status = reproduce.reproduce_all(
+        names,
+        request,
+        _console(),
+        command=shlex.join(["mimbench", *sys.argv[1:]]),
+        jobs=jobs,
+        rerun_stale=rerun_stale,
+        dry_run=dry_run,
+    )
+    raise typer.Exit(status)
+
+
 @app.command()
 def plan(
     method: MethodArgument,
@@ -202,14 +238,14 @@ def methods() -> None:
     from mimbench.catalog import Catalog
     from mimbench.reproduce import describe_all
 
-    table = Table("method", "title", "paper", "code", "needs", "scales")
+    table = Table("method", "title", "paper", "official code", "golden", "points", "needs")
     for kind in ("method", "teacher"):
         for about in describe_all(kind, Catalog(paths.cache())):
             code = "reconstruction" if about.reconstruction else about.code or ""
             name = about.name if kind == "method" else f"{about.name} (teacher)"
-            table.add_row(
-                name, about.title, about.paper, code, ", ".join(about.needs.values()), " ".join(about.scales)
-            )
+            golden = "yes" if about.golden else "–"
+            needs = ", ".join(about.needs.values())
+            table.add_row(name, about.title, about.paper, code, golden, str(about.points or "–"), needs)
     _console().print(table)
 
 

@@ -68,6 +68,8 @@ class MethodCard:
             the run's folder, which holds the whole module. Teachers, and methods that others build on.
         trains: False for a "method" that only initialises its encoder (training from scratch).
         golden: files in tests/golden with the official code's numbers that it is compared with.
+        points: how many points of its specification's checklist are tests, in
+            tests/pretrain/test_<module>_points.py.
     """
 
     name: str
@@ -86,6 +88,7 @@ class MethodCard:
     load: Callable[[RunFolder], nn.Module] | None = None
     trains: bool = True
     golden: tuple[str, ...] = ()
+    points: int = 0
 
     def needed(self, recipe: PretrainRecipe) -> Mapping[str, str]:
         """Role to the name of the teacher or method that must be trained before this recipe."""

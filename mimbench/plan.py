@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,7 +76,7 @@ class Node:
     images: int
     flops: float
     outcome: Outcome
-    uses: int = 0  # how many (row, seed, column) would each have computed it without sharing
+    users: set[str] = field(default_factory=set)  # the rows that would each have computed it by itself
 
     @property
     def key(self) -> str:
@@ -94,6 +94,17 @@ class Plan:
         recipes: key to the resolved recipe with its sources.
         targets: the runs that were asked for; the others only lead to them.
     """
+
+    @classmethod
+    def union(cls, plans: Iterable[Plan]) -> Plan:
+        """Every run of several tables once; cells stay with their tables."""
+        whole = cls()
+        for plan in plans:
+            for key, node in plan.nodes.items():
+                whole.nodes.setdefault(key, replace(node, users=set())).users.update(node.users)
+            whole.recipes.update(plan.recipes)
+            whole.targets.update(plan.targets)
+        return whole
 
     nodes: dict[str, Node] = field(default_factory=dict)
     cells: dict[tuple[str, int], dict[int, str]] = field(default_factory=dict)
@@ -167,6 +178,8 @@ class Planner:
     def __init__(self, catalog: Catalog, store: RunStore, data: Data, request: Request) -> None:
         self.catalog, self.store, self.data, self.request = catalog, store, data, request
         self.plan = Plan()
+        self._rows: list[Row] = []
+        self._user = ""  # the row that is being planned
         self._sizes: dict[tuple[str, bool], int] = {}
         self._used: set[str] = set()  # of the request's changes
         self._loaded: set[str] = set()  # names of the checkpoints that some run wants
@@ -188,6 +201,7 @@ class Planner:
         for row in rows:
             if row.method is None:
                 continue
+            self._rows.append(row)
             for task in dict.fromkeys(column.task for column in columns):  # its columns share one run
                 indices = [index for index, column in enumerate(columns) if column.task == task]
                 try:
@@ -196,19 +210,41 @@ class Planner:
                     self.plan.blocked.update({(row.id, index): str(reason) for index in indices})
                 else:
                     self.plan.cells.update({(row.id, index): keys for index in indices})
-        unused = sorted(set(self.request.changes) - self._used)
-        if unused and not self.plan.blocked:
-            raise UserError("--set", unused[0], allowed=self._settable(unused[0]))
-        for name in self.request.weights:
-            if name not in self._loaded:
-                raise UserError(
-                    "--weights", name, allowed=self._loaded, remedy="No run of this table loads it."
-                )
         return self.plan
+
+    def unknown(self) -> dict[str, UserError]:
+        """What the user gave with --set and --weights and no run of the plan takes notice of."""
+        blocked = {row for row, _ in self.plan.blocked}
+        found = {}
+        for change in sorted(set(self.request.changes) - self._used):
+            if not any(self._is_field_of(row, change) for row in self._rows if row.id in blocked):
+                found[f"--set {change}"] = UserError("--set", change, allowed=self._settable(change))
+        for name in sorted(set(self.request.weights) - self._loaded):
+            remedy = "No run of this table loads it."
+            found[f"--weights {name}"] = UserError("--weights", name, allowed=self._loaded, remedy=remedy)
+        return found
+
+    def _is_field_of(self, row: Row, change: str) -> bool:
+        """Whether a change names a field of a blocked row's pretraining or of a task."""
+        prefix, _, name = change.rpartition(".")
+        names: list[tuple[cards.Kind, str]] = (
+            [("task", task) for task in cards.names("task")] if prefix else []
+        )
+        if row.method:
+            names.append((cards.kind_of(row.method), row.method))
+        for kind, card in names:
+            about = self.catalog.describe(kind, card)
+            encoder = ("vit_smoke", 8) if kind == "task" else None
+            if prefix in ("", card) and self.request.scale in about.scales:
+                found = self._resolve(kind, card, (), **({"encoder": encoder} if encoder else {}))
+                if name in found.values:
+                    return True
+        return False
 
     def cell(self, row: Row, task: str | None, seed: int, where: str) -> str:
         """Plan the run behind one cell and seed (without a task: only the pretraining); returns its key."""
         assert row.method is not None
+        self._user = f"{where}: {row.id}"
         if self.request.scale in row.not_at:
             raise Unavailable(row.not_at[self.request.scale])
         where = f"{where}: rows.{row.id}.set"
@@ -339,7 +375,7 @@ class Planner:
             outcome = self.store.outcome(spec.key)
             self.plan.nodes[spec.key] = Node(spec, inputs, label, resolved.images, resolved.flops, outcome)
             self.plan.recipes[spec.key] = resolved
-        self.plan.nodes[spec.key].uses += 1
+        self.plan.nodes[spec.key].users.add(self._user)
         return spec.key
 
     def _weights(self, resolved: Resolved) -> dict[str, Path]:
@@ -395,13 +431,13 @@ def show(plan: Plan, console: Console, *, rerun_stale: bool = False) -> None:
         )
     console.print(table)
     nodes, todo = plan.nodes.values(), plan.todo(rerun_stale=rerun_stale)
-    alone = sum(node.flops * node.uses for node in nodes)
+    alone = sum(node.flops * len(node.users) for node in nodes)
     total = sum(node.flops for node in nodes)
     console.print(
         f"to do: {len(todo)} of {len(plan.nodes)} runs, {sum(n.images for n in todo):,} images, "
         f"{sum(n.flops for n in todo):.1e} FLOPs"
     )
-    runs_alone = sum(node.uses for node in nodes)
+    runs_alone = sum(len(node.users) for node in nodes)
     if alone > total:
         console.print(
             f"sharing: {len(plan.nodes)} runs instead of {runs_alone}, "

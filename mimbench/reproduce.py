@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,8 +74,63 @@ def reproduce_table(
     terminal.show(finished, console)
     files = render.write_all(finished, paths.reports_out() / method, table, context(plan, command))
     tell_failures(plan, report, store, console)
+    tell_sharing(plan, store, console)
     for file in reversed(files):  # the page comes last
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+    return report.exit_code
+
+
+def reproduce_all(
+    names: Sequence[tuple[str, str]],
+    request: Request,
+    console: Console,
+    *,
+    command: str = "",
+    jobs: int | None = None,
+    rerun_stale: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Compute what several tables, given as (method, table), lack: one graph, in which every run is once.
+
+    Each table's files are written, and the page that leads to all of them.
+
+    Returns:
+        The exit status, as `reproduce_table`.
+    """
+    from mimbench import render
+    from mimbench.render import index, terminal
+    from mimbench.table import spec as tables
+
+    check(request)
+    specs = {name: tables.load(*name) for name in names}
+    store = RunStore(paths.runs())
+    with Pool(store, jobs) as pool:
+        catalog = Catalog(paths.cache(), on_miss=None if dry_run else pool.start)
+        data = dataset(request, console)
+        planners = {name: Planner(catalog, store, data, request) for name in names}
+        plans = {
+            name: planners[name].table(spec.rows, spec.columns, f"tables/{'/'.join(name)}.toml")
+            for name, spec in specs.items()
+        }
+        refuse(planner.unknown() for planner in planners.values())
+        whole = Plan.union(plans.values())
+        if dry_run:
+            show(whole, console, rerun_stale=rerun_stale)
+            return 0
+        report = execute(whole, pool, console, rerun_stale=rerun_stale)
+    finished = {}
+    for (method, table), plan in plans.items():
+        spec, where = specs[method, table], f"tables/{method}/{table}.toml"
+        finished[method, table] = aggregate(spec, plan, report, request, catalog, store, where=where)
+        terminal.show(finished[method, table], console)
+        own = f"mimbench reproduce-table {method} --table {table}"
+        own += f" --scale {request.scale} --seeds {request.seeds}"
+        folder = paths.reports_out() / method
+        render.write_all(finished[method, table], folder, table, context(plan, own))
+    tell_failures(whole, report, store, console)
+    tell_sharing(whole, store, console)
+    page = index.write(finished, paths.reports_out(), command)
+    console.print(str(page), markup=False, highlight=False, soft_wrap=True)
     return report.exit_code
 
 
@@ -93,7 +148,7 @@ def machine_options() -> Options:
     return Options(num_workers=min(num_cores() // gpus, MAX_LOADER_WORKERS) if gpus else 0)
 
 
-def planner(request: Request, catalog: Catalog, store: RunStore, console: Console) -> Planner:
+def dataset(request: Request, console: Console) -> Data:
     def toy() -> Path:
         from mimbench.data.toy import ensure
 
@@ -104,14 +159,24 @@ def planner(request: Request, catalog: Catalog, store: RunStore, console: Consol
         with console.status(f"Making the {size} data in {root}"):
             return ensure(root, size=size)
 
-    return Planner(catalog, store, Data(request, toy), request)
+    return Data(request, toy)
 
 
 def plan_table(
     method: str, spec: TableSpec, request: Request, catalog: Catalog, store: RunStore, console: Console
 ) -> Plan:
-    where = f"tables/{method}/{spec.name}.toml"
-    return planner(request, catalog, store, console).table(spec.rows, spec.columns, where)
+    planner = Planner(catalog, store, dataset(request, console), request)
+    plan = planner.table(spec.rows, spec.columns, f"tables/{method}/{spec.name}.toml")
+    refuse([planner.unknown()])
+    return plan
+
+
+def refuse(unknown: Iterable[Mapping[str, UserError]]) -> None:
+    """Raises the UserError of a --set or --weights that is unknown to every one of the tables."""
+    first, *others = unknown
+    for name, error in first.items():
+        if all(name in other for other in others):
+            raise error
 
 
 def execute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = False) -> Report:
@@ -221,6 +286,22 @@ def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console)
         console.print(f"{len(report.unreached)} more runs could not start for that reason.", style="red")
 
 
+def tell_sharing(plan: Plan, store: RunStore, console: Console) -> None:
+    """What it saved that every run was computed once and not for each row by itself."""
+    spent = saved = 0.0
+    for key, node in plan.nodes.items():
+        folder = store.get(key)
+        seconds = folder.status.get("seconds", 0.0) if folder else 0.0
+        spent, saved = spent + seconds, saved + seconds * (len(node.users) - 1)
+    alone = sum(len(node.users) for node in plan.nodes.values())
+    if alone > len(plan.nodes):
+        console.print(
+            f"{len(plan.nodes)} runs, {spent / 60:.0f} minutes of work; "
+            f"every row by itself: {alone} runs, {(spent + saved) / 60:.0f} minutes",
+            highlight=False,
+        )
+
+
 # -- single runs ---------------------------------------------------------------------------------------------
 
 
@@ -246,7 +327,7 @@ def run_one(
             plan = plan_stored(store.find(name), store)
         else:
             row = MethodRow(name, catalog.describe("method", name).title, name)
-            builder = planner(request, catalog, store, console)
+            builder = Planner(catalog, store, dataset(request, console), request)
             with_unavailable(lambda: builder.cell(row, task, seed, "command line"))
             plan = builder.plan
         if dry_run:

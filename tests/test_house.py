@@ -151,11 +151,12 @@ def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_wheel_carries_packages_tables_and_template_only(site_packages: Path) -> None:
+def test_wheel_carries_packages_tables_and_templates_only(site_packages: Path) -> None:
     tops = {path.name for path in site_packages.iterdir() if not path.name.endswith(".dist-info")}
     assert tops == {"mimbench", "pretrain", "downstream", "tables"}
     share = site_packages / "mimbench" / "_share"
-    assert sorted(path.name for path in (share / "reports").rglob("*")) == ["template.html.j2"]
+    names = ["index.html.j2", "style.css", "table.html.j2"]
+    assert sorted(path.name for path in (share / "reports").rglob("*")) == names
     assert (share / "tables" / "reported.csv").is_file()
 
 
@@ -164,7 +165,7 @@ def test_installed_wheel_finds_its_tables_from_any_folder(site_packages: Path, t
         "from mimbench import paths\n"
         "from mimbench.table.spec import load\n"
         "print(load('dtm').paper)\n"
-        "print(paths.share('reports').joinpath('template.html.j2').is_file())\n"
+        "print(paths.share('reports').joinpath('table.html.j2').is_file())\n"
     )
     done = run(sys.executable, "-c", script, cwd=tmp_path, PYTHONPATH=str(site_packages))
     assert done.returncode == 0, done.stderr

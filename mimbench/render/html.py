@@ -1,10 +1,9 @@
-"""The table as one self-contained HTML page, from reports/template.html.j2."""
+"""The table as one self-contained HTML page, from reports/table.html.j2."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mimbench import paths
 from mimbench.render import plot, text
@@ -12,6 +11,9 @@ from mimbench.render.text import Context
 from mimbench.table.cell import Cell, ClaimResult, Table, TableRow
 from mimbench.table.reported import Reported
 from mimbench.table.verdict import MEANINGS, Verdict, Word
+
+if TYPE_CHECKING:
+    import jinja2
 
 _TONES = {
     "reproduced": "good",
@@ -24,17 +26,24 @@ _TONES = {
 }  # the others: none
 
 
-def render(table: Table, context: Context, plots: Mapping[str, str], template: Path | None = None) -> str:
-    """The page; `plots` maps a column's metric to its SVG."""
+def template(name: str) -> jinja2.Template:
+    """A template of `reports/`."""
     import jinja2
 
-    template = template or paths.share("reports") / "template.html.j2"
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(paths.share("reports")),
+        autoescape=lambda file: file is not None and ".html" in file,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    return environment.get_template(name)
+
+
+def render(table: Table, context: Context, plots: Mapping[str, str]) -> str:
+    """The page; `plots` maps a column's metric to its SVG."""
     numbers = text.sources(table)
-    page = environment.from_string(template.read_text(encoding="utf-8"))
-    return page.render(
+    return template("table.html.j2").render(
         spec=table.spec,
         scale=table.scale,
         comparable=table.comparable,

@@ -12,6 +12,7 @@ from rich.console import Console
 from mimbench.catalog import Catalog
 from mimbench.errors import UserError
 from mimbench.plan import Data, Plan, Planner, Request, parse_paths, parse_setting, show
+from mimbench.reproduce import refuse
 from mimbench.store import RunStore
 
 
@@ -41,9 +42,10 @@ COLUMNS = [Column("echo"), Column("scenes"), Column("echo", "other")]
 def build(world: Path, data: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch):
     def plan(rows: list[Row], columns: list[Column] = COLUMNS, **request: Any) -> Plan:
         asked = Request(**{"scale": "smoke", **request})
-        return Planner(Catalog(None), store, Data(asked, lambda: data), asked).table(
-            rows, columns, "tables/x.toml"
-        )
+        planner = Planner(Catalog(None), store, Data(asked, lambda: data), asked)
+        found = planner.table(rows, columns, "tables/x.toml")
+        refuse([planner.unknown()])
+        return found
 
     return plan
 
