@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -31,6 +32,10 @@ class ViTBackbone(BaseModule):
         taps: 0-based blocks whose outputs are returned; default: `default_taps`.
         norm: normalise each tap by the encoder's final norm (iBOT); otherwise that norm is removed.
         frozen_blocks: this many first blocks, and everything before them, are not trained.
+        add_rel_pos, add_layer_scale, positions: see `load_encoder`.
+        window: side in patches of the windows that attention is confined to, in all but the last block of
+            each quarter (ViTDet, Li et al., 2022); 0 = global attention everywhere.
+        checkpoint_blocks: compute the blocks again in the backward pass, which saves memory.
 
     Attributes:
         load_report: what became of each tensor of the file.
@@ -46,10 +51,25 @@ class ViTBackbone(BaseModule):
         taps: Sequence[int] | None = None,
         norm: bool = False,
         frozen_blocks: int = 0,
+        add_rel_pos: bool = False,
+        add_layer_scale: float | None = None,
+        positions: Literal["interpolate", "regenerate"] = "interpolate",
+        window: int = 0,
+        checkpoint_blocks: bool = False,
     ) -> None:
         super().__init__()
-        self.net, self.load_report = load_encoder(Path(encoder), drop_path=drop_path, img_size=img_size)
-        self.taps = tuple(taps) if taps is not None else default_taps(len(self.net.blocks))
+        self.net, self.load_report = load_encoder(
+            Path(encoder),
+            drop_path=drop_path,
+            img_size=img_size,
+            add_rel_pos=add_rel_pos,
+            add_layer_scale=add_layer_scale,
+            positions=positions,
+        )
+        depth = len(self.net.blocks)
+        self.net.window, self.net.checkpoint_blocks = window, checkpoint_blocks
+        self.net.global_blocks = tuple(depth * (i + 1) // 4 - 1 for i in range(4))
+        self.taps = tuple(taps) if taps is not None else default_taps(depth)
         self.out_channels = [self.net.embed_dim] * len(self.taps)
         self.out_strides = [self.net.config.patch_size] * len(self.taps)
         self.norm = norm

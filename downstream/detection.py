@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from downstream.dense import DenseRecipe
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
-from mimbench.contract import Metric, TaskCard, TransferRecipe
+from mimbench.contract import Metric, TaskCard
 from mimbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionRecipe(TransferRecipe):
+class DetectionRecipe(DenseRecipe):
     """Mask R-CNN fine-tuning; `img_size`: side of the padded square, or the short side under `detr`."""
 
     epochs: float
@@ -63,7 +64,9 @@ def recipes() -> Mapping[str, DetectionRecipe]:
             },
             "iBOT's detection protocol (da316d8)": {
                 "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16",
-                "warmup_steps": 500, "warmup_ratio": 1e-3, "resize": "detr",
+                "warmup_steps": 500, "warmup_ratio": 1e-3, "resize": "detr", "add_rel_pos": False,
+                "add_layer_scale": None, "window": 0,
+                "positions": "interpolate", "checkpoint_blocks": False,
             },
             MMDET: {
                 "fpn_channels": 256, "anchor_scale": 8.0, "num_proposals": 1000, "rpn_samples": 256,
@@ -160,7 +163,6 @@ def _detr_resize() -> Any:
 
 def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> BaseModel:
     """mmdetection's Mask R-CNN on the encoder, its new weights drawn from torch's generator."""
-    from downstream.backbone import ViTBackbone
     from downstream.neck import MultiTapPyramid, batch_norm
     from downstream.transfer import PIXEL_MEAN, PIXEL_STD, import_quietly, scope
     from mimbench.encoder import read_encoder
@@ -222,9 +224,7 @@ def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> Bas
             # Padded here, not in the pipeline: boxes must be cut at the picture's edge, not at the padding's.
             pad_size_divisor=recipe.img_size if recipe.resize == "square" else 2 * patch,
         ),
-        backbone=dict(
-            type=ViTBackbone, encoder=str(encoder), img_size=recipe.img_size, drop_path=recipe.drop_path
-        ),
+        backbone=recipe.backbone(encoder),
         neck=[
             dict(type=MultiTapPyramid, embed_dim=dim),
             dict(type="FPN", in_channels=[dim] * 4, out_channels=width, num_outs=5),
@@ -287,7 +287,7 @@ def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> Bas
             ),
         ),
         test_cfg=dict(
-            rpn=proposals,
+            rpn={**proposals, "nms_pre": recipe.num_proposals},
             rcnn=dict(
                 score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5
             ),

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from downstream.dense import DenseRecipe
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
-from mimbench.contract import Metric, TaskCard, TransferRecipe
+from mimbench.contract import Metric, TaskCard
 from mimbench.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ NUM_ADE20K_CLASSES = 150
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationRecipe(TransferRecipe):
+class SegmentationRecipe(DenseRecipe):
     """UperNet fine-tuning; `img_size` is the crop of training and of slide inference."""
 
     steps: int
@@ -56,7 +57,9 @@ def recipes() -> Mapping[str, SegmentationRecipe]:
         {
             f"{PAPER} (mae_segmentation 772c0c1)": {
                 "img_size": 512, "global_batch_size": 16, "base_lr": 1e-4, "layer_decay": 0.65,
-                "drop_path": 0.1,
+                "drop_path": 0.1, "add_rel_pos": True, "add_layer_scale": 1.0, "checkpoint_blocks": False,
+                "window": 0,
+                "positions": "interpolate",
             },
             PAPER: {
                 "lr_rule": "absolute", "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None,
@@ -70,6 +73,7 @@ def recipes() -> Mapping[str, SegmentationRecipe]:
     small = paper.vary(
         OURS, img_size=64, global_batch_size=16, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=200,
         warmup_steps=20, slide_stride=42, head_channels=64, aux_channels=32, resize_scale=(384, 96),
+        add_rel_pos=False, add_layer_scale=None,
     )  # fmt: skip
     toy = small.vary(
         OURS, global_batch_size=8, base_lr=3e-3, steps=350, warmup_steps=35, head_channels=48,
@@ -151,7 +155,6 @@ def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
 
 def build_model(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> BaseModel:
     """mmsegmentation's EncoderDecoder on the encoder, its new weights drawn from torch's generator."""
-    from downstream.backbone import ViTBackbone
     from downstream.neck import MultiTapPyramid, batch_norm
     from downstream.transfer import PIXEL_MEAN, PIXEL_STD, import_quietly, scope
     from mimbench.encoder import read_encoder
@@ -180,9 +183,7 @@ def build_model(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> 
             seg_pad_val=IGNORED,
             test_cfg=dict(size=crop),
         ),
-        backbone=dict(
-            type=ViTBackbone, encoder=str(encoder), img_size=recipe.img_size, drop_path=recipe.drop_path
-        ),
+        backbone=recipe.backbone(encoder),
         neck=dict(type=MultiTapPyramid, embed_dim=dim),
         decode_head=dict(
             type="UPerHead",

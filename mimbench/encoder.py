@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from mimbench.arch import ViTConfig
 from mimbench.atomic import write_bytes
 from mimbench.errors import UserError
-from mimbench.vit import ViT, resize_position_embedding
+from mimbench.vit import ViT, resize_position_embedding, sincos_position_embedding
 
 FORMAT = "mimbench-encoder-1"
 
@@ -66,7 +67,13 @@ def read_encoder(path: Path) -> tuple[ViTConfig, dict[str, Tensor]]:
 
 
 def load_encoder(
-    path: Path, *, drop_path: float = 0.0, img_size: int | None = None
+    path: Path,
+    *,
+    drop_path: float = 0.0,
+    img_size: int | None = None,
+    add_rel_pos: bool = False,
+    add_layer_scale: float | None = None,
+    positions: Literal["interpolate", "regenerate"] = "interpolate",
 ) -> tuple[ViT, LoadReport]:
     """Build the ViT of an encoder file for fine-tuning and load it strictly.
 
@@ -77,6 +84,11 @@ def load_encoder(
     Args:
         drop_path: stochastic depth of the fine-tuned network.
         img_size: the fine-tuning picture's side in pixels; None = as pretrained.
+        add_rel_pos: give an encoder without relative positions a table of zeros in each block (MAE's transfer
+            to ADE20K, appendix A.4).
+        positions: what becomes of fixed sin-cos positions on another grid: interpolated as the official codes
+            do, or computed anew.
+        add_layer_scale: give an encoder without layer scale one that starts at this value (1 in the same).
 
     Raises:
         UserError: a tensor is missing, unexpected, or of another shape: which, and both shapes.
@@ -89,11 +101,18 @@ def load_encoder(
         config = dataclasses.replace(config, rel_pos="block")
     if img_size is not None and img_size != config.img_size:
         new = dataclasses.replace(config, img_size=img_size)
+        if positions == "regenerate" and config.pos_embed == "sincos":
+            state["pos_embed"] = sincos_position_embedding(config.embed_dim, new.grid_size)
         _resize_positions(config, new, state, report)
         config = new
+    if add_rel_pos and config.rel_pos == "none":
+        config = dataclasses.replace(config, rel_pos="block")
+    if add_layer_scale is not None and config.layer_scale_init is None:
+        config = dataclasses.replace(config, layer_scale_init=add_layer_scale)
     vit = ViT(config, drop_path)
-    vit.load_state_dict(state)
-    changed = {*report.interpolated, *report.folded}
+    report.new = [name for name in vit.state_dict() if name not in state]
+    vit.load_state_dict(state, strict=not report.new)
+    changed = {*report.interpolated, *report.folded, *report.new}
     report.loaded = [name for name in vit.state_dict() if name not in changed]
     return vit, report
 
@@ -126,6 +145,8 @@ def _fold_shared_table(config: ViTConfig, state: dict[str, Tensor], report: Load
 
 def _resize_positions(old: ViTConfig, new: ViTConfig, state: dict[str, Tensor], report: LoadReport) -> None:
     for name, tensor in state.items():
+        if name == "pos_embed" and tensor.shape[1] == 1 + new.grid_size**2:
+            continue
         if name == "pos_embed":
             state[name] = resize_position_embedding(tensor, (new.grid_size, new.grid_size))
         elif name.endswith("rel_pos_bias.table"):

@@ -276,8 +276,11 @@ class Planner:
         assert row.method is not None
         kind = cards.kind_of(row.method)
         resolved = self._resolve(kind, row.method, self._changes(row.method, self._overrides(row), where))
-        if kind == "teacher":
+        given = row.method in self.request.weights and kind == "method"
+        if kind == "teacher" or given:
             seed = 0
+        if given:  # the row's encoder comes with --weights METHOD=PATH
+            return self._add("pretrain", resolved, resolved.values["arch"], seed, row.label, {}, row.method)
         return self._with_parents(kind, resolved, seed, row.label, row, where)
 
     def _parent(self, name: str, row: Row, where: str) -> str:
@@ -344,11 +347,18 @@ class Planner:
         return self._sizes[role, labelled]
 
     def _add(
-        self, stage: Any, resolved: Resolved, arch: str, seed: int, label: str, parents: Mapping[str, str]
+        self,
+        stage: Any,
+        resolved: Resolved,
+        arch: str,
+        seed: int,
+        label: str,
+        parents: Mapping[str, str],
+        weights_name: str = "",
     ) -> str:
         size_of(arch)  # an unknown size is the user's mistake, and must not wait for the run
         about = resolved.about
-        weights = self._weights(resolved)
+        weights = self._weights(about.title, weights_name or resolved.values.get("weights"))
         role = {} if weights else {about.data: self.data.path(about.data)}  # what is loaded sees no picture
         data = {name: self.data.fingerprint(name) for name in role}
         data |= {
@@ -373,21 +383,19 @@ class Planner:
             if self.request.seeds > 1 and stage != "teacher":
                 label = f"{label} · seed {seed}"
             outcome = self.store.outcome(spec.key)
-            self.plan.nodes[spec.key] = Node(spec, inputs, label, resolved.images, resolved.flops, outcome)
+            cost = (0, 0.0) if weights else (resolved.images, resolved.flops)
+            self.plan.nodes[spec.key] = Node(spec, inputs, label, *cost, outcome)
             self.plan.recipes[spec.key] = resolved
         self.plan.nodes[spec.key].users.add(self._user)
         return spec.key
 
-    def _weights(self, resolved: Resolved) -> dict[str, Path]:
-        """The checkpoint that a recipe's `weights` names. Raises Unavailable where the user gave none."""
-        name = resolved.values.get("weights")
+    def _weights(self, title: str, name: str | None) -> dict[str, Path]:
+        """The checkpoint of that name. Raises Unavailable where the user gave none."""
         if not name:
             return {}
         self._loaded.add(name)
         if name not in self.request.weights:
-            raise Unavailable(
-                f"{resolved.about.title} is not trained at this scale: give --weights {name}=PATH"
-            )
+            raise Unavailable(f"{title} is not trained at this scale: give --weights {name}=PATH")
         return {name: self.request.weights[name].resolve()}
 
 

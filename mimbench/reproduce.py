@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from mimbench import paths
-from mimbench.catalog import Catalog, Description, Resolved, kind_of
+from mimbench.catalog import Catalog, Description, kind_of
 from mimbench.errors import UserError
 from mimbench.execute import Pool, Report, gpu_ids, num_cores
 from mimbench.plan import Data, Node, Plan, Planner, Request, show
@@ -393,8 +393,8 @@ class _AnyData(Data):
 class _AnyPlanner(Planner):
     """Plans as if every checkpoint that a recipe loads had been given."""
 
-    def _weights(self, resolved: Resolved) -> dict[str, Path]:
-        del resolved
+    def _weights(self, title: str, name: str | None) -> dict[str, Path]:
+        del title, name
         return {}
 
 

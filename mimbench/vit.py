@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed, trunc_normal_
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mimbench.arch import ViTConfig
 
@@ -167,7 +168,16 @@ class ViT(nn.Module):
     Args:
         config: shape and variant.
         drop_path: stochastic depth of the last block; it rises linearly from 0.
+
+    Attributes:
+        window: side in patches of the windows that attention is confined to; 0 = none. A downstream task's
+            choice, as are the next two.
+        global_blocks: 0-based blocks without windows.
+        checkpoint_blocks: compute the blocks again in the backward pass, which saves memory.
     """
+
+    window: int
+    global_blocks: tuple[int, ...]
 
     def __init__(self, config: ViTConfig, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -200,6 +210,8 @@ class ViT(nn.Module):
             for i in range(config.depth)
         )
         self.norm: nn.Module = LayerNorm(dim)
+        self.window, self.global_blocks = 0, ()
+        self.checkpoint_blocks = False
         self.apply(_init_weights)
         for token in (self.cls_token, self.pos_embed if config.pos_embed == "learned" else None):
             if token is not None:
@@ -246,12 +258,38 @@ class ViT(nn.Module):
         shared = self.rel_pos_bias(grid) if self.rel_pos_bias is not None else None
         outputs = []
         for i, block in enumerate(self.blocks):
-            own = block.relative_bias(grid)  # type: ignore[operator]
-            bias = shared if own is None else own if shared is None else own + shared
-            x = block(x, attn_mask=bias)
+            if self.window and i not in self.global_blocks:
+                x = self._windowed(block, x, grid)
+            else:
+                own = block.relative_bias(grid)  # type: ignore[operator]
+                x = self._run(block, x, shared if own is None else own if shared is None else own + shared)
             if i in taps:
                 outputs.append(x)
         return [*outputs, x]
+
+    def _run(self, block: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.checkpoint_blocks and self.training:
+            return checkpoint(block, x, bias, use_reentrant=False)
+        return block(x, attn_mask=bias)
+
+    def _windowed(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """A block whose attention stays within windows of patches; the class token passes it by.
+
+        Windows at the lower and right edge are filled up with zeros (ViTDet). The encoder must have no shared
+        relative position table: a fine-tuned one has none.
+        """
+        assert self.rel_pos_bias is None
+        (batch, _, dim), (height, width), side = x.shape, grid, self.window
+        rows, columns = -(-height // side), -(-width // side)
+        patches = x[:, 1:].reshape(batch, height, width, dim)
+        patches = F.pad(patches, (0, 0, 0, columns * side - width, 0, rows * side - height))
+        windows = patches.reshape(batch, rows, side, columns, side, dim).transpose(2, 3)
+        bias = block.relative_bias((side, side))  # type: ignore[operator]
+        bias = None if bias is None else bias[:, 1:, 1:]
+        windows = self._run(block, windows.reshape(-1, side * side, dim), bias)
+        windows = windows.reshape(batch, rows, columns, side, side, dim).transpose(2, 3)
+        patches = windows.reshape(batch, rows * side, columns * side, dim)[:, :height, :width]
+        return torch.cat([x[:, :1], patches.reshape(batch, height * width, dim)], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """All tokens after the final norm, `[B, 1+N, D]`, the class token first."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from mimbench.arch import ViTConfig
 from mimbench.encoder import load_encoder, read_encoder, resize_relative_table, save_encoder
 from mimbench.errors import UserError
-from mimbench.vit import ViT
+from mimbench.vit import ViT, sincos_position_embedding
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "mae": {},
@@ -194,3 +194,90 @@ def test_equal_encoders_are_equal_files(path: Path) -> None:
         save_encoder(vit, path, method="dtm")
         files.add(path.read_bytes())
     assert len(files) == 1
+
+
+# -- what a dense task adds --------------------------------------------------------------------------------
+
+
+def test_added_tables_and_layer_scale_start_as_nothing(path: Path, images: Tensor) -> None:
+    vit = vit_of("mae")
+    save_encoder(vit, path, method="x")
+    loaded, report = load_encoder(path, add_rel_pos=True, add_layer_scale=1.0)
+    torch.testing.assert_close(loaded.eval()(images), vit(images), rtol=0, atol=1e-6)
+    added = [
+        f"blocks.{i}.{name}" for i in (0, 1) for name in ("attn.rel_pos_bias.table", "ls1.gamma", "ls2.gamma")
+    ]
+    assert sorted(report.new) == sorted(added)
+    assert not set(report.new) & set(report.loaded)
+    loaded.train()(images).square().sum().backward()
+    assert loaded.blocks[0].attn.rel_pos_bias.table.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("variant", ["beit", "dtm"])
+def test_an_encoder_that_has_them_keeps_its_own(variant: str, path: Path, images: Tensor) -> None:
+    save_encoder(vit_of(variant), path, method="x")
+    loaded, report = load_encoder(path, add_rel_pos=True, add_layer_scale=1.0)
+    assert report.new == []
+    assert torch.equal(loaded.eval()(images), load_encoder(path)[0].eval()(images))
+
+
+def test_fixed_positions_can_be_computed_anew(path: Path) -> None:
+    save_encoder(vit_of("mae"), path, method="x")
+    loaded, report = load_encoder(path, img_size=64, positions="regenerate")
+    assert torch.equal(loaded.pos_embed, sincos_position_embedding(16, 8))
+    assert not torch.equal(loaded.pos_embed, load_encoder(path, img_size=64)[0].pos_embed)
+
+
+# -- windows and recomputation -----------------------------------------------------------------------------
+
+
+def windowed(vit: ViT, side: int, *global_blocks: int) -> ViT:
+    vit.window, vit.global_blocks = side, global_blocks
+    return vit
+
+
+@pytest.mark.parametrize("variant", ["mae", "block"])
+def test_a_window_sees_nothing_of_the_others(variant: str) -> None:
+    vit = windowed(vit_of(variant), 2)
+    images = torch.randn(1, 3, 32, 32)
+    changed = images.clone()
+    changed[..., 16:, 16:] = 0  # the last of the four windows of 2 x 2 patches
+    before, after = (vit.taps(x, [1])[0] for x in (images, changed))
+    assert torch.equal(before[..., :2, :], after[..., :2, :]) and torch.equal(before[..., :2], after[..., :2])
+    assert not torch.equal(before[..., 2:, 2:], after[..., 2:, 2:])
+    windowed(vit, 2, 1)  # one global block, and everything sees everything
+    assert not torch.equal(vit.taps(images, [1])[0][..., :2, :2], vit.taps(changed, [1])[0][..., :2, :2])
+
+
+def test_a_window_as_large_as_the_picture_is_global_attention_of_the_patches() -> None:
+    vit = windowed(vit_of("mae"), 4)
+    images = torch.randn(2, 3, 32, 32)
+    x = vit.embed(images)
+    for block in vit.blocks:
+        x = block(x)
+    torch.testing.assert_close(vit.taps(images, [1])[0].flatten(2).transpose(1, 2), x)
+
+
+def test_windows_need_not_fit() -> None:
+    maps = windowed(vit_of("block"), 3).taps(torch.randn(2, 3, 40, 24), [1])[0]
+    assert maps.shape == (2, 16, 5, 3) and torch.isfinite(maps).all()
+
+
+def test_recomputed_blocks_give_the_same_gradients(images: Tensor) -> None:
+    gradients = []
+    for recompute in (False, True):
+        vit = vit_of("dtm").train()
+        vit.checkpoint_blocks = recompute
+        vit(images).square().sum().backward()
+        gradients.append([p.grad for p in vit.parameters()])
+    assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fused_and_explicit_attention_agree(variant: str, images: Tensor) -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    vit = vit_of(variant)
+    fused = vit(images)
+    with sdpa_kernel(SDPBackend.MATH):
+        torch.testing.assert_close(vit(images), fused, rtol=0, atol=1e-5)

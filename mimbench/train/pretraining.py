@@ -12,6 +12,8 @@ from mmengine.model import BaseModel
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mimbench import foreign
+from mimbench.arch import ViTConfig
 from mimbench.atomic import write_bytes
 from mimbench.contract import MethodCard
 from mimbench.data.augment import PretrainAugment, normalise
@@ -135,6 +137,17 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
         assert isinstance(method.encoder, ViT), f"{card.name}.encoder must be the plain ViT"
         save_encoder(method.encoder, folder.encoder_path, method=card.name)
     return folder.last_metrics()
+
+
+def adopt(folder: RunFolder, card: MethodCard) -> dict[str, float]:
+    """In place of pretraining: the encoder of the checkpoint that the user gave (`--weights METHOD=PATH`)."""
+    recipe = type(next(iter(card.recipes().values()))).from_values(folder.spec.recipe)
+    path = folder.weights[card.name]
+    size = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
+    vit, report = foreign.convert(foreign.read(path), size, path)
+    folder.details["load_report"] = report.as_dict()
+    save_encoder(vit, folder.encoder_path, method=card.name)
+    return {}
 
 
 def load_teacher(folder: RunFolder, role: str) -> nn.Module:

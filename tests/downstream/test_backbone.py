@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from downstream.backbone import ViTBackbone, default_taps
 from downstream.neck import MultiTapPyramid
+from mimbench import catalog
 from mimbench.encoder import load_encoder
 from mimbench.errors import UserError
 
@@ -103,3 +104,13 @@ def test_pyramid_equals_mmsegmentations_feature2pyramid() -> None:
     taps = [torch.randn(2, 8, 4, 4) for _ in range(4)]
     for a, b in zip(ours(taps), theirs(taps), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_dense_recipe_reaches_the_network(encoder_file: Path) -> None:
+    recipe = catalog.task("segmentation").recipes()["smoke"]
+    recipe = recipe.vary("test", add_rel_pos=True, add_layer_scale=1.0, window=2, checkpoint_blocks=True)
+    arguments = recipe.backbone(encoder_file)
+    backbone = arguments.pop("type")(**arguments)
+    assert (backbone.net.window, backbone.net.global_blocks) == (2, (0, 1, 2, 3))
+    assert backbone.net.checkpoint_blocks and backbone.net.config.layer_scale_init == 1.0
+    assert "blocks.0.attn.rel_pos_bias.table" in backbone.load_report.new

@@ -278,3 +278,13 @@ def test_paths_must_be_there(tmp_path: Path) -> None:
     for text in ("coco", "coco=", f"coco={tmp_path}/none"):
         with pytest.raises(UserError, match="--data"):
             parse_paths("--data", [text])
+
+
+def test_a_methods_own_checkpoint_takes_the_place_of_its_pretraining(build, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "official.pth"
+    checkpoint.write_bytes(b"weights")
+    plan = build([Row("a", "taught")], seeds=2, weights={"taught": checkpoint})
+    (pretraining,) = by_stage(plan, "pretrain")  # one for both seeds: nothing is drawn
+    assert by_stage(plan, "teacher") == []
+    assert pretraining.inputs.weights == {"taught": str(checkpoint)} and pretraining.images == 0
+    assert len(by_stage(plan, "downstream")) == 4

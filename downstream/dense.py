@@ -1,0 +1,41 @@
+"""What segmentation and detection ask of the encoder beyond classification: recipe fields, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mimbench.contract import TransferRecipe
+from mimbench.recipe import require_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseRecipe(TransferRecipe):
+    """Fine-tuning of a dense task."""
+
+    add_rel_pos: bool  # a zero relative position table in each block of an encoder that has none
+    add_layer_scale: float | None  # start of the layer scale of an encoder that has none; None: none is added
+    positions: Literal["interpolate", "regenerate"]  # how fixed sin-cos positions reach another grid
+    window: int  # side of the attention windows in patches, but for four evenly spaced blocks; 0: global
+    checkpoint_blocks: bool  # compute the blocks again in the backward pass: less memory, a third more time
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("window", self.window, 0)
+
+    def backbone(self, encoder: Path) -> dict[str, Any]:
+        """The mm-series configuration of the encoder file as their backbone."""
+        from downstream.backbone import ViTBackbone
+
+        return {
+            "type": ViTBackbone,
+            "encoder": str(encoder),
+            "img_size": self.img_size,
+            "drop_path": self.drop_path,
+            "add_rel_pos": self.add_rel_pos,
+            "add_layer_scale": self.add_layer_scale,
+            "positions": self.positions,
+            "window": self.window,
+            "checkpoint_blocks": self.checkpoint_blocks,
+        }

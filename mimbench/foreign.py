@@ -1,0 +1,107 @@
+"""Encoders of other people's checkpoints: MAE's, BEiT's, iBOT's and their kin's names to this project's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mimbench.arch import ViTConfig
+from mimbench.encoder import LoadReport
+from mimbench.errors import UserError
+from mimbench.vit import ViT, sincos_position_embedding
+
+NESTING = ("model", "state_dict", "teacher", "student", "module")  # where a checkpoint keeps its weights
+PREFIXES = ("module.", "backbone.", "encoder.", "visual_encoder.")
+RENAMED = (
+    (r"\.gamma_([12])$", r".ls\1.gamma"),  # BEiT's layer scale
+    (r"(^|\.)relative_position_bias_table$", r"\1rel_pos_bias.table"),
+    (r"^rel_pos_bias\.rel_pos_bias\.", r"rel_pos_bias."),  # BEiT's shared table is in a module of its own
+)
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict of a .safetensors or a PyTorch checkpoint; no code in the file is run.
+
+    Raises:
+        UserError: it is neither, or holds no tensors.
+    """
+    remedy = "Give a state dict as .safetensors, or as a PyTorch file that loads without running code."
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError("weights", str(path), remedy=remedy) from error
+    for name in NESTING:
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
+    if not tensors:
+        raise UserError("weights", str(path), remedy=remedy)
+    return tensors
+
+
+def convert(state: Mapping[str, Tensor], config: ViTConfig, path: Path) -> tuple[ViT, LoadReport]:
+    """A plain ViT with the encoder's weights among `state`.
+
+    Args:
+        config: size, patch and picture of the recipe; the variant (positions, biases, layer scale) follows
+            from the names found.
+
+    Raises:
+        UserError: a tensor is missing or of another shape: which, and both shapes.
+    """
+    found = {_rename(name): tensor.float() for name, tensor in state.items()}
+    config = _variant(config, found)
+    vit = ViT(config)
+    report = LoadReport()
+    weights = {}
+    for name, own in vit.state_dict().items():
+        if name not in found:
+            raise UserError(
+                f"weights {path}", name, remedy="The checkpoint lacks it; is it another method's?"
+            )
+        if found[name].shape != own.shape:
+            shapes = f"Its shape is {tuple(found[name].shape)}; the recipe needs {tuple(own.shape)}."
+            raise UserError(f"weights {path}", name, remedy=f"{shapes} Set arch, img_size or patch_size.")
+        weights[name] = found[name]
+        report.loaded.append(name)
+    report.dropped = sorted(set(found) - set(weights))
+    vit.load_state_dict(weights)
+    return vit, report
+
+
+def _rename(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _variant(config: ViTConfig, found: Mapping[str, Tensor]) -> ViTConfig:
+    """The recipe's size with the variant that the checkpoint's names tell."""
+    positions = found.get("pos_embed")
+    fixed = sincos_position_embedding(config.embed_dim, config.grid_size)
+    is_fixed = positions is not None and positions.shape == fixed.shape and torch.allclose(positions, fixed)
+    block, shared = "blocks.0.attn.rel_pos_bias.table" in found, "rel_pos_bias.table" in found
+    tables = "block+shared" if block and shared else "block" if block else "shared" if shared else "none"
+    scale = found.get("blocks.0.ls1.gamma")
+    return ViTConfig(
+        config.img_size,
+        config.patch_size,
+        config.embed_dim,
+        config.depth,
+        config.num_heads,
+        config.mlp_ratio,
+        pos_embed="none" if positions is None else "sincos" if is_fixed else "learned",
+        rel_pos=tables,  # type: ignore[arg-type]
+        layer_scale_init=None if scale is None else float(scale.mean()),
+        key_bias="blocks.0.attn.q_bias" not in found,
+    )
