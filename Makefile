@@ -52,8 +52,8 @@ no-method:
 leaderboard: $(STAMP)  ## every finished table on one page
 	@$(BIN)/mimbench leaderboard $(SIZE)
 
-results: $(STAMP)  ## the rendered main tables into the README
-	@$(BIN)/mimbench results README.md
+results: $(STAMP)  ## the finished main tables into README.md and RESULTS.md
+	@$(BIN)/mimbench results README.md $(SIZE)
 
 test: $(STAMP)  ## the test suite (ARGS="-k word" narrows it)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)

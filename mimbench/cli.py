@@ -293,13 +293,15 @@ def results(
     document: Annotated[Path, typer.Argument(help="A Markdown file with the two results marks.")] = Path(
         "README.md"
     ),
+    scale: ScaleOption = "toy",
+    seeds: SeedsOption = 1,
+    data: DataOption = None,
 ) -> None:
-    """Write the rendered main tables into a document, between its results marks."""
-    from mimbench import paths
-    from mimbench.render import readme
+    """Write the finished main tables into a document, between its results marks, and into RESULTS.md."""
+    from mimbench import reproduce
 
-    readme.update(document, sorted(paths.reports_out().glob("*/main.md")))
-    _console().print(f"{document} brought up to date", highlight=False)
+    request = _request(scale, seeds, data, None, None, False)
+    raise typer.Exit(reproduce.results(document, request, _console()))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -444,25 +444,49 @@ def leaderboard(request: Request, console: Console) -> int:
     """The main table of every paper as it stands in the store; nothing is computed."""
     from mimbench.atomic import write_text
     from mimbench.render import markdown, terminal
-    from mimbench.table import spec as tables
 
-    check(request)
-    store, catalog = RunStore(paths.runs()), Catalog(paths.cache())
     pages = ["# Leaderboard", f"Scale {request.scale}, {request.seeds} seed(s). What is not run yet says so."]
-    for method, table in tables.list_tables():
-        if table != "main":
-            continue
-        spec = tables.load(method, table)
-        plan = plan_table(method, spec, request, catalog, store, console)
-        where = f"tables/{method}/{table}.toml"
-        finished = aggregate(spec, plan, Report(), request, catalog, store, where=where)
-        terminal.show(finished, console)
-        command = f"mimbench reproduce-table {method} --scale {request.scale} --seeds {request.seeds}"
-        pages.append("#" + markdown.render(finished, context(plan, command)))  # its title becomes a section
+    for table, told in stored_tables(request, console):
+        terminal.show(table, console)
+        pages.append("#" + markdown.render(table, told))  # its title becomes a section
     path = paths.reports_out() / "leaderboard.md"
     write_text(path, "\n\n".join(pages) + "\n")
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def results(document: Path, request: Request, console: Console) -> int:
+    """The finished main tables into a document: briefly between its marks, whole in RESULTS.md beside it."""
+    from mimbench.atomic import write_text
+    from mimbench.render import markdown, readme
+
+    found = [
+        (table, told)
+        for table, told in stored_tables(request, console)
+        if any(cell.complete for row in table.rows for cell in row.cells)
+    ]
+    readme.update(document, [markdown.brief(table) for table, _ in found])
+    whole = ["# Results", *("#" + markdown.render(table, told) for table, told in found)]
+    write_text(document.parent / "RESULTS.md", "\n\n".join(whole) + "\n")
+    console.print(f"{document} and RESULTS.md brought up to date", highlight=False)
+    return 0
+
+
+def stored_tables(request: Request, console: Console) -> Iterator[tuple[Table, Context]]:
+    """The main table of every paper as it stands in the store."""
+    from mimbench.table import spec as tables
+
+    check(request)
+    store, catalog = RunStore(paths.runs()), Catalog(paths.cache())
+    for method, name in tables.list_tables():
+        if name != "main":
+            continue
+        spec = tables.load(method, name)
+        plan = plan_table(method, spec, request, catalog, store, console)
+        where = f"tables/{method}/{name}.toml"
+        table = aggregate(spec, plan, Report(), request, catalog, store, where=where)
+        command = f"mimbench reproduce-table {method} --scale {request.scale} --seeds {request.seeds}"
+        yield table, context(plan, command)
 
 
 def describe_all(kind: Any, catalog: Catalog) -> Sequence[Description]:

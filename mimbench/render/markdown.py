@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from mimbench.render import text
 from mimbench.render.text import Context
 from mimbench.table.cell import Table, TableRow
+from mimbench.table.reported import Reported
 
 
 def escape(value: str) -> str:
@@ -21,17 +23,43 @@ def render(table: Table, context: Context) -> str:
     facts = {"Scale": table.scale, "Seeds": text.seeds(table), **context.facts}
     head += [f"- {escape(name)}: {escape(value)}" for name, value in facts.items()]
     head += ["", f"> {escape(text.scale_note(table))}", ""]
+    lines = [*_grid(table, numbers), *_findings(table, numbers)]
+    if spec.note:
+        lines += [escape(spec.note), ""]
+    if numbers:
+        lines += ["Reported values:", ""]
+        lines += [f"{i}. {escape(line.source)}" for line, i in numbers.items()] + [""]
+    if context.command:
+        lines += ["Made with:", "", f"    {context.command}", ""]
+    return "\n".join(head + lines)
+
+
+def brief(table: Table) -> str:
+    """Title, cells, findings and claims, without sources and notes."""
+    facts = f"{escape(table.spec.section)}. Scale {table.scale}, seeds {text.seeds(table)}."
+    lines = [f"# {escape(table.spec.title)}", "", facts, "", *_grid(table, {}), *_findings(table, {})]
+    return "\n".join(lines)
+
+
+def _grid(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
+    """The table itself, each reported value with the number of its source where that is listed."""
+    spec = table.spec
     header = ["Method", *(column.title for column in spec.columns)]
     lines = [_line([escape(title) for title in header]), _line(["---"] * len(header))]
     for row in table.rows:
         cells = [_label(table, row)]
         for index, cell in enumerate(row.cells):
             parts = [escape(part) for part in text.cell_lines(table, cell, text.digits(table, index))]
-            if cell.reported:
+            if cell.reported and cell.reported in numbers:
                 parts[0] += f" [{numbers[cell.reported]}]"
             cells.append("<br>".join(parts) if cell.reported or cell.status != "reported_only" else "–")
         lines.append(_line(cells))
-    lines += ["", f"{escape(text.INTERVAL_NOTE)}. {escape(text.delta_note(table))}.", ""]
+    return [*lines, "", f"{escape(text.INTERVAL_NOTE)}. {escape(text.delta_note(table))}.", ""]
+
+
+def _findings(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
+    """What the intervals say of the rows, and of the paper's claims."""
+    spec, lines = table.spec, []
     if found := text.findings(table):
         lines += ["By the 95 % interval of the paired difference:", ""]
         lines += [f"- {escape(line)}." for line in found] + [""]
@@ -43,7 +71,7 @@ def render(table: Table, context: Context) -> str:
             mark = "" if table.comparable else text.NOT_COMPARABLE
             ours = f"{text.difference(claim.delta, decimals)}{mark}" if claim.delta else "–"
             reported = escape(text.claim_paper(claim))
-            if claim.reported:
+            if claim.reported and claim.reported in numbers:
                 reported += f" [{numbers[claim.reported]}]"
             pair = text.claim_pair(table, claim)
             lines.append(
@@ -58,14 +86,7 @@ def render(table: Table, context: Context) -> str:
                 )
             )
         lines.append("")
-    if spec.note:
-        lines += [escape(spec.note), ""]
-    if numbers:
-        lines += ["Reported values:", ""]
-        lines += [f"{i}. {escape(line.source)}" for line, i in numbers.items()] + [""]
-    if context.command:
-        lines += ["Made with:", "", f"    {context.command}", ""]
-    return "\n".join(head + lines)
+    return lines
 
 
 def _line(cells: list[str]) -> str:

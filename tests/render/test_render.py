@@ -4,11 +4,12 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from mimbench.render import Context, delimited, html, latex, markdown, plot, terminal, text, write_all
+from mimbench.render import Context, delimited, html, index, latex, markdown, plot, terminal, text, write_all
 from mimbench.table import reported
 from mimbench.table.cell import Outcome, aggregate
 from mimbench.table.spec import load
@@ -224,3 +225,20 @@ def test_findings_follow_the_paired_intervals():
         assert line.startswith(table.spec.columns[index].title)
         assert ", ".join(above) + " above the baseline" in line
         assert line in markdown.render(table, CONTEXT).replace("\\", "") and line in page(table)
+
+
+def test_the_brief_form_has_the_cells_and_no_sources() -> None:
+    table = sample("toy")
+    brief, whole = markdown.brief(table), markdown.render(table, Context())
+    for row in table.rows:
+        assert markdown.escape(row.spec.label) in brief
+    assert "Reported values" in whole and "Reported values" not in brief and " [1]" not in brief
+
+
+def test_the_index_leads_to_every_table(tmp_path: Path) -> None:
+    page = index.write(
+        {("dtm", "main"): sample("toy"), ("dtm", "loss"): sample("paper")}, tmp_path, "make it"
+    )
+    text = page.read_text()
+    assert 'href="dtm/main.html"' in text and 'href="dtm/loss.html"' in text and "make it" in text
+    assert "<style>" in text and "--page" in text
