@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mimbench.render import Context, delimited, html, index, latex, markdown, plot, terminal, text, write_all
+from mimbench.render import Context, delimited, html, latex, markdown, plot, terminal, text, write_all
 from mimbench.table import reported
 from mimbench.table.cell import Outcome, aggregate
 from mimbench.table.spec import load
