@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from mimbench.render import Context, delimited, html, latex, markdown, plot, terminal, text, write_all
+from mimbench.render import index as index_page
 from mimbench.table import reported
 from mimbench.table.cell import Outcome, aggregate
 from mimbench.table.spec import load
@@ -236,9 +237,7 @@ def test_the_brief_form_has_the_cells_and_no_sources() -> None:
 
 
 def test_the_index_leads_to_every_table(tmp_path: Path) -> None:
-    page = index.write(
-        {("dtm", "main"): sample("toy"), ("dtm", "loss"): sample("paper")}, tmp_path, "make it"
-    )
-    text = page.read_text()
-    assert 'href="dtm/main.html"' in text and 'href="dtm/loss.html"' in text and "make it" in text
-    assert "<style>" in text and "--page" in text
+    tables = {("dtm", "main"): sample("toy"), ("dtm", "loss"): sample("paper")}
+    page = index_page.write(tables, tmp_path, "make it").read_text()
+    assert 'href="dtm/main.html"' in page and 'href="dtm/loss.html"' in page and "make it" in page
+    assert "--page" in page
