@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,9 +33,10 @@ def random_masking(
 
 def block_mask(
     grid_size: int,
-    num_masked: int,
+    num_masked: float,
     min_block: int,
     *,
+    max_block: int | None = None,
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
     exact: bool = True,
 ) -> Tensor:
@@ -45,7 +47,9 @@ def block_mask(
     remaining number of cells.
 
     Args:
+        num_masked: cells to mask; a whole number where `exact`.
         min_block: least area of a block, in cells.
+        max_block: largest area of a block, in cells; default: what remains to be covered.
         exact: where blocks stall after ten attempts, top up with random cells (BEiT v2 and DTM,
             utils/masking_generator.py@322df2e) instead of stopping early (BEiT).
     """
@@ -53,19 +57,20 @@ def block_mask(
     count = 0
     log_aspect = math.log(aspect[0]), math.log(aspect[1])
     while count < num_masked:
-        added = _place_block(mask, grid_size, num_masked - count, min_block, log_aspect)
+        largest = min(num_masked - count, max_block or num_masked)
+        added = _place_block(mask, grid_size, largest, min_block, log_aspect)
         if added == 0:
             break
         count += added
     flat = torch.tensor(mask).flatten()
     if exact and count < num_masked:
         free = (~flat).nonzero().flatten().tolist()
-        flat[random.sample(free, num_masked - count)] = True
+        flat[random.sample(free, int(num_masked) - count)] = True
     return flat
 
 
 def _place_block(
-    mask: list[list[bool]], grid_size: int, remaining: int, min_block: int, log_aspect: tuple[float, float]
+    mask: list[list[bool]], grid_size: int, remaining: float, min_block: int, log_aspect: tuple[float, float]
 ) -> int:
     """Try ten times to place one block; the number of newly masked cells (0 = none fitted)."""
     for _ in range(10):
@@ -85,10 +90,24 @@ def _place_block(
 
 
 def block_masks(
-    batch: int, grid_size: int, num_masked: int, min_block: int, device: torch.device, *, exact: bool = True
+    batch: int,
+    grid_size: int,
+    num_masked: float | Sequence[float],
+    min_block: int,
+    device: torch.device,
+    *,
+    max_block: int | None = None,
+    exact: bool = True,
 ) -> Tensor:
-    """A batch of block-wise masks `[B, G * G]`, 1.0 = masked; see `block_mask`."""
+    """A batch of block-wise masks `[B, G * G]`, 1.0 = masked; see `block_mask`.
+
+    Args:
+        num_masked: the same for every picture, or each one's own.
+    """
+    counts = num_masked if isinstance(num_masked, Sequence) else [num_masked] * batch
     masks = torch.stack(
-        [block_mask(grid_size, num_masked, min_block, exact=exact) for _ in range(batch)]
+        [block_mask(grid_size, count, min_block, max_block=max_block, exact=exact) for count in counts]
     ).float()
-    return masks.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else masks
+    if device.type == "cuda":
+        masks = masks.pin_memory()
+    return masks.to(device, non_blocking=True)

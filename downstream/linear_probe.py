@@ -1,0 +1,174 @@
+"""Linear probing: a frozen encoder, one block's pooled tokens, a batch norm without weights, a linear layer.
+
+BEiT's protocol (Bao et al., ICLR 2022, appendix; unilm@768a3c8, run_linear_eval.py): AdamW, the mean of the
+patch tokens, any block's output. MAE's parameter-free batch norm stands before the linear layer, so that the
+features of different methods and blocks come in one scale. The figures of other protocols (MAE's LARS, DINO's
+SGD with a sweep of rates) are not comparable with these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from downstream.classification import accuracy, images
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import Metric, TaskCard, TransferRecipe
+from mimbench.errors import UserError
+from mimbench.recipe import require_range
+
+if TYPE_CHECKING:
+    from mimbench.store import RunFolder
+    from mimbench.vit import ViT
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRecipe(TransferRecipe):
+    """Training a linear layer on labelled pictures."""
+
+    epochs: float
+    warmup_epochs: float
+    min_lr: float
+    min_crop_scale: float
+    crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
+    head_init_std: float
+    layer: int  # 0: the last block after the final norm; k: block k's raw output, the first being 1
+    token: Literal["mean", "cls"]  # mean of the patch tokens, or the class token
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("layer", self.layer, 0)
+
+
+def recipes() -> Mapping[str, LinearRecipe]:
+    """Scale to recipe."""
+    paper = LinearRecipe.cited(
+        {
+            "BEiT's linear probe (paper, appendix)": {
+                "base_lr": 4e-3, "lr_rule": "absolute", "weight_decay": 1e-4, "epochs": 50.0, "token": "mean",
+            },
+            "BEiT's linear probe (code 768a3c8)": {
+                "img_size": 224, "global_batch_size": 1024, "betas": (0.9, 0.999), "clip_grad": None,
+                "warmup_epochs": 0.0, "min_lr": 0.0, "min_crop_scale": 0.08, "crop_pct": 0.875,
+                "head_init_std": 0.01, "precision": "fp16",
+            },
+            "a frozen encoder has neither": {"layer_decay": 1.0, "drop_path": 0.0},
+            "MAE's linear probe (code efb2a80): the last block, after the norm": {"layer": 0},
+        }
+    )  # fmt: skip
+    small = paper.vary(
+        "ours: two CPU cores", img_size=64, global_batch_size=32, epochs=10.0, min_crop_scale=0.35,
+        crop_pct=1.0, precision="fp32",
+    )  # fmt: skip
+    toy = small.vary("ours: two CPU cores, few labels", epochs=40.0, min_crop_scale=0.6)
+    smoke = small.vary("ours: seconds", img_size=32, global_batch_size=8, epochs=1.0)
+    return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
+
+
+class LinearProbe(BaseModel):
+    """A frozen encoder and the layers that learn from its features."""
+
+    def __init__(self, encoder: ViT, num_classes: int, recipe: LinearRecipe) -> None:
+        super().__init__()
+        if recipe.layer > len(encoder.blocks):
+            remedy = f"The encoder has {len(encoder.blocks)} blocks; 0 is the last after its norm."
+            raise UserError("layer", recipe.layer, remedy=remedy)
+        self.encoder = encoder.requires_grad_(False)
+        self.layer, self.token = recipe.layer, recipe.token
+        self.norm = nn.BatchNorm1d(encoder.embed_dim, affine=False, eps=1e-6)
+        self.head = nn.Linear(encoder.embed_dim, num_classes)
+        nn.init.normal_(self.head.weight, std=recipe.head_init_std)
+        nn.init.zeros_(self.head.bias)
+
+    def train(self, mode: bool = True) -> LinearProbe:
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """One vector for each picture, `[B, D]`."""
+        taps = [self.layer - 1] if self.layer else []
+        x = self.encoder.encode(self.encoder.embed(images), self.encoder.grid_of(images), taps)[0]
+        if self.layer == 0:
+            x = self.encoder.norm(x)
+        return x[:, 0] if self.token == "cls" else x[:, 1:].mean(dim=1)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = "tensor") -> Any:
+        """Logits `[B, K]` of images `[B, 3, H, W]`; in mode `loss`, the loss."""
+        logits = self.head(self.norm(self.features(images).float()))
+        return {"loss": F.cross_entropy(logits.float(), labels)} if mode == "loss" else logits
+
+
+def run(folder: RunFolder) -> dict[str, float]:
+    """Train the linear layer on the labelled pictures; top-1 accuracy after the last epoch, in percent."""
+    from downstream.transfer import seed_weights
+    from mimbench.data.augment import eval_transform, finetune_transform
+    from mimbench.data.image_folder import ImageFolder, LabelledPictures
+    from mimbench.encoder import load_encoder
+    from mimbench.train.optimizer import param_groups
+    from mimbench.train.runner import fit
+    from mimbench.train.schedule import warmup_cosine
+
+    spec = folder.spec
+    recipe = LinearRecipe.from_values(spec.recipe)
+    root = folder.data("imagenet")
+    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
+    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=spec.skip_corrupt)
+    val = ImageFolder(root, "val", skip_corrupt=spec.skip_corrupt)
+    seed_weights(spec.seed)
+    encoder, report = load_encoder(folder.parents["encoder"].encoder_path, img_size=recipe.img_size)
+    model = LinearProbe(encoder, len(train.classes), recipe)
+    steps_per_epoch = len(train) / recipe.global_batch_size
+    steps = max(round(recipe.epochs * steps_per_epoch), 1)
+    folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train), "steps": steps}
+    if train.skipped or val.skipped:
+        folder.details["skipped_pictures"] = train.skipped + val.skipped
+    augment = finetune_transform(recipe.img_size, None, 0.0, min_crop_scale=recipe.min_crop_scale)
+    fit(
+        model,
+        LabelledPictures(train, augment),
+        folder=folder,
+        seed=spec.seed,
+        steps=steps,
+        batch_size=recipe.global_batch_size,
+        param_groups=param_groups(model.head, recipe.weight_decay),
+        lr_at=lambda step: warmup_cosine(
+            step,
+            peak=recipe.peak_lr,
+            total=steps,
+            warmup=round(recipe.warmup_epochs * steps_per_epoch),
+            final=recipe.min_lr,
+        ),
+        betas=recipe.betas,
+        clip_grad=recipe.clip_grad,
+        precision=recipe.precision,
+    )
+    pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
+    return {"top1": accuracy(model, pictures, num_workers=folder.options.num_workers)["top1"]}
+
+
+def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
+    """One training picture: the encoder's forward pass; the linear layer is next to nothing."""
+    dim, depth, _ = size_of(arch)
+    cells = (recipe["img_size"] // patch_size) ** 2
+    return patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
+
+
+TASK = TaskCard(
+    name="linear",
+    title="ImageNet linear probing",
+    protocol="frozen encoder, batch norm and a linear layer; BEiT's AdamW recipe, last epoch",
+    data="imagenet",
+    metrics=(Metric(name="top1", title="linear top-1"),),
+    recipes=recipes,
+    run=run,
+    flops=flops,
+    images=images,
+)

@@ -1,0 +1,183 @@
+"""MaskFeat: Masked Feature Prediction for Self-Supervised Visual Pre-Training (Wei et al., CVPR 2022).
+
+Section 3, on pictures: blocks of patches are replaced by a mask token; a plain ViT sees the whole sequence; a
+linear layer on its last tokens predicts the histogram of oriented gradients (HOG) of the masked patches; the
+loss is the mean squared error. Follows facebookresearch/SlowFast@287ec00 (`configs/masked_ssl`,
+`models/masked.py`); golden: tests/golden/hog_tiny.npz (the target).
+
+Differs: the head also runs on visible tokens, whose error does not count (a step must not wait for the mask),
+and warm-up starts at 0 instead of 1e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import MethodCard, TransferOverrides
+from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.vit import ViT
+from pretrain.hog import hog, hog_dim
+from pretrain.masked_vit import MaskedViT
+from pretrain.masking import block_masks
+
+
+class MaskFeat(nn.Module):
+    """A masked ViT that predicts the HOG of what it does not see."""
+
+    def __init__(self, recipe: MaskFeatRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.student = MaskedViT(recipe, positions="absolute", layer_scale_init=None, key_bias=True)
+        self.head = nn.Linear(self.encoder.embed_dim, hog_dim(recipe.patch_size))
+        self.apply(_init_weights)
+        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.encoder.norm.bias)
+        for token in (self.encoder.cls_token, self.encoder.pos_embed, self.student.mask_token):
+            nn.init.trunc_normal_(token, std=0.02)
+
+    @property
+    def encoder(self) -> ViT:
+        return self.student.encoder
+
+    def draw_masks(self, images: Tensor) -> Tensor:
+        """Block-wise masks `[B, N]`, 1 = masked; where blocks stall, fewer than `num_masked`."""
+        r = self.recipe
+        grid_size = self.student.grid_size
+        return block_masks(
+            images.shape[0], grid_size, r.num_masked, r.min_mask_block, images.device, exact=False
+        )
+
+    def predict(self, images: Tensor, mask: Tensor) -> Tensor:
+        """The predicted HOG of every patch, `[B, N, 27 * cells]`."""
+        return self.head(self.student(images, mask)[:, 1:])
+
+    def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error of pred on the masked patches, all of the batch weighing alike."""
+        error = (pred - hog(images, self.recipe.patch_size)).square().mean(dim=-1)  # [B, N]
+        return (error * mask).sum() / mask.sum()
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        mask = self.draw_masks(images)
+        return {"loss": self.forward_loss(images, self.predict(images, mask), mask)}
+
+
+def _init_weights(module: nn.Module) -> None:
+    """The code's: N(0, 0.02^2) weights, biases of 0.02 in linear layers and norms, no rescaling by depth."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, (nn.Linear, nn.LayerNorm)):
+        nn.init.constant_(module.bias, 0.02)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFeatRecipe(PretrainRecipe):
+    num_masked: int  # patches hidden from the student, at most
+    min_mask_block: int  # least area of a mask block, in patches
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        hog_dim(self.patch_size)
+        require_range("num_masked", self.num_masked, 1, self.num_patches)
+        require_range("min_mask_block", self.min_mask_block, 1, self.num_patches)
+
+    def step_flops(self) -> float:
+        dim, depth, _ = size_of(self.arch)
+        encoder = transformer_flops(dim, depth, self.num_patches + 1)
+        embed = patch_embed_flops(dim, self.num_patches, self.patch_size)
+        head = 2.0 * self.num_patches * dim * hog_dim(self.patch_size)
+        return 3 * (encoder + embed + head)
+
+
+PRETRAIN_CODE = "code, configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml@287ec00"
+
+
+def recipes() -> Mapping[str, MaskFeatRecipe]:
+    paper = MaskFeatRecipe.cited(
+        {
+            PRETRAIN_CODE: {
+                "arch": "vit_base",
+                "img_size": 224,
+                "patch_size": 16,
+                "drop_path": 0.0,
+                "min_crop_scale": 0.5,
+                "color_jitter": 0.0,
+                "base_lr": 2e-4,  # per 256 pictures
+                "lr_rule": "linear",
+                "weight_decay": 0.05,
+                "warmup_epochs": 30.0,
+                "clip_grad": 0.02,
+            },
+            "code, defaults.py@287ec00": {"betas": (0.9, 0.999), "precision": "fp32"},
+            "code, defaults.py@287ec00: 1e-6 a shard of 256, as the rate": {"min_lr": 8e-6},
+            "code, datasets/imagenet.py@287ec00: 40 %, blocks of at least a fifth of them": {
+                "num_masked": 78,
+                "min_mask_block": 15,
+            },
+            "paper: 2048 pictures a step": {"global_batch_size": 2048},
+            "code, projects/maskfeat: epochs of the published model": {"epochs": 1600.0},
+        }
+    )
+    small = paper.vary(
+        "ours: minutes on two CPU cores for some thousand pictures",
+        arch="vit_toy",
+        img_size=64,
+        patch_size=8,
+        num_masked=26,  # 40 % of 64 patches
+        min_mask_block=5,
+        epochs=15.0,
+        warmup_epochs=1.5,
+        global_batch_size=32,
+        base_lr=1.5e-3,
+        lr_rule="absolute",
+        min_lr=1e-5,
+    )
+    toy = small.vary(
+        "ours: two CPU cores, pictures of few patches", epochs=11.0, warmup_epochs=1.0, min_crop_scale=0.6
+    )
+    smoke = toy.vary(
+        "ours: seconds",
+        arch="vit_smoke",
+        img_size=32,
+        num_masked=6,
+        min_mask_block=2,
+        epochs=2.0,
+        warmup_epochs=0.5,
+        global_batch_size=16,
+    )
+    return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
+
+
+def transfer() -> TransferOverrides:
+    """MaskFeat's own fine-tuning: 2e-3 a shard of 512 pictures."""
+    source = "code, configs/masked_ssl/in1k_VIT_B_MaskFeat_FT.yaml@287ec00"
+    return {
+        "classification": {
+            "paper": {
+                source: {
+                    "base_lr": 1e-3,
+                    "lr_rule": "linear",
+                    "layer_decay": 0.65,
+                    "drop_path": 0.1,
+                    "epochs": 100.0,
+                    "warmup_epochs": 20.0,
+                },
+            }
+        }
+    }
+
+
+METHOD = MethodCard(
+    name="maskfeat",
+    title="MaskFeat",
+    paper="Wei et al., Masked Feature Prediction for Self-Supervised Visual Pre-Training, CVPR 2022",
+    code="facebookresearch/SlowFast@287ec00",
+    reconstruction=False,
+    recipes=recipes,
+    build=MaskFeat,
+    transfer=transfer,
+    golden=("hog_tiny.npz",),
+)
