@@ -253,8 +253,9 @@ class Planner:
             self.plan.targets.add(key)
             return key
         about = self.catalog.describe("task", task)
+        a = {"encoder": "an encoder: name a method", "teacher": "a teacher: name one"}[about.takes]
         if about.takes != ("teacher" if cards.kind_of(row.method) == "teacher" else "encoder"):
-            raise UserError(f"{where}: method", row.method, remedy=f"The task {task} takes a {about.takes}.")
+            raise UserError(f"{where}: method", row.method, remedy=f"The task {task} takes {a}.")
         self.data.path(about.data)  # nothing is pretrained for a cell without data
         encoder = self._pretrain(row, seed, where)
         values = self.plan.nodes[encoder].spec.recipe

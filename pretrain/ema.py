@@ -28,3 +28,13 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 def cosine_between(start: float, end: float, fraction: float) -> float:
     """From `start` to `end` over fraction 0..1, along half a cosine."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def epochs_of_step(step: int, steps: int, epochs: float) -> tuple[int, range]:
+    """The epoch, from 0, of the step that is just done, and the epochs that ended with it.
+
+    Args:
+        step: number of steps done, of `steps` in `epochs`; an epoch need not be a whole number of steps.
+    """
+    epoch, done = int((step - 1) * epochs // steps), int(step * epochs // steps)
+    return epoch, range(epoch, done)

@@ -1,7 +1,8 @@
-"""What a student is asked to predict: pixels."""
+"""What a student is asked to predict, and how far off it is."""
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -25,3 +26,19 @@ def standardise(target: Tensor, eps: float = 1e-6) -> Tensor:
     """Zero mean, unit (unbiased) variance over the last axis: MAE's `norm_pix_loss`."""
     mean, var = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True)
     return (target - mean) / (var + eps).sqrt()
+
+
+def squared_error(pred: Tensor, target: Tensor) -> Tensor:
+    """Mean over the channels of the squared difference: `[B, N, C]` twice to `[B, N]`."""
+    return (pred - target).square().mean(dim=-1)
+
+
+def cosine_error(pred: Tensor, target: Tensor) -> Tensor:
+    """`2 - 2 cos` of each token, the squared distance of unit vectors: `[B, N, C]` twice to `[B, N]`."""
+    pred, target = F.normalize(pred.float(), dim=-1), F.normalize(target.float(), dim=-1)
+    return 2 - 2 * (pred * target).sum(dim=-1)
+
+
+def masked_mean(error: Tensor, mask: Tensor) -> Tensor:
+    """Mean of error `[B, N]` over the masked patches of the whole batch; mask `[B, N]` is 1 for these."""
+    return (error * mask).sum() / mask.sum()

@@ -106,7 +106,7 @@ def fit(
         world_size=world_size,
     )
     hooks: list[Hook] = [
-        StepHook(seed, lr_at, weight_decay_at, before_step, after_step),
+        StepHook(seed, lr_at, weight_decay_at, param_groups, before_step, after_step),
         *([average] if average else []),
         metrics,
         CheckpointHook(checkpoint, folder.options.checkpoint_seconds),
@@ -185,18 +185,21 @@ class StepHook(Hook):
         seed: int,
         lr_at: Callable[[int], float],
         weight_decay_at: Callable[[int], float] | None,
+        param_groups: list[dict[str, Any]],
         before_step: Callable[[int], None] | None,
         after_step: Callable[[int], None] | None,
     ) -> None:
         self.seed, self.lr_at, self.weight_decay_at = seed, lr_at, weight_decay_at
+        self.decayed = [group["weight_decay"] > 0 for group in param_groups]  # a schedule may pass through 0
         self.before_step, self.after_step = before_step, after_step
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         seed_everything(self.seed, batch_idx, MODEL_STREAM + 2 * runner.rank)
         lr = self.lr_at(batch_idx)
-        for group in runner.optim_wrapper.optimizer.param_groups:
+        groups = runner.optim_wrapper.optimizer.param_groups
+        for group, decayed in zip(groups, self.decayed, strict=True):
             group["lr"] = lr * group["lr_scale"]
-            if self.weight_decay_at is not None and group["weight_decay"] > 0:
+            if self.weight_decay_at is not None and decayed:
                 group["weight_decay"] = self.weight_decay_at(batch_idx)
         if self.before_step is not None:
             self.before_step(batch_idx)

@@ -70,12 +70,8 @@ def test_it_leads_to_a_plan(
     """With data for every role and every checkpoint given, each cell that names a method is a run."""
     where = f"tables/{paper}/{table}.toml"
     save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")
-    wanted = {
-        card.recipes()[scale].values().get("weights")
-        for row in spec.rows
-        if row.method
-        for card in map(catalog.teacher, catalog.method(row.method).needs.values())
-    }
+    teachers = map(catalog.teacher, catalog.names("teacher"))
+    wanted = {card.recipes()[scale].values().get("weights") for card in teachers}
     request = Request(
         scale=scale,
         seeds=2,
@@ -84,9 +80,9 @@ def test_it_leads_to_a_plan(
     )
     planner = Planner(cards, RunStore(tmp_path / "runs"), Data(request, lambda: smoke_data), request)
     plan = planner.table(spec.rows, spec.columns, where)
-    assert plan.blocked == {}
-    runnable = {(row.id, index) for row in spec.rows if row.method for index in range(len(spec.columns))}
-    assert set(plan.cells) == runnable
+    cells = [(row, index) for row in spec.rows if row.method for index in range(len(spec.columns))]
+    assert plan.blocked == {(row.id, i): row.not_at[scale] for row, i in cells if scale in row.not_at}
+    assert set(plan.cells) == {(row.id, index) for row, index in cells} - set(plan.blocked)
     seen: set[str] = set()
     for key, node in plan.nodes.items():
         assert set(node.spec.parents.values()) <= seen, "parents come first"
@@ -111,4 +107,5 @@ def test_without_data_it_says_what_to_give(
     planner = Planner(cards, RunStore(tmp_path), Data(request, no_toy), request)
     plan = planner.table(spec.rows, spec.columns, f"tables/{paper}/{table}.toml")
     assert plan.cells == {} and plan.nodes == {}
-    assert all("give --data" in reason for reason in plan.blocked.values()) and plan.blocked
+    own = {reason for row in spec.rows for reason in row.not_at.values()}
+    assert plan.blocked and all("give --data" in reason or reason in own for reason in plan.blocked.values())

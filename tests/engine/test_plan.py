@@ -14,6 +14,7 @@ from mimbench.errors import UserError
 from mimbench.plan import Data, Plan, Planner, Request, parse_paths, parse_setting, show
 from mimbench.reproduce import refuse
 from mimbench.store import RunStore
+from tests.engine.conftest import TASK, method_source
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,120 @@ def test_estimates_count_labelled_pictures_for_tasks_only(build) -> None:
     nodes = {node.label: node for node in plan.nodes.values()}
     assert nodes["A"].images == 2 * 6 and nodes["A"].flops == 1200.0
     assert nodes["N"].images == 0 and nodes["A · echo"].images == 12
+
+
+# -- what a recipe needs, rows by scale, teachers as rows ----------------------------------------------------
+
+
+class Code(str):
+    """Python source that stands for itself where a card is written from values."""
+
+    __repr__ = str.__str__
+
+
+@pytest.fixture
+def add(world: Path):
+    """`add(path, text)`: one more module in the small world."""
+    from tests.engine.conftest import forget
+
+    def write(path: str, text: str) -> None:
+        (world / path).write_text(text)
+        forget()
+
+    return write
+
+
+def parents(plan: Plan, key: str) -> dict[str, str]:
+    """Role to label, of a run's parents."""
+    return {role: plan.nodes[parent].label for role, parent in plan.nodes[key].spec.parents.items()}
+
+
+def encoder_of(plan: Plan, row: str, seed: int = 0) -> str:
+    return plan.nodes[plan.cells[row, 0][seed]].spec.parents["encoder"]
+
+
+def test_what_is_needed_may_depend_on_the_recipe(build, add) -> None:
+    needs = Code("lambda recipe: {'teacher': 'wise'} if recipe.tau > 0.5 else {}")
+    add("pretrain/methods/choosy.py", method_source("choosy", extra="tau", needs=needs))
+    rows = [Row("without", "choosy"), Row("with", "choosy", {"tau": 0.75})]
+    plan = build(rows, [Column("echo")])
+    assert parents(plan, encoder_of(plan, "without")) == {}
+    assert parents(plan, encoder_of(plan, "with")) == {"teacher": "wise"}
+    everywhere = build(rows, [Column("echo")], changes={"choosy.tau": 1.0})
+    assert parents(everywhere, encoder_of(everywhere, "without")) == {"teacher": "wise"}
+
+
+@pytest.fixture
+def guided(add) -> None:
+    """A method that builds on the trained network of another method, `plain`."""
+    add("pretrain/methods/guided.py", method_source("guided", extra="tau", needs={"host": "plain"}))
+
+
+@pytest.mark.parametrize("own_row_first", [True, False])
+def test_a_method_as_parent_is_its_own_row_of_the_first_seed(build, guided, own_row_first: bool) -> None:
+    rows = [Row("a", "plain"), Row("g", "guided")][:: 1 if own_row_first else -1]
+    plan = build(rows, [Column("echo")], seeds=2)
+    assert len(by_stage(plan, "pretrain")) == 4, "the parent is run once more"
+    hosts = {plan.nodes[encoder_of(plan, "g", seed)].spec.parents["host"] for seed in (0, 1)}
+    assert hosts == {encoder_of(plan, "a", 0)}
+    keys = list(plan.nodes)
+    assert keys.index(hosts.pop()) < keys.index(encoder_of(plan, "g"))
+
+
+def test_a_parent_is_changed_only_where_it_is_named(build, guided) -> None:
+    row = Row("g", "guided", {"epochs": 3.0, "plain.mask_ratio": 0.25})
+    plan = build([Row("a", "plain"), row], [Column("echo")])
+    host = plan.nodes[plan.nodes[encoder_of(plan, "g")].spec.parents["host"]]
+    assert (host.spec.recipe["mask_ratio"], host.spec.recipe["epochs"]) == (0.25, 2.0)
+    assert plan.nodes[encoder_of(plan, "g")].spec.recipe["epochs"] == 3.0
+    assert host.key != encoder_of(plan, "a")
+
+
+def test_overrides_of_one_scale_hold_there_alone_and_over_the_others(build) -> None:
+    row = Row("a", "plain", {"epochs": 3.0, "mask_ratio": 0.25}, {"toy": {"epochs": 5.0, "echo.steps": 8}})
+    found = {}
+    for scale in ("smoke", "toy"):
+        plan = build([row], [Column("echo")], scale=scale)
+        encoder, task = plan.nodes[encoder_of(plan, "a")], plan.nodes[plan.cells["a", 0][0]]
+        found[scale] = [encoder.spec.recipe[name] for name in ("epochs", "mask_ratio")]
+        found[scale].append(task.spec.recipe["steps"])
+    assert found == {"smoke": [3.0, 0.25, 3], "toy": [5.0, 0.25, 8]}
+
+
+def test_a_row_that_a_scale_has_not_says_why(build) -> None:
+    rows = [Row("a", "plain"), Row("b", "taught", not_at={"smoke": "too few patches"})]
+    plan = build(rows)
+    assert {plan.blocked["b", index] for index in range(3)} == {"too few patches"}
+    assert not by_stage(plan, "teacher") and set(plan.cells) == {("a", index) for index in range(3)}
+    assert build(rows, scale="toy").blocked == {}
+
+
+@pytest.fixture
+def probe(add) -> None:
+    """A task that evaluates a teacher."""
+    task = TASK.format(name="probe", data="imagenet").replace("TaskCard(", 'TaskCard(takes="teacher", ')
+    add("downstream/probe.py", task)
+
+
+def test_a_teacher_can_be_a_row_and_is_the_run_that_methods_learn_from(build, probe) -> None:
+    row = Row("w", "wise", {"probe.steps": 7})
+    plan = build([row], [Column("probe")], seeds=2)
+    (teacher,) = by_stage(plan, "teacher")
+    assert not by_stage(plan, "pretrain") and teacher.spec.seed == 0
+    tasks = [plan.nodes[plan.cells["w", 0][seed]].spec for seed in (0, 1)]
+    assert [task.seed for task in tasks] == [0, 1] and {task.recipe["steps"] for task in tasks} == {7}
+    assert all(teacher.key in task.parents.values() for task in tasks)
+    assert teacher.key in build([Row("b", "taught")], [Column("echo")]).nodes
+    varied = build([Row("w", "wise", {"t": 0.125})], [Column("probe")])
+    assert by_stage(varied, "teacher")[0].spec.recipe["t"] == 0.125
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "taken"), [("wise", "echo", "encoder"), ("plain", "probe", "teacher")]
+)
+def test_a_task_refuses_what_it_does_not_take(build, probe, method: str, task: str, taken: str) -> None:
+    with pytest.raises(UserError, match=f"{task} takes an? {taken}"):
+        build([Row("x", method)], [Column(task)])
 
 
 # -- data and weights ----------------------------------------------------------------------------------------

@@ -1,0 +1,281 @@
+"""BootMAE: Bootstrapped Masked Autoencoders (Dong et al., ECCV 2022, arXiv 2207.07116).
+
+An MAE with a second target and decoders that know their target. One decoder predicts normalised pixels, the
+other the features that a moving average of the encoder has of the whole picture. So that the encoder need not
+remember what only one target asks for, each decoder block also attends to it directly: the pixel decoder to
+the output of the encoder's first block, the feature decoder to that of its last.
+
+Follows the released code (LightDXY/BootMAE@d604b18), read in full; the paper itself was not. Facts that are
+easily missed: of the 147 masked patches 120 come from blocks, the others are random, and up to three patches
+of the blocks stay visible; errors weigh more inside a block (`block_weights`); pixels are normalised by
+channel; feature targets are the last block's output before the final norm, standardised like the prediction.
+
+Deviations: pictures have ImageNet's statistics, not mean and deviation 0.5; where no block fits any more,
+ten attempts instead of any number, then random patches; the sin-cos positions have the column in their first
+half.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import MethodCard, TransferOverrides
+from mimbench.errors import UserError
+from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.vit import LAYER_NORM_EPS, ViT
+from pretrain import initial
+from pretrain.ema import epochs_of_step, follow, frozen_copy
+from pretrain.masking import block_masks
+from pretrain.target import patchify
+from pretrain.target_aware_decoder import TargetAwareDecoder, target_aware_decoder_flops
+
+
+def draw_ids(blocks: Tensor) -> Tensor:
+    """The patches in random order `[B, N]`, those of the blocks `[B, N]` last; the last ones get masked.
+
+    Up to three of the last, the same number in the whole batch, go to the front: they stay visible.
+    """
+    return (blocks + torch.rand_like(blocks)).argsort(dim=1).roll(random.randint(0, 3), dims=1)
+
+
+def block_weights(mask: Tensor, grid_size: int) -> Tensor:
+    """A patch's weight in the loss `[B, N]`: 0 where visible, else 1 + the masked share of its 3 x 3."""
+    grid = mask.reshape(-1, 1, grid_size, grid_size)
+    return (grid * F.avg_pool2d(grid, 3, stride=1, padding=1) + grid).flatten(1)
+
+
+def normalise_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Pixel targets `[B, N, p*p*3]`: each channel of a patch has zero mean and unit (biased) variance."""
+    x = patchify(images, patch_size).unflatten(2, (-1, 3))  # [B, N, p*p, 3]
+    var, mean = torch.var_mean(x, dim=2, keepdim=True, correction=0)
+    return ((x - mean) / (var + 1e-5).sqrt()).flatten(2)
+
+
+class BootMAE(nn.Module):
+    """A masked autoencoder of pixels and of its own moving average's features."""
+
+    def __init__(self, recipe: BootMAERecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        config = ViTConfig.named(
+            recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size, key_bias=False
+        )
+        dim, grid, heads = config.embed_dim, config.grid_size, config.num_heads
+        self.encoder = ViT(config, drop_path=recipe.drop_path)
+        self.encoder.pos_embed.requires_grad_(False)
+        depth = recipe.decoder_depth
+        self.pixel_decoder = TargetAwareDecoder(
+            dim, grid, dim=recipe.decoder_dim, depth=depth, num_heads=heads
+        )
+        self.pixel_head = nn.ConvTranspose2d(
+            recipe.decoder_dim, 3, recipe.patch_size, stride=recipe.patch_size
+        )
+        self.feature_decoder = TargetAwareDecoder(dim, grid, dim=dim, depth=depth, num_heads=heads)
+        self.feature_head = nn.Linear(dim, dim)
+        self.init_weights()
+        self.teacher = frozen_copy(self.encoder)
+        self.steps = 0
+
+    def init_weights(self) -> None:
+        """Xavier; q, k and v of self-attention each for itself, and of cross-attention k and v as one."""
+        self.apply(initial.xavier)
+        initial.xavier_patch_embed(self.encoder)
+        nn.init.zeros_(self.encoder.patch_embed.proj.bias)
+        nn.init.normal_(self.encoder.cls_token, std=1e-6)
+        separate = [block.attn.qkv.weight.chunk(3) for block in self.encoder.blocks]
+        for decoder in (self.pixel_decoder, self.feature_decoder):
+            separate += [block.attn.kv.weight.chunk(2) for block in decoder.blocks]
+        for parts in separate:
+            for weight in parts:
+                nn.init.xavier_uniform_(weight.data)
+
+    def train(self, mode: bool = True) -> BootMAE:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def no_weight_decay(self) -> set[str]:
+        return self.encoder.no_weight_decay()
+
+    def before_train(self, steps: int) -> None:
+        self.steps = steps
+
+    def after_step(self, step: int) -> None:
+        """Move the teacher, with the momentum of this step's epoch."""
+        epoch, _ = epochs_of_step(step, self.steps, self.recipe.epochs)
+        follow(self.teacher, self.encoder, self.recipe.momentum_at(epoch))
+
+    def draw_ids(self, images: Tensor) -> Tensor:
+        """Patches in random order `[B, N]`; the first ones are visible, the last `num_masked` masked."""
+        r = self.recipe
+        grid, device = self.encoder.config.grid_size, images.device
+        counts = r.num_block_masked, r.min_mask_block
+        return draw_ids(block_masks(len(images), grid, *counts, device, max_block=r.max_mask_block))
+
+    def forward_encoder(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latent, first block's and last block's output of the visible patches, each `[B, 1+V, D]`."""
+        x = self.encoder.embed(images)  # [B, N, D]
+        visible = ids[:, : ids.shape[1] - self.recipe.num_masked]
+        x = x.gather(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+        first, last = self.encoder.encode(x, taps=(0,))
+        return self.encoder.norm(last), first, last
+
+    def predict(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted pixels `[B, N, p*p*3]` and features `[B, N, D]` of all patches."""
+        latent, first, last = self.forward_encoder(images, ids)
+        x = self.pixel_decoder(latent, first, ids).transpose(1, 2)  # [B, Dd, N]
+        grid = self.encoder.config.grid_size
+        pixels = patchify(self.pixel_head(x.unflatten(2, (grid, grid))), self.recipe.patch_size)
+        return pixels, self.feature_head(self.feature_decoder(latent, last, ids))
+
+    @torch.no_grad()
+    def forward_teacher(self, images: Tensor) -> Tensor:
+        """The teacher's features of all patches of the whole picture, before its norm: `[B, N, D]`."""
+        return self.teacher.encode(self.teacher.embed(images))[-1][:, 1:]
+
+    def forward_loss(
+        self, images: Tensor, ids: Tensor, pixels: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Squared errors of the pixels and of the standardised features, weighted by place in the block."""
+        num_masked = self.recipe.num_masked
+        mask = (ids.argsort(dim=1) >= ids.shape[1] - num_masked).float()  # [B, N]
+        weight = block_weights(mask, self.encoder.config.grid_size) if self.recipe.weigh_blocks else mask
+        target = self.forward_teacher(images)
+        target, features = (F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS) for x in (target, features))
+        pixel_error = (pixels - normalise_patches(images, self.recipe.patch_size)).square().mean(dim=2)
+        feature_error = (features - target).square().mean(dim=2)  # [B, N]
+        return (weight * pixel_error).sum() / mask.sum(), (weight * feature_error).sum() / mask.sum()
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        ids = self.draw_ids(images)
+        pixel_loss, feature_loss = self.forward_loss(images, ids, *self.predict(images, ids))
+        loss = pixel_loss + self.recipe.feature_weight_at(step_fraction) * feature_loss
+        return {"loss": loss, "pixel_loss": pixel_loss, "feature_loss": feature_loss}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootMAERecipe(PretrainRecipe):
+    num_masked: int  # patches hidden from the encoder
+    num_block_masked: int  # of these, patches that blocks cover; the others are random
+    min_mask_block: int  # least area of a mask block, in patches
+    max_mask_block: int  # largest area of a mask block, in patches
+    weigh_blocks: bool  # errors inside a block weigh up to twice as much
+    decoder_dim: int  # of the pixel decoder; the feature decoder is as wide as the encoder
+    decoder_depth: int  # of both
+    feature_weight: float  # of the feature loss, after `feature_warmup`
+    feature_warmup: float  # share of the epochs in which it grows linearly
+    momentum: tuple[float, float, float]  # of the teacher: at the start and at both `momentum_epochs`
+    momentum_epochs: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("num_masked", self.num_masked, 1, self.num_patches - 1)
+        require_range("num_block_masked", self.num_block_masked, 0, self.num_masked)
+        require_range("min_mask_block", self.min_mask_block, 1, self.max_mask_block)
+        require_range("feature_warmup", self.feature_warmup, 0, 1)
+        first, last = self.momentum_epochs
+        if not 0 < first < last:
+            raise UserError("momentum_epochs", [first, last], remedy="Give two ascending numbers above 0.")
+
+    def momentum_at(self, epoch: float) -> float:
+        """The teacher's momentum in an epoch: straight lines between the three given values."""
+        start, middle, end = self.momentum
+        first, last = self.momentum_epochs
+        if epoch < first:
+            return start + (middle - start) * epoch / first
+        return middle + (end - middle) * min((epoch - first) / (last - first), 1.0)
+
+    def feature_weight_at(self, step_fraction: float) -> float:
+        """The feature loss's weight: it grows epoch by epoch."""
+        done = math.floor(step_fraction * self.epochs + 1e-9) + 1  # epochs, this one included
+        return self.feature_weight * min(done / max(self.feature_warmup * self.epochs, 1e-9), 1.0)
+
+    def step_flops(self) -> float:
+        size, tokens = size_of(self.arch), self.num_patches + 1
+        visible = tokens - self.num_masked
+        embed = patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
+        trained = embed + transformer_flops(size.embed_dim, size.depth, visible)
+        trained += patch_embed_flops(self.decoder_dim, self.num_patches, self.patch_size)
+        trained += 2.0 * self.num_patches * size.embed_dim**2
+        for dim in (self.decoder_dim, size.embed_dim):
+            trained += target_aware_decoder_flops(
+                size.embed_dim, tokens, visible, dim=dim, depth=self.decoder_depth
+            )
+        return 3 * trained + embed + transformer_flops(size.embed_dim, size.depth, tokens)
+
+
+def recipes() -> Mapping[str, BootMAERecipe]:
+    paper = BootMAERecipe.cited(
+        {
+            "code, scripts/pretrain/bash_pre_BootMAE_Base_800.sh@d604b18": {
+                "arch": "vit_base", "base_lr": 1.5e-4, "min_lr": 1e-4, "warmup_epochs": 40.0,
+                "num_masked": 147, "weigh_blocks": True, "feature_weight": 1.0,
+            },
+            "code, README@d604b18 (16 GPUs of 256)": {"epochs": 800.0, "global_batch_size": 4096},
+            "code, run_pretraining.py@d604b18": {
+                "img_size": 224, "patch_size": 16, "lr_rule": "linear", "betas": (0.9, 0.999),
+                "weight_decay": 0.05, "clip_grad": None, "drop_path": 0.0, "min_crop_scale": 0.2,
+                "color_jitter": 0.0, "precision": "fp16", "num_block_masked": 120, "min_mask_block": 16,
+                "max_mask_block": 60, "feature_warmup": 0.25,
+            },
+            "code, models/modeling_pretrain_bootmae.py@d604b18": {"decoder_dim": 512, "decoder_depth": 2},
+            "code, utils.py@d604b18": {
+                "momentum": (0.999, 0.9999, 0.99999), "momentum_epochs": (100.0, 400.0),
+            },
+        }
+    )  # fmt: skip
+    small = paper.vary(
+        "ours: minutes on two CPU cores for some thousand pictures",
+        arch="vit_toy", img_size=64, patch_size=8, decoder_dim=48, decoder_depth=1, epochs=15.0,
+        warmup_epochs=1.5, global_batch_size=32, base_lr=1.5e-3, lr_rule="absolute", min_lr=6e-5,
+        precision="fp32", num_masked=48, num_block_masked=39, min_mask_block=5,
+        max_mask_block=20,  # of 64 patches the paper's shares of 196
+    ).vary(
+        "ours: some thousand steps, not some hundred thousand",
+        momentum=(0.97, 0.99, 0.995), momentum_epochs=(2.0, 7.5),
+    )  # fmt: skip
+    toy = small.vary(
+        "ours: two CPU cores, pictures of few patches",
+        num_masked=38, num_block_masked=31, min_crop_scale=0.6, epochs=9.0, warmup_epochs=1.0,
+        momentum_epochs=(1.0, 4.5),
+    )  # fmt: skip
+    smoke = toy.vary(
+        "ours: seconds",
+        arch="vit_smoke", img_size=32, num_masked=10, num_block_masked=8, min_mask_block=2, max_mask_block=5,
+        decoder_dim=32, epochs=2.0, warmup_epochs=0.5, global_batch_size=16, momentum_epochs=(0.5, 1.0),
+    )  # fmt: skip
+    return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
+
+
+def transfer() -> TransferOverrides:
+    finetuning = {
+        "global_batch_size": 2048, "base_lr": 5e-3, "lr_rule": "absolute", "layer_decay": 0.6,
+        "warmup_epochs": 20.0, "ema_momentum": 0.9998,
+    }  # fmt: skip
+    source = "BootMAE code, scripts/finetune/bash_fine_BootMAE_Base_800.sh@d604b18"
+    ade20k = {"base_lr": 4e-4, "layer_decay": 0.65, "clip_grad": 3.0}
+    return {
+        "classification": {"paper": {source: finetuning}},
+        "segmentation": {"paper": {"BootMAE code, Segmentation/configs@d604b18": ade20k}},
+    }
+
+
+METHOD = MethodCard(
+    name="bootmae",
+    title="BootMAE",
+    paper="Dong et al., Bootstrapped Masked Autoencoders for Vision BERT Pretraining, ECCV 2022",
+    code="LightDXY/BootMAE@d604b18",
+    reconstruction=False,
+    recipes=recipes,
+    build=BootMAE,
+    transfer=transfer,
+    golden=("bootmae_tiny.json",),
+)

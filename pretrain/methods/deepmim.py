@@ -1,0 +1,258 @@
+"""DeepMIM: Deep Supervision for Masked Image Modeling (Ren et al., WACV 2025, arXiv 2303.08817).
+
+An MAE whose encoder answers at several depths. Besides the decoder behind the last block, auxiliary decoders
+read the raw outputs of blocks 6, 8 and 10 of 12 and predict the same masked patches; the losses are summed.
+The decoders share nothing but the fixed positions, and all are dropped after pretraining.
+
+Follows OliverRensu/DeepMIM@7bf1e80 (golden: tests/golden/deepmim_tiny.npz), which holds the CLIP target only:
+the features of every masked patch, compared by 2 - 2 cos. The paper's other targets are rebuilt, with choices
+of ours where its text, which could not be read, may have others:
+
+    pixels  MAE's: normalised per patch, mean squared error; each decoder has 4 blocks, not MAE's 8
+    hog     MaskFeat's histograms, mean squared error
+    dino    the patch tokens of a DINO teacher after its final norm, 2 - 2 cos
+    hybrid  pixels x at the taps become alpha x + (1 - alpha) x_hat; x_hat is what a frozen, trained MAE makes
+            of the same visible patches. They are mixed as the MAE predicts them, normalised per patch; the
+            last branch keeps x. (alpha = 0, 1/3, 2/3 for blocks 6, 8, 10.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import MethodCard, TransferOverrides
+from mimbench.errors import UserError
+from mimbench.vit import ViT
+from pretrain import initial
+from pretrain.decoder import MAEDecoder
+from pretrain.feature_student import teacher_tokens
+from pretrain.hog import hog, hog_dim
+from pretrain.masking import random_masking
+from pretrain.methods.mae import MAE, MAERecipe
+from pretrain.target import cosine_error, masked_mean, patchify, squared_error, standardise
+
+
+class DeepMIM(nn.Module):
+    """A masked autoencoder with a decoder behind each tap and behind the last block.
+
+    Args:
+        teacher: for the targets `clip` and `dino`: gives all tokens `[B, 1+N, C]` of whole pictures.
+        mae: for hybrid targets: a trained MAE. Both come frozen, in eval mode.
+    """
+
+    def __init__(
+        self, recipe: DeepMIMRecipe, teacher: nn.Module | None = None, mae: MAE | None = None
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        config = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
+        self.encoder = ViT(config, drop_path=recipe.drop_path)
+        self.encoder.pos_embed.requires_grad_(False)
+        self.decoders = nn.ModuleList(
+            MAEDecoder(
+                config.embed_dim,
+                config.grid_size,
+                dim=recipe.decoder_dim,
+                depth=recipe.decoder_depth,
+                num_heads=recipe.decoder_heads,
+                out_dim=target_dim(recipe, teacher),
+            )
+            for _ in recipe.branches
+        )
+        for decoder in self.decoders:
+            decoder.pos_embed = self.decoders[0].pos_embed
+        self.apply(initial.xavier)
+        initial.xavier_patch_embed(self.encoder)
+        for token in (self.encoder.cls_token, *(decoder.mask_token for decoder in self.decoders)):
+            nn.init.normal_(token, std=0.02)
+        self.teacher, self.mae = teacher, mae
+        if mae is not None:
+            if mae.norm_pix_loss != recipe.norm_pix_loss:
+                remedy = "x_hat and x must be of one kind: give it to both, with `mae.norm_pix_loss`."
+                raise UserError("norm_pix_loss", recipe.norm_pix_loss, remedy=remedy)
+            mae.mask_ratio = recipe.mask_ratio
+
+    def train(self, mode: bool = True) -> DeepMIM:
+        super().train(mode)
+        for frozen in (self.teacher, self.mae):
+            if frozen is not None:
+                frozen.eval()
+        return self
+
+    def forward_encoder(
+        self, images: Tensor, noise: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Features `[B, 1+K, D]` of the visible patches, ids_restore `[B, N]`, mask `[B, N]` (1 = masked).
+
+        Features: the raw outputs at the taps, then the last block's after the norm.
+        """
+        x = self.encoder.embed(images)  # [B, N, D]
+        ids_keep, ids_restore, mask = random_masking(*x.shape[:2], self.recipe.mask_ratio, x.device, noise)
+        x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[2]))  # [B, K, D]
+        *taps, last = self.encoder.encode(x, taps=[block - 1 for block in self.recipe.taps])
+        return [*taps, self.encoder.norm(last)], ids_restore, mask
+
+    @torch.no_grad()
+    def forward_target(self, images: Tensor) -> Tensor:
+        """What the whole pictures say about every patch, `[B, N, C]`."""
+        if self.recipe.target == "clip":
+            project = self.recipe.project_target
+            return teacher_tokens(self.teacher, images, project=project, clip_normalisation=True)
+        if self.recipe.target == "dino":
+            return self.teacher(images)[:, 1:]
+        if self.recipe.target == "hog":
+            return hog(images, self.recipe.patch_size)
+        target = patchify(images, self.recipe.patch_size)
+        return standardise(target) if self.recipe.norm_pix_loss else target
+
+    @torch.no_grad()
+    def branch_targets(self, images: Tensor, ids_restore: Tensor) -> list[Tensor]:
+        """Each branch's target `[B, N, C]`: hybrid at the taps where the recipe says so, x at the end."""
+        x = self.forward_target(images)
+        if not self.recipe.hybrid_alphas:
+            return [x] * len(self.decoders)
+        # As noise, ids_restore keeps the same patches in the same order.
+        latent, _, _ = self.mae.forward_encoder(images, noise=ids_restore)
+        x_hat = self.mae.decoder(latent, ids_restore)  # [B, N, p*p*3]
+        return [*(alpha * x + (1 - alpha) * x_hat for alpha in self.recipe.hybrid_alphas), x]
+
+    def forward_loss(self, pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """One branch's loss: the distance of pred and target `[B, N, C]` over the masked patches."""
+        error = cosine_error if self.recipe.target in ("clip", "dino") else squared_error
+        return masked_mean(error(pred, target), mask)
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        features, ids_restore, mask = self.forward_encoder(images)
+        targets = self.branch_targets(images, ids_restore)
+        losses = {
+            f"loss_block{block}": self.forward_loss(decoder(x, ids_restore), target, mask)
+            for block, decoder, x, target in zip(
+                self.recipe.branches, self.decoders, features, targets, strict=True
+            )
+        }
+        weights = self.recipe.loss_weights or [1.0] * len(losses)
+        return {"loss": sum(w * loss for w, loss in zip(weights, losses.values(), strict=True)), **losses}
+
+
+def target_dim(recipe: DeepMIMRecipe, teacher: nn.Module | None) -> int:
+    """Numbers a patch's target has."""
+    if recipe.target == "clip":
+        return teacher.output_dim if recipe.project_target else teacher.proj.shape[0]
+    if recipe.target == "dino":
+        return teacher.embed_dim
+    return hog_dim(recipe.patch_size) if recipe.target == "hog" else 3 * recipe.patch_size**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepMIMRecipe(MAERecipe):
+    target: Literal["pixels", "clip", "hog", "dino"]
+    project_target: bool  # CLIP's projection on its features; off: the width before it
+    taps: tuple[int, ...]  # blocks, from 1, whose outputs an auxiliary decoder reads; the last has its own
+    loss_weights: tuple[float, ...]  # of the branches, the last block's at the end; () = 1 each
+    hybrid_alphas: tuple[float, ...]  # share of the raw pixels in the target of each tap; () = not hybrid
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        depth = size_of(self.arch).depth
+        if list(self.taps) != sorted(set(self.taps) & set(range(1, depth))):
+            raise UserError("taps", self.taps, remedy=f"Give blocks from 1 to {depth - 1}, ascending.")
+        if self.loss_weights and len(self.loss_weights) != len(self.taps) + 1:
+            remedy = f"Give one for each tap and one for the last block: {len(self.taps) + 1}."
+            raise UserError("loss_weights", self.loss_weights, remedy=remedy)
+        if self.hybrid_alphas and (self.target != "pixels" or len(self.hybrid_alphas) != len(self.taps)):
+            remedy = f"With the target pixels, give one for each of the {len(self.taps)} taps."
+            raise UserError("hybrid_alphas", self.hybrid_alphas, remedy=remedy)
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """The blocks, from 1, that have a decoder."""
+        return (*self.taps, size_of(self.arch).depth)
+
+    def step_flops(self) -> float:
+        size, num_keep = size_of(self.arch), int(self.num_patches * (1 - self.mask_ratio))
+        encoder = transformer_flops(size.embed_dim, size.depth, num_keep + 1)
+        encoder += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
+        decoder = transformer_flops(self.decoder_dim, self.decoder_depth, self.num_patches + 1)
+        decoder += patch_embed_flops(self.decoder_dim, self.num_patches, self.patch_size)
+        # A teacher has the student's size in our recipes, and sees every patch.
+        teacher = transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
+        forward_only = teacher * (self.target in ("clip", "dino"))
+        forward_only += (encoder + 2 * decoder) * bool(self.hybrid_alphas)  # MAE's decoder is twice as deep
+        return 3 * (encoder + len(self.branches) * decoder) + forward_only
+
+
+def needs(recipe: DeepMIMRecipe) -> Mapping[str, str]:
+    """The teacher that the target comes from."""
+    if recipe.hybrid_alphas:
+        return {"mae": "mae"}
+    return {"teacher": recipe.target} if recipe.target in ("clip", "dino") else {}
+
+
+def recipes() -> Mapping[str, DeepMIMRecipe]:
+    paper = DeepMIMRecipe.cited(
+        {
+            "DeepMIM code, README@7bf1e80 (pretraining command)": {
+                "arch": "vit_base", "img_size": 224, "patch_size": 16, "mask_ratio": 0.75, "epochs": 1600.0,
+                "warmup_epochs": 40.0, "global_batch_size": 4096, "base_lr": 1.5e-4, "weight_decay": 0.05,
+                "target": "clip", "norm_pix_loss": True,  # without effect on CLIP's features
+            },
+            "DeepMIM code, main_pretrain.py@7bf1e80": {
+                "lr_rule": "linear", "min_lr": 0.0, "betas": (0.9, 0.95), "clip_grad": None,
+                "min_crop_scale": 0.2, "color_jitter": 0.0, "precision": "fp16",
+            },
+            "DeepMIM code, models_mae.py@7bf1e80": {
+                "taps": (6, 8, 10), "loss_weights": (), "decoder_dim": 512, "decoder_heads": 16,
+                "decoder_depth": 4,  # although the model's name says 8
+                "drop_path": 0.0,
+            },
+            "DeepMIM code, clip.py@7bf1e80": {"project_target": True},
+            "not in the released code": {"hybrid_alphas": ()},
+        }
+    )  # fmt: skip
+    small = paper.vary(
+        "ours: minutes on two CPU cores for some thousand pictures",
+        arch="vit_toy", img_size=64, patch_size=8, taps=(1, 2, 3), decoder_dim=64, decoder_heads=2,
+        decoder_depth=1,  # half of MAE's, as in the paper
+        epochs=20.0, warmup_epochs=2.0, global_batch_size=32, base_lr=1.5e-3, lr_rule="absolute",
+        precision="fp32",
+    )  # fmt: skip
+    toy = small.vary(
+        "ours: two CPU cores, pictures of few patches",
+        mask_ratio=0.6, min_crop_scale=0.6, epochs=12.0, warmup_epochs=1.0,
+    )  # fmt: skip
+    smoke = toy.vary(
+        "ours: seconds",
+        arch="vit_smoke", img_size=32, decoder_dim=32, epochs=2.0, warmup_epochs=0.5, global_batch_size=16,
+    )  # fmt: skip
+    return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
+
+
+def transfer() -> TransferOverrides:
+    """Fine-tuning of a student of CLIP. For the other targets it is unknown: tables give those MAE's."""
+    classification = {"base_lr": 1e-4, "layer_decay": 0.6, "drop_path": 0.1}
+    segmentation = {"base_lr": 5e-5, "layer_decay": 0.9, "drop_path": 0.1}
+    return {
+        "classification": {"paper": {"DeepMIM code, README@7bf1e80": classification}},
+        "segmentation": {"paper": {"DeepMIM code, Segmentation/configs@7bf1e80": segmentation}},
+    }
+
+
+METHOD = MethodCard(
+    name="deepmim",
+    title="DeepMIM",
+    paper="Ren et al., DeepMIM: Deep Supervision for Masked Image Modeling, WACV 2025",
+    code="OliverRensu/DeepMIM@7bf1e80",
+    reconstruction=False,
+    recipes=recipes,
+    build=DeepMIM,
+    needs=needs,
+    transfer=transfer,
+    golden=("deepmim_tiny.npz",),
+    points=15,
+)

@@ -1,0 +1,36 @@
+"""MAE-CLIP: an MAE that predicts CLIP's features instead of pixels.
+
+The baseline without deep supervision of DeepMIM (Ren et al., WACV 2025; MVP, Wei et al., ECCV 2022, has the
+idea). MAE's encoder sees a quarter of the patches; one decoder of four blocks behind the last block predicts,
+for the others, the projected patch tokens that a frozen CLIP makes of the whole picture; the loss is
+2 - 2 cos(pred, target), averaged over the masked patches. That is DeepMIM without its taps; the rest is the
+recipe of OliverRensu/DeepMIM@7bf1e80, whose numbers tests/golden/deepmim_tiny.npz holds, branch by branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mimbench.contract import MethodCard
+from pretrain.methods.deepmim import DeepMIM, DeepMIMRecipe, needs, transfer
+from pretrain.methods.deepmim import recipes as deepmim_recipes
+
+
+def recipes() -> Mapping[str, DeepMIMRecipe]:
+    source = "paper, abstract: the same without deep supervision"
+    return {scale: recipe.vary(source, taps=()) for scale, recipe in deepmim_recipes().items()}
+
+
+METHOD = MethodCard(
+    name="mae-clip",
+    title="MAE-CLIP",
+    paper="Ren et al., DeepMIM: Deep Supervision for Masked Image Modeling, WACV 2025 (its baseline)",
+    code="OliverRensu/DeepMIM@7bf1e80",
+    reconstruction=False,
+    recipes=recipes,
+    build=DeepMIM,
+    needs=needs,
+    transfer=transfer,
+    golden=("deepmim_tiny.npz",),
+    points=10,
+)

@@ -1,0 +1,207 @@
+"""MAE under deep dynamic supervision (Chen et al., DDAE, AAAI 2024): the host of DDAE, without features.
+
+The abstract says that the supervision serves MAE and other methods; the figures of that experiment could not
+be read, and there is no official code. MAE is this project's (facebookresearch/mae@efb2a80): with one tap and
+beta = 0 the loss is MAE's. Where the supervised blocks meet the decoder, a reconstruction:
+
+    taps      6, 8, 10, 12 of ViT-B, as DeepMIM (OliverRensu/DeepMIM@7bf1e80); a fresh LayerNorm on each but
+              the last, which has the encoder's
+    decoders  shared | per_tap | per_target: one trunk for all taps, with a projection of each tap into it; a
+              trunk for each tap (as DeepMIM); a trunk for each target (as BootMAE)
+    masking   random | block: MAE's, or BEiT's block-wise masks with as many patches (as BootMAE)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import MethodCard
+from mimbench.recipe import require_range
+from mimbench.vit import LayerNorm
+from pretrain import initial
+from pretrain.decoder import MAEDecoder
+from pretrain.deep_dynamic import DeepDynamicRecipe, DeepDynamicSupervision, PerTap
+from pretrain.masking import block_masks, random_masking
+from pretrain.methods import mae
+from pretrain.methods.mae import MAE, MAERecipe
+from pretrain.target import patchify, standardise
+
+
+class Heads(nn.ModuleList):
+    """A linear prediction for each target, side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([head(x) for head in self], dim=-1)
+
+
+class DeepDecoder(nn.Module):
+    """MAE's decoder for several taps at once; see `decoders` above.
+
+    Args:
+        out_dims: numbers predicted for each patch, by target.
+    """
+
+    def __init__(self, recipe: MAEDDSRecipe, out_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.decoders, self.out_dims, self.num_taps = recipe.decoders, list(out_dims), len(recipe.taps)
+        encoder_dim, grid_size = size_of(recipe.arch).embed_dim, recipe.img_size // recipe.patch_size
+        taps = 1 if self.decoders == "per_tap" else self.num_taps
+        targets = [[dim] for dim in out_dims] if self.decoders == "per_target" else [self.out_dims]
+
+        def trunk(dims: Sequence[int]) -> MAEDecoder:
+            decoder = MAEDecoder(
+                encoder_dim,
+                grid_size,
+                dim=recipe.decoder_dim,
+                depth=recipe.decoder_depth,
+                num_heads=recipe.decoder_heads,
+                out_dim=sum(dims),
+            )
+            decoder.embed = PerTap(nn.Linear(encoder_dim, recipe.decoder_dim) for _ in range(taps))
+            decoder.pred = Heads(nn.Linear(recipe.decoder_dim, dim) for dim in dims)
+            return decoder
+
+        self.trunks = nn.ModuleList(trunk(dims) for _ in range(self.num_taps // taps) for dims in targets)
+        self.apply(initial.xavier)
+        for decoder in self.trunks:
+            nn.init.normal_(decoder.mask_token, std=0.02)
+
+    def forward(self, latent: Tensor, ids_restore: Tensor) -> Sequence[Tensor]:
+        """From latent `[S*B, 1+K, D]` and ids_restore `[B, N]` to `[S, B, N, out_dim]` for each target."""
+        if self.decoders == "per_tap":
+            taps = latent.chunk(self.num_taps)
+            pred = torch.cat([trunk(x, ids_restore) for trunk, x in zip(self.trunks, taps, strict=True)])
+        else:
+            ids_restore = ids_restore.repeat(self.num_taps, 1)
+            pred = torch.cat([trunk(latent, ids_restore) for trunk in self.trunks], dim=-1)
+        return pred.unflatten(0, (self.num_taps, -1)).split(self.out_dims, dim=-1)
+
+
+class MAEDDS(MAE):
+    """The masked autoencoder with a loss on several blocks, weighted by distance."""
+
+    def __init__(self, recipe: MAEDDSRecipe) -> None:
+        super().__init__(recipe)
+        self.recipe = recipe
+        self.norms = nn.ModuleList(LayerNorm(self.encoder.embed_dim) for _ in recipe.taps[:-1])
+        self.decoder = DeepDecoder(recipe, self.out_dims())
+        self.supervision = DeepDynamicSupervision(recipe, self.encoder.config.grid_size)
+
+    def out_dims(self) -> list[int]:
+        """Numbers predicted for each patch, by target."""
+        return [3 * self.patch_size**2]
+
+    def draw_noise(self, images: Tensor) -> Tensor | None:
+        """What orders the patches, `[B, N]`: block-wise masks put theirs last; None for random ones."""
+        r = self.recipe
+        if r.masking == "random":
+            return None
+        side, num_masked = self.encoder.config.grid_size, r.num_patches - r.num_visible
+        masks = block_masks(images.shape[0], side, num_masked, r.min_mask_block, images.device)
+        return masks + 0.5 * torch.rand_like(masks)
+
+    def forward_encoder(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """MAE's, with latent `[S*B, 1+K, D]`: the taps, each after its norm, stacked along the batch."""
+        x = self.encoder.embed(images)  # [B, N, D]
+        ids_keep, ids_restore, mask = random_masking(*x.shape[:2], self.mask_ratio, x.device, noise)
+        x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[2]))  # [B, K, D]
+        taps = self.encoder.encode(x, taps=self.recipe.tap_indices[:-1])  # S x [B, 1+K, D]
+        norms = [*self.norms, self.encoder.norm]
+        latent = torch.cat([norm(tap) for norm, tap in zip(norms, taps, strict=True)])
+        return latent, ids_restore, mask
+
+    def pixel_error(self, images: Tensor, pred: Tensor) -> Tensor:
+        """Mean squared error of pred `[S, B, N, p*p*3]` on each patch: `[S, B, N]`."""
+        target = patchify(images, self.patch_size)
+        if self.norm_pix_loss:
+            target = standardise(target)
+        return (pred - target).square().mean(dim=-1)
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        latent, ids_restore, mask = self.forward_encoder(images, self.draw_noise(images))
+        (pred,) = self.decoder(latent, ids_restore)  # [S, B, N, p*p*3]
+        loss = self.supervision(self.pixel_error(images, pred), mask, step_fraction)
+        return {"loss": loss, **self.supervision.log(step_fraction)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAEDDSRecipe(MAERecipe, DeepDynamicRecipe):
+    decoders: Literal["shared", "per_tap", "per_target"]
+    masking: Literal["random", "block"]
+    min_mask_block: int  # least area of a mask block, in patches; block masks only
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("min_mask_block", self.min_mask_block, 1, self.num_patches)
+
+    @property
+    def num_visible(self) -> int:
+        return int(self.num_patches * (1 - self.mask_ratio))
+
+    def step_flops(self) -> float:
+        return 3 * (self.encoder_flops() + len(self.taps) * self.decoder_flops())
+
+    def encoder_flops(self) -> float:
+        """The student's forward pass."""
+        size = size_of(self.arch)
+        blocks = transformer_flops(size.embed_dim, size.depth, self.num_visible + 1)
+        return blocks + patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
+
+    def decoder_flops(self) -> float:
+        """One tap's forward pass from its projection to the predicted pixels."""
+        project = 2.0 * (self.num_visible + 1) * size_of(self.arch).embed_dim * self.decoder_dim
+        predict = patch_embed_flops(self.decoder_dim, self.num_patches, self.patch_size)
+        return (
+            project + predict + transformer_flops(self.decoder_dim, self.decoder_depth, self.num_patches + 1)
+        )
+
+
+RULES: Mapping[str, Mapping[str, Any]] = {
+    "reconstruction: DeepMIM's taps, OliverRensu/DeepMIM@7bf1e80": {"taps": (6, 8, 10, 12)},
+    "reconstruction: the paper's formulas could not be read": {
+        "beta_mode": "schedule",
+        "beta": 1.0,
+        "depth_sign": 1,
+        "normalize_weights": True,
+    },
+}
+"""The supervision's own fields, on any host."""
+
+HOST: Mapping[str, Mapping[str, Any]] = {
+    "reconstruction: the cheaper, a trunk for all taps": {"decoders": "shared"},
+    "DDAE paper, Figure 2: an asymmetric encoder as MAE's": {"masking": "random"},
+    "BEiT, Algorithm 1; used by block masks only": {"min_mask_block": 16},
+}
+
+
+def recipes() -> Mapping[str, MAEDDSRecipe]:
+    result = {}
+    for scale, base in mae.recipes().items():
+        values, sources = base.values(), dict(base.sources)
+        for source, group in {**RULES, **HOST}.items():
+            values |= group
+            sources |= dict.fromkeys(group, source)
+        if scale != "paper":
+            values |= {"taps": (2, 4)}
+            sources["taps"] = "ours: every second block of four"
+            values["min_mask_block"] = 5 if scale != "smoke" else 2
+            sources["min_mask_block"] = "ours: 8 % of the grid, as 16 of 196"
+        result[scale] = MAEDDSRecipe.from_values(values, sources)
+    return result
+
+
+METHOD = MethodCard(
+    name="mae-dds",
+    title="MAE + deep dynamic supervision",
+    paper="Chen et al., DDAE: Towards Deep Dynamic Vision BERT Pretraining, AAAI 2024 (on MAE)",
+    code=None,
+    reconstruction=True,
+    recipes=recipes,
+    build=MAEDDS,
+)

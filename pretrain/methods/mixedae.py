@@ -1,0 +1,238 @@
+"""MixedAE: Mixed Autoencoder for Self-supervised Visual Representation Learning (Chen et al., CVPR 2023).
+
+MAE on mixed pictures. A group of 1/r pictures is cut into patches and mixed into one: every picture gives the
+patches of N r random places, so the places it does not give are what MAE would have masked. The encoder sees
+the mixed picture (`MixedAE.mix`); the decoder gets each picture's own tokens back, with mask tokens elsewhere
+(`MixedAE.unmix`), and reconstructs that picture as MAE does. Mixing alone makes the encoder's task easier and
+the encoder worse; *homologous recognition*, knowing which patches come from the same picture, repairs it:
+
+    attention            topk | standard        the N r largest logits of each query, the rest are cut;
+                                                parameter-free, and standard again in evaluation
+    segment_embed        encoder | none         a learned vector for each of the group's pictures
+    contrastive_weight                          tokens of the same picture attract, others repel
+
+All three off is the paper's naive mixing; `mixing_ratio = 1` besides is MAE.
+
+A reconstruction: no official code exists, and of the paper (arXiv 2303.17152) only the abstract, the
+introduction and a figure could be read. The three parts are recalled, their settings partly so (each recipe
+value says it). Where nothing, or no more than a name, is known:
+
+    mixing               compose | full         one mixed picture a group, or one for each of its pictures
+    cls_attention        plain | always_keep    the class token competes in the top k, or is kept besides
+
+Full mixing decodes of each mixed picture the one source that it was made for: every picture once, as with
+compose. The contrastive term is the mean over a token's positives, on normed encoder tokens, without
+projector. Segment vectors are drawn from N(0, 0.02). Selection is per head in all blocks, in every row alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mimbench.arch import size_of, transformer_flops
+from mimbench.contract import MethodCard
+from mimbench.errors import UserError
+from mimbench.recipe import require_range
+from pretrain.contrastive import homologous_contrast
+from pretrain.masking import random_masking
+from pretrain.methods import mae
+from pretrain.methods.mae import MAE, MAERecipe
+
+
+def topk_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    *,
+    num_kept: int,
+    keep_cls: bool,
+) -> Tensor:
+    """softmax(TopK(q k^T / sqrt(d))) v: each query attends to the keys of its `num_kept` largest logits.
+
+    Args:
+        q, k, v: `[B, heads, N, d]`, the class token first.
+        keep_cls: keep the class token's key as well, besides the `num_kept` patches.
+    """
+    assert attn_mask is None and not is_causal
+    if num_kept + keep_cls >= k.shape[2]:
+        return F.scaled_dot_product_attention(q, k, v)
+    logits = (q * q.shape[-1] ** -0.5) @ k.mT  # [B, heads, N, N]
+    kept, index = logits[..., int(keep_cls) :].topk(num_kept, sorted=False)  # [B, heads, N, num_kept]
+    if keep_cls:
+        kept = torch.cat([logits[..., :1], kept], dim=-1)
+        index = F.pad(index + 1, (1, 0))
+    weights = kept.softmax(dim=-1)
+    return torch.zeros_like(logits, dtype=weights.dtype).scatter_(-1, index, weights) @ v
+
+
+class MixedAE(MAE):
+    """The mixed autoencoder.
+
+    In shape comments G pictures make a group, each gives K = N / G patches to a mixed picture, and there are
+    M = B / G mixed pictures with compose mixing, B with full mixing.
+    """
+
+    def __init__(self, recipe: MixedAERecipe) -> None:
+        super().__init__(recipe)
+        self.group_size, self.num_views = recipe.group_size, recipe.num_views
+        self.temperature, self.contrastive_weight = recipe.temperature, recipe.contrastive_weight
+        self.homologous, self.keep_cls = recipe.attention == "topk", recipe.cls_attention == "always_keep"
+        self.num_kept = recipe.num_patches // recipe.group_size
+        self.register_parameter("segment_embed", None)
+        if recipe.segment_embed == "encoder":
+            table = torch.empty(self.group_size, self.encoder.embed_dim)
+            self.segment_embed = nn.Parameter(nn.init.normal_(table, std=0.02))
+        self.train()
+
+    def train(self, mode: bool = True) -> MixedAE:
+        """Homologous attention in training, standard attention in evaluation."""
+        super().train(mode)
+        attend = F.scaled_dot_product_attention
+        if mode and self.homologous:
+            attend = partial(topk_attention, num_kept=self.num_kept, keep_cls=self.keep_cls)
+        for block in self.encoder.blocks:
+            block.attn.attend = attend
+        return self
+
+    def mix(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mixed pictures' tokens `[M, G*K, D]`, by source and then by noise, and ids_restore `[M, N]`.
+
+        A random permutation of the places is cut into G equal parts; source i gives the places of part i.
+
+        Args:
+            noise: `[M, N]`; see `random_masking`.
+        """
+        x = self.encoder.embed(images)  # [B, N, D]
+        (batch, num_patches, dim), size, views = x.shape, self.group_size, self.num_views
+        masked = self.mask_ratio if size == 1 else 0.0  # a mixed picture is full
+        ids, ids_restore, _ = random_masking(batch // size * views, num_patches, masked, x.device, noise)
+        ids = ids.unflatten(1, (size, -1)).unflatten(0, (-1, views))  # [B/G, views, G, K]
+        ids = ids.transpose(1, 2).reshape(batch, -1)  # [B, views*K]
+        x = x.gather(1, ids.unsqueeze(-1).expand(-1, -1, dim)).reshape(batch // size, size, views, -1, dim)
+        x = x.transpose(1, 2)  # [B/G, views, G, K, D]
+        if self.segment_embed is not None:
+            x = x + self.segment_embed.unsqueeze(1)
+        return x.reshape(len(ids_restore), -1, dim), ids_restore
+
+    def unmix(self, latent: Tensor, ids_restore: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each picture its own tokens `[B, 1+K, D]`, ids_restore `[B, N]`, mask `[B, N]` (1 = masked).
+
+        Args:
+            latent: mixed pictures, `[M, 1+G*K, D]`; all sources of one share its class token.
+            ids_restore: `[M, N]`; that of source i starts i K places later.
+        """
+        size, num_patches = self.group_size, ids_restore.shape[1]
+        tokens = latent[:, 1:].unflatten(1, (size, -1))  # [M, G, K, D]
+        cls_token = latent[:, None, :1].expand(-1, size, -1, -1)
+        tokens = torch.cat([cls_token, tokens], dim=2)  # [M, G, 1+K, D]
+        first = torch.arange(size, device=latent.device) * (tokens.shape[2] - 1)
+        ids_restore = (ids_restore[:, None] - first[:, None]) % num_patches  # [M, G, N]
+        if self.num_views > 1:  # of view i only source i
+            tokens, ids_restore = (
+                x.unflatten(0, (-1, size)).diagonal(dim1=1, dim2=2).movedim(-1, 1)
+                for x in (tokens, ids_restore)
+            )
+        tokens, ids_restore = tokens.flatten(0, 1), ids_restore.flatten(0, 1)
+        return tokens, ids_restore, (ids_restore >= tokens.shape[1] - 1).float()
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        x, mixed_restore = self.mix(images)
+        latent = self.encoder.norm(self.encoder.encode(x)[-1])  # [M, 1+G*K, D]
+        tokens, ids_restore, mask = self.unmix(latent, mixed_restore)
+        pred = self.decoder(tokens, ids_restore)  # [B, N, p*p*3]
+        reconstruction = self.forward_loss(images, pred, mask)
+        if self.contrastive_weight == 0:
+            return {"loss": reconstruction}
+        contrast = homologous_contrast(latent[:, 1:].unflatten(1, (self.group_size, -1)), self.temperature)
+        loss = reconstruction + self.contrastive_weight * contrast
+        return {"loss": loss, "reconstruction": reconstruction, "contrast": contrast}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedAERecipe(MAERecipe):
+    mixing_ratio: float  # r: the share of its patches that a picture gives; 1 = no mixing, MAE's masking
+    mixing: Literal["compose", "full"]
+    attention: Literal["topk", "standard"]
+    cls_attention: Literal["plain", "always_keep"]
+    segment_embed: Literal["encoder", "none"]
+    contrastive_weight: float  # lambda; 0 = off
+    temperature: float  # tau
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("mixing_ratio", self.mixing_ratio, 1 / self.num_patches, 1)
+        if self.num_patches % self.group_size or abs(self.group_size * self.mixing_ratio - 1) > 1e-6:
+            remedy = f"It must be 1 / G, where G divides the number of patches, {self.num_patches}."
+            raise UserError("mixing_ratio", self.mixing_ratio, remedy=remedy)
+        if self.global_batch_size % self.group_size:
+            remedy = f"Groups of 1 / mixing_ratio = {self.group_size} pictures must divide it."
+            raise UserError("global_batch_size", self.global_batch_size, remedy=remedy)
+        if self.group_size > 1 and abs(self.mask_ratio - (1 - self.mixing_ratio)) > 1e-6:
+            remedy = f"What a picture does not give is masked: it must be {1 - self.mixing_ratio:g}."
+            raise UserError("mask_ratio", self.mask_ratio, remedy=remedy)
+        if self.contrastive_weight and self.num_patches < 2 * self.group_size:
+            raise UserError("mixing_ratio", self.mixing_ratio, remedy="Each picture must give two patches.")
+
+    @property
+    def group_size(self) -> int:
+        """G: pictures that are mixed with each other."""
+        return round(1 / self.mixing_ratio)
+
+    @property
+    def num_views(self) -> int:
+        """Mixed pictures made of a group."""
+        return self.group_size if self.mixing == "full" else 1
+
+    def step_flops(self) -> float:
+        size, num_given = size_of(self.arch), int(self.num_patches * (1 - self.mask_ratio))
+        num_mixed = num_given * self.group_size
+        mixed = transformer_flops(size.embed_dim, size.depth, num_mixed + 1)
+        if self.contrastive_weight:
+            mixed += 2.0 * num_mixed**2 * size.embed_dim
+        alone = transformer_flops(size.embed_dim, size.depth, num_given + 1)
+        return super().step_flops() + 3 * (mixed * self.num_views / self.group_size - alone)
+
+
+def recipes() -> Mapping[str, MixedAERecipe]:
+    """MAE's at every scale, and the mixing."""
+    cited: dict[str, dict[str, Any]] = {
+        "paper, abstract and introduction": {"attention": "topk", "segment_embed": "encoder"},
+        "paper, recalled": {
+            "mixing_ratio": 0.25,
+            "mixing": "compose",
+            "contrastive_weight": 0.1,
+            "temperature": 0.25,
+        },
+        "paper, recalled: what a picture does not give is masked": {"mask_ratio": 0.75},
+        "ours: not known; the plainer choice": {"cls_attention": "plain"},
+    }
+    result = {}
+    for scale, base in mae.recipes().items():
+        values, sources = base.values(), {name: f"as MAE: {of}" for name, of in base.sources.items()}
+        for source, group in cited.items():
+            values |= group
+            sources |= dict.fromkeys(group, source)
+        result[scale] = MixedAERecipe.from_values(values, sources)
+    longest = result["paper"].vary("author's figure: the longest of 300, 800 and 1600", epochs=1600.0)
+    return {**result, "paper": longest}
+
+
+METHOD = MethodCard(
+    name="mixedae",
+    title="MixedAE",
+    paper="Chen et al., Mixed Autoencoder for Self-supervised Visual Representation Learning, CVPR 2023",
+    code=None,
+    reconstruction=True,
+    recipes=recipes,
+    build=MixedAE,
+    points=13,
+)

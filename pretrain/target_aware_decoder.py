@@ -1,0 +1,90 @@
+"""BootMAE's decoder: each of its blocks also attends to features of the encoder."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Mlp
+from torch import Tensor, nn
+
+from mimbench.arch import transformer_flops
+from mimbench.vit import LayerNorm, sincos_position_embedding
+from pretrain import initial
+
+
+class Attention(nn.Module):
+    """Attention of x to a context; queries and values have a bias, keys have none.
+
+    A head has `dim // num_heads` channels: where that leaves a rest, the heads together are narrower than x.
+    """
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, width = num_heads, dim // num_heads * num_heads
+        self.q = nn.Linear(dim, width)
+        self.kv = nn.Linear(context_dim, 2 * width, bias=False)
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        k, v = self.kv(context).chunk(2, dim=2)
+        q, k, v = (
+            t.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (self.q(x), k, v + self.v_bias)
+        )  # each [B, heads, N, d]
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention, attention to the encoder's features, MLP."""
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attn = LayerNorm(dim), Attention(dim, dim, num_heads)
+        self.norm2, self.mlp = LayerNorm(dim), Mlp(dim, 4 * dim)
+        self.norm3, self.norm4 = LayerNorm(dim), LayerNorm(context_dim)
+        self.cross_attn = Attention(dim, context_dim, num_heads)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        normed = self.norm1(x)
+        x = x + self.attn(normed, normed)
+        x = x + self.cross_attn(self.norm3(x), self.norm4(context))
+        return x + self.mlp(self.norm2(x))
+
+
+class TargetAwareDecoder(nn.Module):
+    """Mask tokens join the visible ones; each block sees the encoder's features of one depth.
+
+    Only mask tokens get positions: the visible tokens bring theirs from the encoder
+    (models/modeling_pretrain_bootmae.py@d604b18).
+    """
+
+    def __init__(self, encoder_dim: int, grid_size: int, *, dim: int, depth: int, num_heads: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(initial.narrow_normal_(torch.zeros(1, 1, dim)))
+        self.pos_embed = nn.Parameter(
+            sincos_position_embedding(dim, grid_size, cls_token=False), requires_grad=False
+        )
+        self.blocks = nn.ModuleList(DecoderBlock(dim, encoder_dim, num_heads) for _ in range(depth))
+        self.norm = LayerNorm(dim)
+
+    def forward(self, latent: Tensor, context: Tensor, ids: Tensor) -> Tensor:
+        """Tokens `[B, N, dim]` in raster order, of latent and context, both `[B, 1+V, D]`."""
+        x = self.embed(latent)  # [B, 1+V, dim]
+        masked = ids[:, x.shape[1] - 1 :].unsqueeze(-1).expand(-1, -1, x.shape[2])
+        masked = self.mask_token + self.pos_embed.expand(len(x), -1, -1).gather(1, masked)
+        patches = torch.cat([x[:, 1:], masked], dim=1)  # [B, N, dim], visible ones first
+        patches = patches.gather(1, ids.argsort(dim=1).unsqueeze(-1).expand_as(patches))
+        x = torch.cat([x[:, :1], patches], dim=1)
+        for block in self.blocks:
+            x = block(x, context)
+        return self.norm(x)[:, 1:]
+
+
+def target_aware_decoder_flops(
+    encoder_dim: int, num_tokens: int, num_visible: int, *, dim: int, depth: int
+) -> float:
+    """Forward FLOPs of the decoder above on `num_tokens` tokens, `num_visible` of them from the encoder."""
+    cross = 2 * num_tokens * dim**2 + 2 * num_visible * encoder_dim * dim + 2 * num_tokens * num_visible * dim
+    embed = num_visible * encoder_dim * dim
+    return transformer_flops(dim, depth, num_tokens) + 2.0 * (depth * cross + embed)
