@@ -1,0 +1,144 @@
+"""Weighted k-nearest-neighbour classification of frozen features, as DINO and iBOT report it.
+
+Nothing is trained. A picture's feature is the class token after the encoder's final norm (or the mean of the
+patch tokens: methods without a loss on the class token need it), at unit length. A class's score is the sum
+of exp(cosine / temperature) over those of the k nearest labelled pictures that are of this class
+(facebookresearch/dino@7c446df, eval_knn.py). Methods are only comparable with the same token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_dist_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import Metric, TaskCard, TransferRecipe, device
+from mimbench.errors import UserError
+from mimbench.recipe import require_range
+
+if TYPE_CHECKING:
+    from mimbench.store import RunFolder
+    from mimbench.vit import ViT
+
+
+@dataclass(frozen=True, kw_only=True)
+class KNNRecipe(TransferRecipe):
+    """Looking at neighbours; the fields of training are not used."""
+
+    k: int  # neighbours
+    temperature: float
+    token: Literal["cls", "mean"]  # what stands for a picture
+    crop_pct: float  # the centre crop's side over the resized picture's short side
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("k", self.k, 1)
+
+
+def recipes() -> Mapping[str, KNNRecipe]:
+    """Scale to recipe."""
+    paper = KNNRecipe.cited(
+        {
+            "DINO code, eval_knn.py@7c446df": {
+                "img_size": 224, "crop_pct": 0.875, "temperature": 0.07, "token": "cls",
+            },
+            "DINO code, eval_knn.py@7c446df: of 10, 20, 100 and 200 the one it recommends": {"k": 20},
+            "frozen features: nothing is trained": {
+                "global_batch_size": 128, "base_lr": 0.0, "lr_rule": "absolute", "layer_decay": 1.0,
+                "drop_path": 0.0, "weight_decay": 0.0, "betas": (0.9, 0.999), "clip_grad": None,
+                "precision": "fp32",
+            },
+        }
+    )  # fmt: skip
+    small = paper.vary("ours: small pictures, taken whole", img_size=64, crop_pct=1.0)
+    toy = small.vary("ours: 20 labelled pictures a class", k=10)
+    smoke = toy.vary("ours: seconds", img_size=32, k=3)
+    return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
+
+
+def run(folder: RunFolder) -> dict[str, float]:
+    """Top-1 accuracy, in percent, of the validation pictures among the labelled training pictures."""
+    from mimbench.data.augment import eval_transform
+    from mimbench.data.image_folder import ImageFolder, LabelledPictures
+    from mimbench.encoder import load_encoder
+
+    spec = folder.spec
+    recipe = KNNRecipe.from_values(spec.recipe)
+    root = folder.data("imagenet")
+    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
+    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=spec.skip_corrupt)
+    val = ImageFolder(root, "val", skip_corrupt=spec.skip_corrupt)
+    if recipe.k > len(train):
+        raise UserError("k", recipe.k, remedy=f"There are {len(train)} labelled pictures.")
+    encoder, report = load_encoder(folder.parents["encoder"].encoder_path, img_size=recipe.img_size)
+    folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train)}
+    if train.skipped or val.skipped:
+        folder.details["skipped_pictures"] = train.skipped + val.skipped
+    encoder.to(device()).eval()
+    transform = eval_transform(recipe.img_size, recipe.crop_pct)
+    rank, world_size = get_dist_info()  # every process has the whole bank, and its share of the queries
+    queries = Subset(LabelledPictures(val, transform), range(rank, len(val), world_size))
+    workers = folder.options.num_workers
+    bank, bank_labels = features(encoder, LabelledPictures(train, transform), recipe, workers)
+    query, labels = features(encoder, queries, recipe, workers)
+    hits = torch.zeros((), device=bank.device)
+    for x, y in zip(query.split(256), labels.split(256), strict=True):
+        scores = vote(x, bank, bank_labels, len(train.classes), recipe.k, recipe.temperature)
+        hits += (scores.argmax(dim=1) == y).sum()
+    all_reduce(hits)
+    return {"top1": 100 * hits.item() / len(val)}
+
+
+@torch.no_grad()
+def features(encoder: ViT, pictures: Any, recipe: KNNRecipe, num_workers: int) -> tuple[Tensor, Tensor]:
+    """The pictures' features `[P, D]`, of unit length, and labels `[P]`, on the device."""
+    target = device()
+    rows, labels = [], []
+    for images, classes in DataLoader(pictures, batch_size=recipe.global_batch_size, num_workers=num_workers):
+        tokens = encoder(images.to(target))  # [B, 1+N, D]
+        row = tokens[:, 0] if recipe.token == "cls" else tokens[:, 1:].mean(dim=1)
+        rows.append(F.normalize(row, dim=1))
+        labels.append(classes.to(target))
+    return torch.cat(rows), torch.cat(labels)
+
+
+def vote(
+    query: Tensor, bank: Tensor, bank_labels: Tensor, num_classes: int, k: int, temperature: float
+) -> Tensor:
+    """Scores `[Q, num_classes]` of queries `[Q, D]` from a bank `[P, D]` with labels `[P]`."""
+    cosine, index = (query @ bank.T).topk(k, dim=1)  # [Q, k]
+    scores = query.new_zeros(len(query), num_classes)
+    return scores.scatter_add(1, bank_labels[index], (cosine / temperature).exp())
+
+
+def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
+    """One picture, forward only."""
+    dim, depth, _ = size_of(arch)
+    cells = (recipe["img_size"] // patch_size) ** 2
+    return patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
+
+
+def images(recipe: Mapping[str, Any], data_size: int) -> int:
+    """The bank: every labelled picture once."""
+    del recipe
+    return data_size
+
+
+TASK = TaskCard(
+    name="knn",
+    title="ImageNet k-NN",
+    protocol="frozen features, weighted k-NN",
+    data="imagenet",
+    metrics=(Metric(name="top1", title="k-NN top-1"),),
+    recipes=recipes,
+    run=run,
+    flops=flops,
+    images=images,
+)

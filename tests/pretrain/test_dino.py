@@ -1,0 +1,103 @@
+"""The DINO teacher: its loss, what it hands over, and weights that come from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mimbench.errors import UserError
+from mimbench.spec import RunSpec
+from mimbench.store import Inputs, RunFolder, RunStore
+from mimbench.train import pretraining
+from mimbench.vit import ViT
+from pretrain.self_distillation import backbone
+from pretrain.teachers.dino import DINO, METHOD, load, load_backbone, read_weights
+
+SMOKE = METHOD.recipes()["smoke"]
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def vit() -> ViT:
+    torch.manual_seed(0)
+    vit = backbone(SMOKE)
+    for parameter in vit.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return vit.eval()
+
+
+def test_loss_by_hand() -> None:
+    """Algorithm 1, written out for two views and no local ones."""
+    torch.manual_seed(0)
+    temps = {"warmup_teacher_temp": 0.04, "teacher_temp": 0.04, "student_temp": 0.1}
+    method = DINO(SMOKE.vary("test", num_local_crops=0, **temps)).train()
+    torch.nn.init.normal_(method.student.encoder.cls_token)  # so that student and teacher differ
+    torch.nn.init.normal_(method.center.mean, std=0.1)
+    views = IMAGES, IMAGES.flip(3)
+
+    def logits(network: torch.nn.Module, view: Tensor) -> Tensor:
+        return network.head(network.encoder(view)[:, 0])
+
+    def h(target: Tensor, pred: Tensor) -> Tensor:
+        target = ((target - method.center.mean) / 0.04).softmax(dim=1)
+        return -(target * F.log_softmax(pred / 0.1, dim=1)).sum(dim=1).mean()
+
+    s1, s2 = (logits(method.student, view) for view in views)
+    t1, t2 = (logits(method.teacher, view) for view in views)
+    torch.testing.assert_close(method(views, 0.0)["loss"], (h(t1, s2) + h(t2, s1)) / 2)
+
+
+def test_a_run_hands_over_the_moving_average(pretraining_folder: Callable[..., RunFolder]) -> None:
+    folder = pretraining_folder(METHOD, steps=3)
+    pretraining.run(folder, METHOD)
+    trained, network = load_file(folder.path / "teacher.safetensors"), load(folder)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, trained[f"teacher.encoder.{name}"]), name
+    assert not torch.equal(trained["teacher.encoder.cls_token"], trained["student.encoder.cls_token"])
+    with torch.no_grad():
+        tokens = network(IMAGES)  # [B, 1+N, D] after the final norm
+    assert tokens.shape == (2, 17, 32)
+    torch.testing.assert_close(network.norm(network.encode(network.embed(IMAGES))[-1]), tokens)
+
+
+@pytest.mark.parametrize("kind", ["backbone", "full", "ibot", "safetensors"])
+def test_weights_from_elsewhere(vit: ViT, tmp_path: Path, kind: str) -> None:
+    state = vit.state_dict()
+    wrapped = {f"module.backbone.{name}": w for name, w in state.items()} | {"module.head.mlp.0.bias": IMAGES}
+    path = tmp_path / ("dino.safetensors" if kind == "safetensors" else "dino.pth")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        other = {name: w + 1 for name, w in wrapped.items()}
+        full = {"student": other, "teacher": wrapped}
+        torch.save({"backbone": state, "full": full, "ibot": {"state_dict": state}}[kind], path)
+    loaded = load_backbone(read_weights(path), SMOKE, path)
+    assert all(torch.equal(state[name], w) for name, w in loaded.state_dict().items())
+
+
+def test_a_run_that_names_weights_loads_what_the_user_gave(vit: ViT, tmp_path: Path) -> None:
+    save_file(vit.state_dict(), tmp_path / "mine.safetensors")
+    values = SMOKE.vary("test", weights="dino").values()
+    spec = RunSpec("teacher", "dino", "vit_smoke", values, {}, 0)
+    folder = RunStore(tmp_path).create(spec, Inputs(weights={"dino": str(tmp_path / "mine.safetensors")}))
+    with torch.no_grad():
+        torch.testing.assert_close(load(folder)(IMAGES), vit(IMAGES))
+
+
+def test_weights_of_another_shape_are_refused_by_name(vit: ViT, tmp_path: Path) -> None:
+    state = {**vit.state_dict(), "cls_token": torch.zeros(1, 1, 768)}
+    with pytest.raises(UserError, match=r"pos_embed.*\(1, 17, 32\).*\(1, 197, 768\)"):
+        load_backbone(state, METHOD.recipes()["paper"], tmp_path)
+
+
+def test_a_file_that_holds_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dino.pth"
+    torch.save({"teacher": {}, "args": Path("x")}, path)
+    with pytest.raises(UserError, match="weights dino"):
+        read_weights(path)
