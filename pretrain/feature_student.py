@@ -41,13 +41,15 @@ class FeatureRecipe(PretrainRecipe):
         student = transformer_flops(size.embed_dim, size.depth, tokens)
         student += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
         student += 2.0 * self.num_patches * size.embed_dim * self.target_dim
-        return 3 * student + self.teacher_flops()
+        return 3 * student + clip_flops(self)
 
-    def teacher_flops(self) -> float:
-        """The teacher's forward pass: CLIP ViT-B/16 at paper scale, the project's own small ones below."""
-        arch = "vit_base" if self.img_size >= 224 else "vit_toy" if self.img_size >= 64 else "vit_smoke"
-        size = size_of(arch)
-        return transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
+
+def clip_flops(recipe: PretrainRecipe) -> float:
+    """The CLIP teacher's forward pass: ViT-B/16 at paper scale, the project's own small ones below."""
+    arch = "vit_base" if recipe.img_size >= 224 else "vit_toy" if recipe.img_size >= 64 else "vit_smoke"
+    size, tokens = size_of(arch), recipe.num_patches
+    patches = patch_embed_flops(size.embed_dim, tokens, recipe.patch_size)
+    return patches + transformer_flops(size.embed_dim, size.depth, tokens + 1)
 
 
 class FeatureStudent(MaskedViT):

@@ -278,4 +278,5 @@ METHOD = MethodCard(
     build=BootMAE,
     transfer=transfer,
     golden=("bootmae_tiny.json",),
+    points=13,
 )

@@ -221,4 +221,5 @@ METHOD = MethodCard(
     recipes=recipes,
     build=Data2vec,
     transfer=transfer,
+    points=9,
 )

@@ -15,6 +15,7 @@ paper's text and the code differ, these are recipe fields, the code's value firs
     weigh_groups   True | False                  the loss over all N tokens, or over the morphed tokens alike
     loss_type      smoothl1 | negcosine | l1 | l2
     dynamic        True | False                  off: always half of the tokens in half of the rounds
+    matching       bipartite | kmeans | random | grid    the ablation's other groups (pretrain/grouping.py)
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from mimbench.contract import MethodCard
 from mimbench.errors import UserError
-from mimbench.recipe import require_range
+from mimbench.recipe import PretrainRecipe, require_range
 from pretrain.feature_student import FeatureRecipe, token_distance
+from pretrain.grouping import GROUPINGS, Morphing, averaging
 from pretrain.methods.feature_mim import FeatureMIM, base_recipes, transfer
 from pretrain.target import standardise
 
@@ -43,6 +45,16 @@ class Branch(NamedTuple):
     num_merged: int
     num_rounds: int
     num_longer: int = 0
+
+    def merged_in(self, p: int, num_tokens: int) -> int:
+        """How many of `num_tokens` tokens merge in round p."""
+        return min(self.num_merged + (p < self.num_longer), (num_tokens - 1) // 2)
+
+    def num_groups(self, num_tokens: int) -> int:
+        """Tokens that are left of `num_tokens`."""
+        for p in range(self.num_rounds):
+            num_tokens -= self.merged_in(p, num_tokens)
+        return num_tokens
 
 
 def draw_schedule(
@@ -66,27 +78,6 @@ def branch_of(num_removed: int, num_rounds: int, limit: int, rounds: str = "ceil
     return Branch(num_removed // num_rounds if r * num_rounds > limit else r, num_rounds)
 
 
-class Morphing(NamedTuple):
-    """The group of each token, `group: [B, N]`, and its weight in the group's mean, `weight: [B, N]`."""
-
-    group: Tensor
-    weight: Tensor
-    num_groups: int
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Morph x `[B, N, C]` and hand each token its group's morphed feature, `[B, N, C]`.
-
-        The broadcast back to N tokens weights a group in the loss by its size.
-        """
-        return self.merge(x).gather(1, self.group.unsqueeze(-1).expand_as(x))
-
-    def merge(self, x: Tensor) -> Tensor:
-        """The morphed tokens of x `[B, N, C]`: `[B, num_groups, C]`."""
-        index = self.group.unsqueeze(-1).expand_as(x)
-        groups = x.new_zeros(x.shape[0], self.num_groups, x.shape[2])
-        return groups.scatter_add(1, index, x * self.weight.unsqueeze(-1))
-
-
 def match(x: Tensor, num_merged: int, *, split: str, protect_first: bool) -> tuple[Tensor, int]:
     """One round of balanced bipartite matching of tokens x `[B, t, C]`.
 
@@ -98,7 +89,6 @@ def match(x: Tensor, num_merged: int, *, split: str, protect_first: bool) -> tup
         The new position `[B, t]` of every token, and the new number of tokens.
     """
     batch, num_tokens, _ = x.shape
-    num_merged = min(num_merged, (num_tokens - 1) // 2)
     order = torch.arange(num_tokens)
     if split == "random":
         first = int(protect_first)  # a protected token stays in front: in A, and first again afterwards
@@ -127,7 +117,7 @@ def morph(target: Tensor, branch: Branch, *, split: str, merge: str, protect_fir
     weight = target.new_ones(batch, num_tokens)
     x, size = target, target.new_ones(batch, num_tokens)
     for p in range(branch.num_rounds):
-        num_merged = branch.num_merged + (p < branch.num_longer)
+        num_merged = branch.merged_in(p, x.shape[1])
         if num_merged == 0:
             break
         position, count = match(x, num_merged, split=split, protect_first=protect_first)
@@ -140,9 +130,22 @@ def morph(target: Tensor, branch: Branch, *, split: str, merge: str, protect_fir
         size = size.new_zeros(batch, count).scatter_add(1, position, size)
         weight = weight / total.gather(1, position).gather(1, group) if merge == "row_normalised" else weight
         group = position.gather(1, group)
-    if merge == "group_mean":
-        weight = 1 / (size.gather(1, group) + 1e-6)  # the code's divisor
-    return Morphing(group, weight, x.shape[1])
+    return averaging(group, x.shape[1]) if merge == "group_mean" else Morphing(group, weight, x.shape[1])
+
+
+def draw_branches(recipe: MorphRecipe) -> list[Branch]:
+    """A step's morphings, shared by the whole batch."""
+    n, rounds = recipe.max_merged, recipe.max_rounds
+    if recipe.dynamic:
+        return draw_schedule((n, n), (rounds, rounds), recipe.num_branches, recipe.rounds)
+    return [branch_of(n // 2, max(rounds // 2, 1), n, recipe.rounds)] * recipe.num_branches
+
+
+def morph_by(recipe: MorphRecipe, target: Tensor, branch: Branch) -> Morphing:
+    """The groups of the target's tokens `[B, N, C]` by the recipe's matching; as many, however matched."""
+    if recipe.matching != "bipartite":
+        return GROUPINGS[recipe.matching](target, branch.num_groups(target.shape[1]))
+    return morph(target, branch, split=recipe.split, merge=recipe.merge, protect_first=recipe.protect_first)
 
 
 class DTM(FeatureMIM):
@@ -151,13 +154,7 @@ class DTM(FeatureMIM):
     recipe: DTMRecipe
 
     def draw_branches(self) -> list[Branch]:
-        """The step's morphings, shared by the whole batch."""
-        r = self.recipe
-        if not r.dynamic:
-            half = branch_of(r.max_merged // 2, max(r.max_rounds // 2, 1), r.max_merged, r.rounds)
-            return [half] * r.num_branches
-        limits = (r.max_merged, r.max_merged), (r.max_rounds, r.max_rounds)
-        return draw_schedule(*limits, r.num_branches, r.rounds)
+        return draw_branches(self.recipe)
 
     def forward_loss(self, pred: Tensor, target: Tensor) -> Tensor:
         """Mean over the branches of the distance of morphed pred and morphed target, both `[B, N, C]`."""
@@ -165,7 +162,7 @@ class DTM(FeatureMIM):
         pred, target = pred.float(), target.float()  # under autocast too: sums over a group and ties matter
         losses = []
         for branch in self.draw_branches():
-            morphing = morph(target, branch, split=r.split, merge=r.merge, protect_first=r.protect_first)
+            morphing = morph_by(r, target, branch)
             apply = morphing if r.weigh_groups else morphing.merge
             morphed_target = apply(target)
             if r.normalize_target:
@@ -175,16 +172,17 @@ class DTM(FeatureMIM):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DTMRecipe(FeatureRecipe):
+class MorphRecipe(PretrainRecipe):
+    """How tokens are morphed; for DTM and for its other hosts."""
+
+    matching: Literal["bipartite", "kmeans", "random", "grid"]
     max_merged: int  # n: at most so many tokens are removed in a step
     max_rounds: int  # K
     num_branches: int  # L: 1 or 2
-    dtm_weight: float
-    split: Literal["alternate", "random"]
+    split: Literal["alternate", "random"]  # this, merge and protect_first: of bipartite matching
     merge: Literal["group_mean", "row_normalised"]
     protect_first: bool
     rounds: Literal["ceil_floor", "exact"]
-    weigh_groups: bool
     dynamic: bool
 
     def __post_init__(self) -> None:
@@ -197,31 +195,40 @@ class DTMRecipe(FeatureRecipe):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DTMRecipe(MorphRecipe, FeatureRecipe):
+    dtm_weight: float
+    weigh_groups: bool
+
+
+CODE = "DTM code, parser defaults of run_pretrain_dtm.py@322df2e"
+MORPHING: Mapping[str, Any] = {
+    "matching": "bipartite",
+    "num_branches": 2,
+    "split": "alternate",
+    "merge": "group_mean",
+    "protect_first": True,
+    "rounds": "ceil_floor",
+    "dynamic": True,
+}
+R = TypeVar("R", bound=MorphRecipe)
+
+
+def with_morphing(kind: type[R], base: PretrainRecipe, groups: Mapping[str, Mapping[str, Any]]) -> R:
+    """The host's recipe `base`, DTM's morphing, and `groups` of {source: {field: value}} besides."""
+    limits = {"max_merged": base.num_patches, "max_rounds": round(base.num_patches**0.5)}
+    scaled = "ours: all patches and one side of the grid, as in the code"
+    values, sources = base.values(), dict(base.sources)
+    where = CODE if base.num_patches == 196 else scaled
+    for source, fields in [(CODE, MORPHING), (where, limits), *groups.items()]:
+        values |= fields
+        sources |= dict.fromkeys(fields, source)
+    return kind.from_values(values, sources)
+
+
 def recipes() -> Mapping[str, DTMRecipe]:
-    morphing = {
-        "split": "alternate",
-        "merge": "group_mean",
-        "protect_first": True,
-        "rounds": "ceil_floor",
-        "weigh_groups": True,
-        "dynamic": True,
-        "max_merged": 196,
-        "max_rounds": 14,
-        "num_branches": 2,
-        "dtm_weight": 1.0,
-    }
-    source = "DTM code, parser defaults of run_pretrain_dtm.py@322df2e"
-    result = {}
-    for scale, base in base_recipes().items():
-        values = {**base.values(), **morphing, "max_merged": base.num_patches}
-        sources = {**base.sources, **dict.fromkeys(morphing, source)}
-        if scale != "paper":
-            values["max_rounds"] = round(base.num_patches**0.5)
-            sources["max_merged"] = sources["max_rounds"] = (
-                "ours: all patches and one side of the grid, as in the code"
-            )
-        result[scale] = DTMRecipe.from_values(values, sources)
-    return result
+    own = {f"{CODE}: the loss": {"weigh_groups": True, "dtm_weight": 1.0}}
+    return {scale: with_morphing(DTMRecipe, base, own) for scale, base in base_recipes().items()}
 
 
 METHOD = MethodCard(
@@ -235,4 +242,5 @@ METHOD = MethodCard(
     needs={"teacher": "clip"},
     transfer=transfer,
     golden=("dtm_morph.npz", "dtm_tiny_engine.npz"),
+    points=16,
 )

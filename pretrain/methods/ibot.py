@@ -206,4 +206,5 @@ METHOD = MethodCard(
     augment=MultiCrop,
     transfer=transfer,
     golden=("ibot_tiny.npz",),
+    points=11,
 )

@@ -169,4 +169,5 @@ METHOD = MethodCard(
     build=MAE,
     load=load,
     golden=("mae_tiny.npz",),
+    points=12,
 )

@@ -180,4 +180,5 @@ METHOD = MethodCard(
     build=MaskFeat,
     transfer=transfer,
     golden=("hog_tiny.npz",),
+    points=10,
 )

@@ -236,4 +236,5 @@ METHOD = MethodCard(
     recipes=recipes,
     build=SdAE,
     golden=("sdae_tiny.json",),
+    points=15,
 )

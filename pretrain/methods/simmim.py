@@ -188,4 +188,5 @@ METHOD = MethodCard(
     recipes=recipes,
     build=SimMIM,
     transfer=transfer,
+    points=9,
 )

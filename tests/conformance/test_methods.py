@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,14 @@ def test_card_is_complete(card: MethodCard) -> None:
     for recipe in card.recipes().values():
         for name in card.needed(recipe).values():
             assert catalog.card(catalog.kind_of(name), name).load is not None, f"{name} cannot be loaded"
+
+
+@every
+def test_the_checklists_points_are_counted(card: MethodCard) -> None:
+    module = catalog.module_of(catalog.kind_of(card.name), card.name).rpartition(".")[2]
+    file = GOLDEN.parent / "pretrain" / f"test_{module}_points.py"
+    tests = file.read_text(encoding="utf-8") if file.is_file() else ""
+    assert len(set(re.findall(r"^def test_[fp](\d\d)_", tests, flags=re.MULTILINE))) == card.points
 
 
 @every

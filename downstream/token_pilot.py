@@ -1,0 +1,275 @@
+"""DTM's pilot study: what aggregating the tokens of CLIP does to what each of them says.
+
+Kim et al., Morphing Tokens Draw Strong Masked Image Models (ICLR 2025, arXiv 2401.00254): before anything is
+pretrained, the patch tokens of the teacher are merged by similarity, and the merged tokens classify better.
+Measured here token by token, every patch having its group's mean:
+
+    zero-shot    share of patches nearest, by cosine, to the caption of the picture's own class
+    linear       share of patches that a linear layer, trained on patches, puts in the picture's own class
+    cosine       mean cosine similarity of patches that are neighbours in the grid
+
+How the paper aggregates and counts could not be read; token by token is our reading, and the merging is that
+of DTM's code (naver-ai/dtm@322df2e) at its midpoint, half of the tokens in half of the rounds. As there, the
+teacher gets pictures normalised with ImageNet's statistics. Zero-shot accuracy needs the text tower, which
+only a CLIP that was trained here has; without it that number is missing from the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_dist_info
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from downstream.classification import images
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import Metric, TaskCard, TransferRecipe, device
+from mimbench.recipe import require_range
+
+if TYPE_CHECKING:
+    from mimbench.store import RunFolder
+
+PROMPTS = ("a {}", "a picture of a {}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRecipe(TransferRecipe):
+    """The aggregation, and the training of the linear layer."""
+
+    matching: Literal["none", "bipartite"]
+    num_merged: int  # tokens that merge in each round
+    num_rounds: int
+    epochs: float
+    min_crop_scale: float
+    crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
+    head_init_std: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("num_merged", self.num_merged, 0)
+        require_range("num_rounds", self.num_rounds, 1)
+
+
+def recipes() -> Mapping[str, TokenRecipe]:
+    """Scale to recipe."""
+    paper = TokenRecipe.cited(
+        {
+            "ours: DTM's n = 196 and K = 14, halved": {"num_merged": 14, "num_rounds": 7},
+            "DTM paper, pilot study": {"matching": "bipartite"},
+            "BEiT's linear probe, whose layer and optimizer this is": {
+                "img_size": 224, "global_batch_size": 1024, "base_lr": 4e-3, "lr_rule": "absolute",
+                "weight_decay": 1e-4, "betas": (0.9, 0.999), "clip_grad": None, "min_crop_scale": 0.08,
+                "crop_pct": 0.875, "head_init_std": 0.01, "precision": "fp16",
+            },
+            "ours: a patch token each, 196 to a picture": {"epochs": 10.0},
+            "a frozen teacher has neither": {"layer_decay": 1.0, "drop_path": 0.0},
+        }
+    )  # fmt: skip
+    small = paper.vary(
+        "ours: two CPU cores", img_size=64, num_merged=8, num_rounds=4, global_batch_size=32, crop_pct=1.0,
+        min_crop_scale=0.6, precision="fp32",
+    )  # fmt: skip
+    smoke = small.vary("ours: seconds", img_size=32, num_merged=4, num_rounds=2, epochs=1.0)
+    return {"smoke": smoke, "toy": small, "small": small, "paper": paper}
+
+
+def aggregate(x: Tensor, num_merged: int, num_rounds: int) -> Tensor:
+    """Tokens x `[B, N, C]`, each replaced by the mean of its group, from rounds of bipartite matching.
+
+    In a round the tokens at even places each find the most similar one at an odd place, and the `num_merged`
+    most similar pairs merge. The first token stays alone (naver-ai/dtm@322df2e, bm/merge.py).
+    """
+    batch, num_tokens, dim = x.shape
+    group = torch.arange(num_tokens, device=x.device).expand(batch, -1)
+    mean = x
+    for _ in range(num_rounds):
+        merged = min(num_merged, (mean.shape[1] - 1) // 2)
+        unit = F.normalize(mean, dim=-1)
+        scores = unit[:, ::2] @ unit[:, 1::2].mT  # [B, a, b]
+        scores[:, 0] = -torch.inf
+        best, partner = scores.max(dim=-1)  # [B, a]
+        merges = torch.zeros_like(best, dtype=torch.bool).scatter(1, best.topk(merged).indices, True)
+        num_kept = scores.shape[1] - merged
+        place = torch.empty(mean.shape[:2], dtype=torch.long, device=x.device)  # [B, t]
+        place[:, ::2] = torch.where(merges, num_kept + partner, (~merges).cumsum(dim=1) - 1)
+        place[:, 1::2] = num_kept + torch.arange(scores.shape[2], device=x.device)
+        group = place.gather(1, group)
+        index = group.unsqueeze(-1).expand(-1, -1, dim)
+        total = x.new_zeros(batch, num_kept + scores.shape[2], dim).scatter_add(1, index, x)
+        mean = total / torch.zeros_like(total).scatter_add(1, index, torch.ones_like(x))
+    return mean.gather(1, group.unsqueeze(-1).expand_as(x))
+
+
+def neighbour_cosine(x: Tensor) -> Tensor:
+    """Mean cosine similarity of horizontal and vertical neighbours, tokens x `[B, N, C]`: `[B]`."""
+    side = round(x.shape[1] ** 0.5)
+    unit = F.normalize(x, dim=-1).unflatten(1, (side, side))  # [B, S, S, C]
+    across = (unit[:, :, 1:] * unit[:, :, :-1]).sum(dim=-1)
+    down = (unit[:, 1:] * unit[:, :-1]).sum(dim=-1)
+    return torch.cat([across.flatten(1), down.flatten(1)], dim=1).mean(dim=1)
+
+
+class TokenClassifier(BaseModel):
+    """A frozen teacher, its aggregated patch tokens, a batch norm without weights and a linear layer.
+
+    Args:
+        teacher: pictures to all projected tokens `[B, 1+N, C]`, class token first.
+        dim: C.
+    """
+
+    def __init__(self, teacher: nn.Module, dim: int, num_classes: int, recipe: TokenRecipe) -> None:
+        super().__init__()
+        self.teacher = teacher.requires_grad_(False)
+        self.recipe = recipe
+        self.norm = nn.BatchNorm1d(dim, affine=False, eps=1e-6)
+        self.head = nn.Linear(dim, num_classes)
+        nn.init.normal_(self.head.weight, std=recipe.head_init_std)
+        nn.init.zeros_(self.head.bias)
+
+    def train(self, mode: bool = True) -> TokenClassifier:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """Patch tokens `[B, N, C]`, aggregated where the recipe says so."""
+        x = self.teacher(images)[:, 1:].float()
+        if self.recipe.matching == "none":
+            return x
+        return aggregate(x, self.recipe.num_merged, self.recipe.num_rounds)
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Logits of every token, `[B, N, K]`."""
+        return self.head(self.norm(tokens.transpose(1, 2)).transpose(1, 2))
+
+    def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = "tensor") -> Any:
+        """Logits `[B, N, K]` of images `[B, 3, H, W]`; in mode `loss`, the loss over all tokens."""
+        logits = self.classify(self.tokens(images))
+        if mode != "loss" or labels is None:
+            return logits
+        return {"loss": F.cross_entropy(logits.float().mT, labels.unsqueeze(1).expand(-1, logits.shape[1]))}
+
+
+def class_texts(run: RunFolder, classes: Sequence[str]) -> Tensor | None:
+    """The text tower's unit vectors for the classes' names, `[K, C]`; None for a CLIP not trained here."""
+    from safetensors.torch import load_file
+
+    from mimbench import catalog
+    from mimbench.data.image_folder import CaptionedPictures, ImageFolder
+
+    if run.spec.recipe.get("weights"):
+        return None
+    pictures = ImageFolder(run.data("captions"), "train", skip_corrupt=run.spec.skip_corrupt)
+    tokenizer = CaptionedPictures(pictures, augment=lambda picture: picture).tokenizer
+    card = catalog.teacher(run.spec.name)
+    recipe = type(card.recipes()["paper"]).from_values(run.spec.recipe)
+    towers: Any = card.build(recipe, tokenizer=tokenizer)
+    towers.load_state_dict(load_file(run.path / "teacher.safetensors"))
+    towers.eval()
+    texts = []
+    for prompt in PROMPTS:
+        sentences = [prompt.format(name.replace("-", " ").replace("_", " ")) for name in classes]
+        tokens = torch.tensor([tokenizer.encode(sentence) for sentence in sentences])
+        with torch.no_grad():
+            texts.append(F.normalize(towers.encode_text(tokens), dim=-1))
+    return F.normalize(torch.stack(texts).mean(dim=0), dim=-1)
+
+
+def run(folder: RunFolder) -> dict[str, float]:
+    """Train the linear layer on the labelled pictures' tokens; measure the validation pictures' tokens."""
+    from downstream.transfer import seed_weights
+    from mimbench.data.augment import eval_transform, finetune_transform
+    from mimbench.data.image_folder import ImageFolder, LabelledPictures
+    from mimbench.train.optimizer import param_groups
+    from mimbench.train.pretraining import load_teacher
+    from mimbench.train.runner import fit
+    from mimbench.train.schedule import warmup_cosine
+
+    spec = folder.spec
+    recipe = TokenRecipe.from_values(spec.recipe)
+    root = folder.data("imagenet")
+    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
+    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=spec.skip_corrupt)
+    val = ImageFolder(root, "val", skip_corrupt=spec.skip_corrupt)
+    if train.skipped or val.skipped:
+        folder.details["skipped_pictures"] = train.skipped + val.skipped
+    teacher_run = folder.parents["encoder"]
+    texts = class_texts(teacher_run, train.classes)
+    seed_weights(spec.seed)
+    dim = int(teacher_run.spec.recipe["output_dim"])
+    model = TokenClassifier(load_teacher(folder, "encoder"), dim, len(train.classes), recipe)
+    steps = max(round(recipe.epochs * len(train) / recipe.global_batch_size), 1)
+    folder.details |= {"labelled_pictures": len(train), "steps": steps}
+    augment = finetune_transform(recipe.img_size, None, 0.0, min_crop_scale=recipe.min_crop_scale)
+    fit(
+        model,
+        LabelledPictures(train, augment),
+        folder=folder,
+        seed=spec.seed,
+        steps=steps,
+        batch_size=recipe.global_batch_size,
+        param_groups=param_groups(model.head, recipe.weight_decay),
+        lr_at=lambda step: warmup_cosine(step, peak=recipe.peak_lr, total=steps, warmup=0, final=0.0),
+        betas=recipe.betas,
+        clip_grad=recipe.clip_grad,
+        precision=recipe.precision,
+    )
+    pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
+    return measure(model, pictures, texts, num_workers=folder.options.num_workers)
+
+
+@torch.no_grad()
+def measure(
+    model: TokenClassifier, pictures: Any, texts: Tensor | None, *, batch_size: int = 64, num_workers: int = 0
+) -> dict[str, float]:
+    """The task's metrics over every picture once; without texts, no zero-shot accuracy."""
+    target = device()
+    model.to(target).eval()
+    texts = texts.to(target) if texts is not None else None
+    rank, world_size = get_dist_info()
+    share = Subset(pictures, range(rank, len(pictures), world_size))
+    sums = torch.zeros(3, device=target)
+    for batch, labels in DataLoader(share, batch_size=batch_size, num_workers=num_workers):
+        tokens, label = model.tokens(batch.to(target)), labels.to(target).unsqueeze(1)  # [B, N, C], [B, 1]
+        linear = model.classify(tokens).argmax(dim=-1) == label  # [B, N]
+        sums[0] += neighbour_cosine(tokens).sum()
+        sums[1] += linear.float().mean(dim=1).sum()
+        if texts is not None:
+            scores = F.normalize(tokens, dim=-1) @ texts.T  # [B, N, K]
+            sums[2] += (scores.argmax(dim=-1) == label).float().mean(dim=1).sum()
+    all_reduce(sums)
+    cosine, linear_acc, zero_shot_acc = (sums / len(pictures)).tolist()
+    metrics = {"zero_shot_acc": 100 * zero_shot_acc} if texts is not None else {}
+    return metrics | {"linear_probe_acc": 100 * linear_acc, "patchwise_cosine_similarity": cosine}
+
+
+def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
+    """One training picture: the teacher's forward pass; the linear layer is next to nothing."""
+    dim, depth, _ = size_of(arch)
+    cells = (recipe["img_size"] // patch_size) ** 2
+    return patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
+
+
+TASK = TaskCard(
+    name="token-aggregation",
+    title="Aggregation of the teacher's tokens",
+    protocol="frozen teacher, every patch token classified by itself",
+    data="imagenet",
+    metrics=(
+        Metric(name="zero_shot_acc", title="zero-shot accuracy"),
+        Metric(name="linear_probe_acc", title="linear accuracy"),
+        Metric(name="patchwise_cosine_similarity", title="neighbour cosine", unit=""),
+    ),
+    recipes=recipes,
+    run=run,
+    flops=flops,
+    images=images,
+    takes="teacher",
+)

@@ -1,0 +1,117 @@
+"""Groups of tokens, and the mean over a group: what token morphing is made of.
+
+DTM's own grouping, iterated bipartite matching, stands in methods/dtm.py. Here are the alternatives of its
+ablation; each makes exactly the wanted number of groups for every picture of a batch, and none is empty. How
+the paper sets them up could not be read: they are reconstructions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+KMEANS_ROUNDS = 10  # ours; BEiT v2 starts its codebook with as many
+
+
+class Morphing(NamedTuple):
+    """The group of each token, `group: [B, N]`, and its weight in the group's mean, `weight: [B, N]`."""
+
+    group: Tensor
+    weight: Tensor
+    num_groups: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Morph x `[B, N, C]` and hand each token its group's morphed feature, `[B, N, C]`.
+
+        The broadcast back to N tokens weights a group in the loss by its size.
+        """
+        return self.merge(x).gather(1, self.group.unsqueeze(-1).expand_as(x))
+
+    def merge(self, x: Tensor) -> Tensor:
+        """The morphed tokens of x `[B, N, C]`: `[B, num_groups, C]`."""
+        return _sums(x * self.weight.unsqueeze(-1), self.group, self.num_groups)
+
+
+def averaging(group: Tensor, num_groups: int) -> Morphing:
+    """The morphing of groups `[B, N]` to the plain mean of their members."""
+    size = _sizes(group, num_groups).gather(1, group)
+    return Morphing(group, 1 / (size + 1e-6), num_groups)  # the divisor of DTM's code
+
+
+def random_groups(x: Tensor, num_groups: int) -> Morphing:
+    """Tokens x `[B, N, C]` dealt out at random, to groups of equal size (or one more)."""
+    order = torch.rand(x.shape[:2], device=x.device).argsort(dim=1)
+    return averaging(order % num_groups, num_groups)
+
+
+def grid_groups(x: Tensor, num_groups: int) -> Morphing:
+    """The cells of a fixed grid over the patches of x `[B, N, C]`: squares where N and the number allow it.
+
+    The rows of patches are cut into about sqrt(num_groups) bands, each band into as many cells, give or take
+    one, so that their number is exact.
+    """
+    batch, num_tokens, _ = x.shape
+    side, bands = math.isqrt(num_tokens), round(math.sqrt(num_groups))
+    patch = torch.arange(num_tokens, device=x.device)
+    row, column = patch // side, patch % side
+    band = row * bands // side
+    first = band * num_groups // bands  # the band's first cell
+    cells = (band + 1) * num_groups // bands - first
+    return averaging((first + column * cells // side).expand(batch, -1), num_groups)
+
+
+@torch.no_grad()
+def kmeans_groups(x: Tensor, num_groups: int, rounds: int = KMEANS_ROUNDS) -> Morphing:
+    """Spherical k-means of tokens x `[B, N, C]`, from random tokens, for a fixed number of rounds."""
+    unit = F.normalize(x.float(), dim=-1)
+    start = torch.rand(x.shape[:2], device=x.device).argsort(dim=1)[:, :num_groups]
+    centre = unit.gather(1, start.unsqueeze(-1).expand(-1, -1, x.shape[2]))  # [B, G, C]
+    similarity, group = (unit @ centre.mT).max(dim=-1)  # [B, N]
+    for _ in range(rounds):
+        total = _sums(unit, group, num_groups)
+        empty = _sizes(group, num_groups) == 0
+        centre = torch.where(empty.unsqueeze(-1), centre, F.normalize(total, dim=-1))
+        similarity, group = (unit @ centre.mT).max(dim=-1)
+    return averaging(fill_empty(group, similarity, num_groups), num_groups)
+
+
+def fill_empty(group: Tensor, similarity: Tensor, num_groups: int) -> Tensor:
+    """Give every empty group the token that fits worst where it is; each group's best token stays.
+
+    Args:
+        group, similarity: `[B, N]`, each token's group and how well it fits there.
+    """
+    batch, num_tokens = group.shape
+    rank = similarity.argsort(dim=1, descending=True).argsort(dim=1)  # [B, N], 0 fits best
+    best = torch.full((batch, num_groups), num_tokens, device=group.device)
+    best = best.scatter_reduce(1, group, rank, "amin")  # [B, G]
+    worst = rank.masked_fill(rank == best.gather(1, group), -1).argsort(dim=1, descending=True)
+    worst = worst[:, :num_groups]
+    empty = _sizes(group, num_groups) == 0  # [B, G]
+    empty_first = empty.int().argsort(dim=1, descending=True, stable=True)
+    moves = torch.arange(num_groups, device=group.device) < empty.sum(dim=1, keepdim=True)
+    return group.scatter(1, worst, torch.where(moves, empty_first, group.gather(1, worst)))
+
+
+def _sizes(group: Tensor, num_groups: int) -> Tensor:
+    """Members of each group, `[B, num_groups]`."""
+    size = torch.zeros(group.shape[0], num_groups, device=group.device)
+    return size.scatter_add(1, group, size.new_ones(group.shape))
+
+
+def _sums(x: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """Sum of x `[B, N, C]` over each group, `[B, num_groups, C]`."""
+    total = x.new_zeros(x.shape[0], num_groups, x.shape[2])
+    return total.scatter_add(1, group.unsqueeze(-1).expand_as(x), x)
+
+
+GROUPINGS: Mapping[str, Callable[[Tensor, int], Morphing]] = {
+    "kmeans": kmeans_groups,
+    "random": random_groups,
+    "grid": grid_groups,
+}

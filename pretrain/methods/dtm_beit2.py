@@ -1,0 +1,241 @@
+"""DTM on BEiT v2: a masked student that predicts the codes of morphed tokens.
+
+From the compatibility study of Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv
+2401.00254); the host is BEiT v2 (Peng et al., 2022, arXiv 2208.06366): VQ-KD's codes as the target, a class
+token that has to carry the picture through two extra blocks, in which the patch tokens of an earlier block
+join it. Host after microsoft/unilm@b50baec (beit2/modeling_pretrain.py).
+
+RECONSTRUCTION: DTM's release has no code for this host and the text of the study could not be read. Ours:
+
+    groups     from the tokenizer's vectors before they are quantised: equal codes would all tie
+    prediction the group's logits are the mean of its members' (which is the head on their mean token)
+    target     the group's distribution is the mean of its members' one-hot codes
+    loss       cross-entropy of the two, on the masked positions alone, as in BEiT v2
+
+`morphing = false` is the host by itself: cross-entropy of each masked patch's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import MethodCard
+from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.vit import Block
+from pretrain import initial
+from pretrain.grouping import Morphing
+from pretrain.masked_vit import MaskedViT
+from pretrain.masking import block_masks
+from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
+from pretrain.methods.feature_mim import transfer
+from pretrain.target import masked_mean
+
+
+class BEiT2Student(MaskedViT):
+    """BEiT v2's student: one prediction from the last block, one through the class token's bottleneck."""
+
+    def __init__(self, recipe: DTMBEiT2Recipe) -> None:
+        super().__init__(recipe, positions="shared", layer_scale_init=recipe.layer_scale_init)
+        self.early_layers = recipe.early_layers
+        config = self.encoder.config
+        self.class_blocks = nn.ModuleList(
+            Block(
+                config.embed_dim,
+                config.num_heads,
+                drop_path=recipe.drop_path,
+                layer_scale_init=recipe.layer_scale_init,
+                key_bias=False,
+            )
+            for _ in range(recipe.head_layers)
+        )
+        self.class_blocks.apply(initial.beit)
+        for layer, block in enumerate(self.class_blocks, start=recipe.early_layers + 1):
+            for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
+                weight.data /= (2 * layer) ** 0.5
+
+    def both(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens `[B, N, D]` of the last block and, through the bottleneck, of the last extra block."""
+        vit = self.encoder
+        x = vit.embed(images, mask, self.mask_token)
+        early, last = vit.encode(x, taps=[self.early_layers - 1])  # each [B, 1+N, D]
+        bottleneck = torch.cat([last[:, :1], early[:, 1:]], dim=1)
+        bias = vit.rel_pos_bias(vit.grid_of(images))
+        for block in self.class_blocks:
+            bottleneck = block(bottleneck, attn_mask=bias)
+        return vit.norm(last)[:, 1:], vit.norm(bottleneck)[:, 1:]
+
+
+class DTMBEiT2(nn.Module):
+    """BEiT v2, with morphed or single tokens.
+
+    Args:
+        tokenizer: `tokenizer(images)` gives vectors `[B, N, C]` and code ids `[B, N]`; frozen, in eval mode.
+    """
+
+    def __init__(self, recipe: DTMBEiT2Recipe, tokenizer: nn.Module) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.student = BEiT2Student(recipe)
+        self.head = nn.Linear(self.encoder.embed_dim, tokenizer.num_codes)
+        self.head.apply(initial.beit)
+        self.tokenizer = tokenizer
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.student.encoder
+
+    def train(self, mode: bool = True) -> DTMBEiT2:
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def no_weight_decay(self) -> set[str]:
+        return self.encoder.no_weight_decay()
+
+    def morphings(self, vectors: Tensor) -> list[Morphing]:
+        """The step's morphings of the tokenizer's vectors `[B, N, C]`; none where they are off."""
+        if not self.recipe.morphing:
+            return []
+        return [morph_by(self.recipe, vectors, branch) for branch in draw_branches(self.recipe)]
+
+    def forward_loss(self, tokens: Tensor, ids: Tensor, mask: Tensor, morphings: list[Morphing]) -> Tensor:
+        """Cross-entropy on the masked positions; patch tokens `[B, N, D]`, ids and mask `[B, N]`."""
+        if not morphings:
+            masked = mask.topk(self.recipe.num_masked, dim=1).indices  # [B, M]
+            tokens = tokens.gather(1, masked.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
+            return F.cross_entropy(self.head(tokens).flatten(0, 1), ids.gather(1, masked).flatten())
+        losses = [masked_mean(self.morphed_error(tokens, ids, m), mask) for m in morphings]
+        return torch.stack(losses).mean()
+
+    def morphed_error(self, tokens: Tensor, ids: Tensor, morphing: Morphing) -> Tensor:
+        """Cross-entropy `[B, N]` of each position's group: its mean code distribution, its mean logits.
+
+        The distribution itself, num_codes wide, is never made: cross-entropy is linear in it, so it is the
+        mean of the members' own.
+        """
+        log_p = self.head(morphing.merge(tokens.float())).log_softmax(dim=-1)  # [B, G, K]
+        index = morphing.group * log_p.shape[2] + ids  # of each patch's own code in its group's row
+        error = -log_p.flatten(1).gather(1, index)  # [B, N]
+        return morphing(error.unsqueeze(-1)).squeeze(-1)
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        r, vit = self.recipe, self.encoder
+        with torch.no_grad():
+            vectors, ids = self.tokenizer(images)
+        mask = block_masks(len(images), vit.config.grid_size, r.num_masked, r.min_mask_block, images.device)
+        morphings = self.morphings(vectors)  # the same for both predictions
+        last, bottleneck = (
+            self.forward_loss(tokens, ids, mask, morphings) for tokens in self.student.both(images, mask)
+        )
+        return {"loss": last + bottleneck, "last_loss": last.detach(), "class_loss": bottleneck.detach()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BEiT2Recipe(PretrainRecipe):
+    num_masked: int  # patches hidden from the student
+    min_mask_block: int  # least area of a mask block, in patches
+    layer_scale_init: float
+    early_layers: int  # the block whose patch tokens meet the class token of the last one, from 1
+    head_layers: int  # extra blocks in which they meet
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("num_masked", self.num_masked, 1, self.num_patches)
+        require_range("early_layers", self.early_layers, 1, size_of(self.arch).depth - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DTMBEiT2Recipe(MorphRecipe, BEiT2Recipe):
+    morphing: bool  # False: BEiT v2 by itself
+
+    def step_flops(self) -> float:
+        size, tokens = size_of(self.arch), self.num_patches + 1
+        embed = patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
+        student = embed + transformer_flops(size.embed_dim, size.depth + self.head_layers, tokens)
+        return 3 * student + embed + transformer_flops(size.embed_dim, size.depth, tokens)
+
+
+def host_recipes() -> Mapping[str, BEiT2Recipe]:
+    """BEiT v2's own recipe, for 300 epochs."""
+    paper = BEiT2Recipe.cited(
+        {
+            "BEiT v2 code, PRETRAINING.md@edf2b0a": {
+                "arch": "vit_base",
+                "patch_size": 16,
+                "global_batch_size": 2048,
+                "base_lr": 1.5e-3,
+                "lr_rule": "absolute",
+                "warmup_epochs": 10.0,
+                "clip_grad": 3.0,
+                "min_crop_scale": 0.2,
+                "layer_scale_init": 0.1,
+                "num_masked": 75,
+                "early_layers": 9,
+                "head_layers": 2,
+            },
+            "BEiT v2 code, PRETRAINING.md@edf2b0a, the short schedule": {
+                "epochs": 300.0,
+                "betas": (0.9, 0.98),
+                "drop_path": 0.0,
+            },
+            "BEiT v2 code, run_beitv2_pretraining.py@b50baec": {
+                "img_size": 224,
+                "min_mask_block": 16,
+                "weight_decay": 0.05,
+                "min_lr": 1e-5,
+                "color_jitter": 0.4,
+                "precision": "fp16",
+            },
+        }
+    )
+    small = paper.vary(
+        "ours: minutes on two CPU cores for some thousand pictures",
+        arch="vit_toy",
+        img_size=64,
+        patch_size=8,
+        num_masked=24,  # 38 % of 64 patches, as 75 of 196
+        min_mask_block=5,  # 8 % of the grid, as 16 of 196
+        early_layers=3,
+        head_layers=1,
+        epochs=9.0,
+        warmup_epochs=1.0,
+        global_batch_size=32,
+        base_lr=2e-3,
+        precision="fp32",
+    )
+    toy = small.vary("ours: two CPU cores, pictures of few patches", color_jitter=0.0, min_crop_scale=0.6)
+    smoke = toy.vary(
+        "ours: seconds",
+        arch="vit_smoke",
+        img_size=32,
+        num_masked=6,
+        min_mask_block=2,
+        epochs=2.0,
+        warmup_epochs=0.5,
+        global_batch_size=16,
+    )
+    return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
+
+
+def recipes() -> Mapping[str, DTMBEiT2Recipe]:
+    own = {"ours: DTM on this host": {"morphing": True}}
+    return {scale: with_morphing(DTMBEiT2Recipe, host, own) for scale, host in host_recipes().items()}
+
+
+METHOD = MethodCard(
+    name="dtm-beit2",
+    title="DTM on BEiT v2",
+    paper="Kim et al., Morphing Tokens Draw Strong Masked Image Models, ICLR 2025 (compatibility study)",
+    code=None,
+    reconstruction=True,
+    recipes=recipes,
+    build=DTMBEiT2,
+    needs={"tokenizer": "vqkd"},
+    transfer=transfer,
+)

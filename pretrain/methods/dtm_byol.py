@@ -1,0 +1,200 @@
+"""DTM on BYOL: a network that predicts the morphed tokens of its own moving average.
+
+From the compatibility study of Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv
+2401.00254); the host is Bootstrap Your Own Latent (Grill et al., NeurIPS 2020, arXiv 2006.07733): two views,
+an online network with a predictor, a target network that is its moving average, no negatives; the loss is
+2 - 2 cos, for both views in turn (there, equation 2).
+
+RECONSTRUCTION: DTM's release has no code for it and the text of the study could not be read. BYOL compares
+one vector a picture, morphing needs tokens. Ours:
+
+    networks   DTM's student (BEiT v2's base) as the encoder; one projector and one predictor for all tokens,
+               whose batch norms normalise class tokens and patch tokens apart, over both views
+    image      the class token of one view predicts that of the other, as in BYOL
+    tokens     the patch tokens of a view, some of them masked, predict the target network's for the same
+               view, unmasked (two crops share no positions); here morphing applies, as in DTM on all
+               positions, with groups from the target's tokens
+    views      DTM's crop, flip and colour jitter, in place of BYOL's blur, grey and solarisation
+
+`morphing = false` is the host by itself: tokens one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import MethodCard
+from mimbench.data.augment import PretrainAugment
+from mimbench.recipe import PretrainRecipe, require_range
+from pretrain import initial
+from pretrain.ema import cosine_between, follow, frozen_copy
+from pretrain.masked_vit import MaskedViT
+from pretrain.masking import block_masks
+from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
+from pretrain.methods.feature_mim import base_recipes, transfer
+from pretrain.target import cosine_error
+
+
+class Head(nn.Sequential):
+    """Projector or predictor (BYOL, section 3.3). Its batch norm uses the batch's statistics in the target
+    network, too, as BYOL's does; without it the class tokens stay alike.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
+        super().__init__(
+            nn.Linear(in_dim, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim, track_running_stats=False),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, out_dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Vectors `[..., in_dim]` to `[..., out_dim]`."""
+        return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+class DTMBYOL(nn.Module):
+    """Online and target network, and the two losses."""
+
+    def __init__(self, recipe: DTMBYOLRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.student = MaskedViT(recipe, positions="block+shared", layer_scale_init=recipe.layer_scale_init)
+        self.projector = Head(self.encoder.embed_dim, recipe.hidden_dim, recipe.projection_dim)
+        self.predictor = Head(recipe.projection_dim, recipe.hidden_dim, recipe.projection_dim)
+        for head in (self.projector, self.predictor):
+            head.apply(initial.xavier)
+        self.target_encoder = frozen_copy(self.encoder)
+        self.target_projector = frozen_copy(self.projector)
+        self.steps = 1
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.student.encoder
+
+    def train(self, mode: bool = True) -> DTMBYOL:
+        super().train(mode)
+        self.target_encoder.eval()
+        self.target_projector.eval()
+        return self
+
+    def no_weight_decay(self) -> set[str]:
+        return self.encoder.no_weight_decay()
+
+    def before_train(self, steps: int) -> None:
+        self.steps = max(steps, 1)
+
+    def after_step(self, step: int) -> None:
+        momentum = self.recipe.momentum_at(step / self.steps)
+        follow(self.target_encoder, self.encoder, momentum)
+        follow(self.target_projector, self.projector, momentum)
+
+    def token_loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Mean over branches and positions of the distance of morphed pred and target `[B, N, C]`."""
+        r = self.recipe
+        if not r.morphing:
+            return cosine_error(pred, target).mean()
+        pred, target = pred.float(), target.float()
+        morphings = [morph_by(r, target, branch) for branch in draw_branches(r)]
+        return torch.stack([cosine_error(m(pred), m(target)).mean() for m in morphings]).mean()
+
+    def image_loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The class tokens `[2B, C]` of the first views against the second, and the other way round."""
+        return cosine_error(pred, target.roll(len(target) // 2, dims=0)).mean()
+
+    def forward(self, views: tuple[Tensor, Tensor], step_fraction: float) -> dict[str, Tensor]:
+        r, images = self.recipe, torch.cat(views)  # [2B, 3, H, W]
+        grid = self.student.grid_size
+        mask = block_masks(len(images), grid, r.num_masked, r.min_mask_block, images.device)
+        with torch.no_grad():
+            seen = self.target_encoder(images)  # [2B, 1+N, D]
+            class_target, target = self.target_projector(seen[:, 0]), self.target_projector(seen[:, 1:])
+        x = self.student(images, mask)  # [2B, 1+N, D]
+        class_pred, pred = (self.predictor(self.projector(part)) for part in (x[:, 0], x[:, 1:]))
+        image_loss = self.image_loss(class_pred, class_target)
+        token_loss = self.token_loss(pred, target)
+        loss = image_loss + r.token_weight * token_loss
+        return {"loss": loss, "image_loss": image_loss.detach(), "token_loss": token_loss.detach()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BYOLRecipe(PretrainRecipe):
+    num_masked: int  # patches hidden from the online network
+    min_mask_block: int  # least area of a mask block, in patches
+    layer_scale_init: float
+    hidden_dim: int  # of projector and predictor
+    projection_dim: int
+    momentum: float  # of the target network, in the beginning; 1 at the end
+    token_weight: float  # of the token loss, beside the image loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range("num_masked", self.num_masked, 0, self.num_patches)
+        require_range("momentum", self.momentum, 0, 1)
+
+    def momentum_at(self, fraction: float) -> float:
+        """The momentum after that share of the training: half a cosine up to 1 (BYOL, section 3.3)."""
+        return cosine_between(self.momentum, 1.0, fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DTMBYOLRecipe(MorphRecipe, BYOLRecipe):
+    morphing: bool  # False: the host by itself
+
+    def step_flops(self) -> float:
+        size, tokens = size_of(self.arch), self.num_patches + 1
+        encoder = transformer_flops(size.embed_dim, size.depth, tokens)
+        encoder += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
+        projector = 2.0 * tokens * self.hidden_dim * (size.embed_dim + self.projection_dim)
+        predictor = 4.0 * tokens * self.hidden_dim * self.projection_dim
+        return 2 * (4 * (encoder + projector) + 3 * predictor)  # two views; the target only forward
+
+
+def host_recipes() -> Mapping[str, BYOLRecipe]:
+    """DTM's own recipe with BYOL's heads and momentum."""
+    shared = {name for name in BYOLRecipe.__dataclass_fields__ if name != "sources"}
+    result = {}
+    for scale, base in base_recipes().items():
+        groups: dict[str, dict[str, object]] = {
+            "BYOL, section 3.3": {"hidden_dim": 4096, "projection_dim": 256, "momentum": 0.996},
+            "ours: both losses alike": {"token_weight": 1.0},
+        }
+        for name, value in base.values().items():
+            if name in shared:
+                groups.setdefault(f"DTM's own recipe: {base.sources[name]}", {})[name] = value
+        result[scale] = BYOLRecipe.cited(groups)
+    small = {"hidden_dim": 192, "projection_dim": 64, "epochs": 5.0, "color_jitter": 0.4}
+    result["small"] = result["small"].vary("ours: two views cost as much as two pictures", **small)
+    result["toy"] = result["toy"].vary("ours: two views cost as much as two pictures", **small)
+    result["smoke"] = result["smoke"].vary("ours: seconds", hidden_dim=64, projection_dim=32)
+    return result
+
+
+def recipes() -> Mapping[str, DTMBYOLRecipe]:
+    own = {"ours: DTM on this host": {"morphing": True}}
+    return {scale: with_morphing(DTMBYOLRecipe, host, own) for scale, host in host_recipes().items()}
+
+
+def augment(recipe: DTMBYOLRecipe) -> Callable[[Image.Image], tuple[Tensor, Tensor]]:
+    """A picture to its two views."""
+    view = PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)
+    return lambda picture: (view(picture), view(picture))
+
+
+METHOD = MethodCard(
+    name="dtm-byol",
+    title="DTM on BYOL",
+    paper="Kim et al., Morphing Tokens Draw Strong Masked Image Models, ICLR 2025 (compatibility study)",
+    code=None,
+    reconstruction=True,
+    recipes=recipes,
+    build=DTMBYOL,
+    augment=augment,
+    transfer=transfer,
+)

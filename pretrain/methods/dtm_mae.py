@@ -1,0 +1,124 @@
+"""DTM on MAE: a masked autoencoder of CLIP's features whose targets are morphed tokens.
+
+From the compatibility study of Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv
+2401.00254), which adds DTM to other frameworks: here MAE (He et al., CVPR 2022) with CLIP's features as its
+target. The encoder sees the visible patches, the decoder predicts the CLIP token of every patch.
+
+RECONSTRUCTION: DTM's release has no code for it and the text of the study could not be read. Ours:
+
+    groups     from the target tokens of all patches, as in DTM; predictions of visible and masked patches are
+               merged by them
+    loss       DTM's distance, on the masked positions alone, as in MAE (`loss_tokens`); a visible patch
+               counts where it shares a group with a masked one
+    recipe     MAE's own; as many epochs as DTM's main comparison
+
+`morphing = false` is the host by itself: the same distance, token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mimbench.arch import patch_embed_flops
+from mimbench.contract import MethodCard
+from pretrain import initial
+from pretrain.feature_student import clip_flops, teacher_tokens, token_distance
+from pretrain.methods import mae
+from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
+from pretrain.methods.feature_mim import base_recipes
+from pretrain.methods.mae import MAE, MAERecipe
+from pretrain.target import standardise
+
+
+class DTMMAE(MAE):
+    """A masked autoencoder that predicts CLIP's tokens, morphed or one by one."""
+
+    def __init__(self, recipe: DTMMAERecipe, teacher: nn.Module) -> None:
+        super().__init__(recipe)
+        self.recipe = recipe
+        self.decoder.pred = nn.Linear(recipe.decoder_dim, recipe.target_dim)
+        self.decoder.pred.apply(initial.xavier)
+        self.teacher = teacher
+
+    def train(self, mode: bool = True) -> DTMMAE:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward_loss(self, target: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+        """Distance of morphed pred and target, both `[B, N, C]`, where mask `[B, N]` is 1."""
+        r = self.recipe
+        pred, target = pred.float(), target.float()
+        if self.norm_pix_loss:
+            target = standardise(target)
+        pairs = [(pred, target)]
+        if r.morphing:
+            morphings = [morph_by(r, target, branch) for branch in draw_branches(r)]
+            pairs = [(morphing(pred), morphing(target)) for morphing in morphings]
+        if r.loss_tokens == "masked":
+            num_masked = r.num_patches - int(r.num_patches * (1 - r.mask_ratio))
+            masked = mask.topk(num_masked, dim=1).indices  # [B, M]
+            index = masked.unsqueeze(-1).expand(-1, -1, r.target_dim)
+            pairs = [(u.gather(1, index), v.gather(1, index)) for u, v in pairs]
+        return torch.stack([token_distance(u, v, r.loss_type) for u, v in pairs]).mean()
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        r = self.recipe
+        target = teacher_tokens(  # [B, N, C]
+            self.teacher, images, project=r.project_target, clip_normalisation=r.clip_normalisation
+        )
+        latent, ids_restore, mask = self.forward_encoder(images)
+        pred = self.decoder(latent, ids_restore)  # [B, N, C]
+        return {"loss": self.forward_loss(target, pred, mask)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DTMMAERecipe(MorphRecipe, MAERecipe):
+    """`norm_pix_loss`, of MAE, standardises each target token over its channels here."""
+
+    morphing: bool  # False: the host by itself
+    target_dim: int  # numbers a target token has
+    project_target: bool  # CLIP's projection on the target; off: the width before it
+    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
+    loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
+    loss_tokens: Literal["masked", "all"]  # positions in the loss
+
+    def step_flops(self) -> float:
+        pixels = patch_embed_flops(self.decoder_dim, self.num_patches, self.patch_size)
+        tokens = 2.0 * self.num_patches * self.decoder_dim * self.target_dim
+        return super().step_flops() + 3 * (tokens - pixels) + clip_flops(self)
+
+
+def recipes() -> Mapping[str, DTMMAERecipe]:
+    result = {}
+    features = base_recipes()
+    for scale, host in mae.recipes().items():
+        target = {
+            name: features[scale].values()[name]
+            for name in ("target_dim", "project_target", "clip_normalisation", "loss_type")
+        }
+        own = {
+            "DTM's own target and distance (feature_mim.py)": target,
+            "DTM code: targets as they are": {"norm_pix_loss": False},
+            "ours: the paper's study could not be read": {"morphing": True, "loss_tokens": "masked"},
+        }
+        result[scale] = with_morphing(DTMMAERecipe, host, own)
+    result["paper"] = result["paper"].vary("DTM paper, main comparison: 300 epochs", epochs=300.0)
+    return result
+
+
+METHOD = MethodCard(
+    name="dtm-mae",
+    title="DTM on MAE",
+    paper="Kim et al., Morphing Tokens Draw Strong Masked Image Models, ICLR 2025 (compatibility study)",
+    code=None,
+    reconstruction=True,
+    recipes=recipes,
+    build=DTMMAE,
+    needs={"teacher": "clip"},
+)

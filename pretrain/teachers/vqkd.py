@@ -1,0 +1,217 @@
+"""VQ-KD: the tokenizer of BEiT v2 (Peng et al., 2022, arXiv 2208.06366, section 2.2).
+
+A ViT encodes the picture; each patch token is projected to a short vector and replaced by the nearest code,
+by cosine; a shallow decoder predicts CLIP's tokens from the codes. The loss is 1 - cos to CLIP's features
+plus the commitment loss. Sizes and recipe are those of microsoft/unilm@80d673a (beit2/modeling_vqkd.py).
+
+RECONSTRUCTION, as DTM's host of it is. What differs: the codes are moved and restarted as
+pretrain/quantizer.py says, where the code starts them by k-means and averages normalised means; the decoder
+has no class token; pictures are normalised with ImageNet's statistics, where the code maps them to [-1, 1];
+and it is trained at every scale, no weights are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import MethodCard
+from mimbench.recipe import PretrainRecipe
+from mimbench.vit import Block, LayerNorm, ViT
+from pretrain.feature_student import clip_flops, teacher_tokens
+from pretrain.quantizer import VectorQuantizer
+from pretrain.target import cosine_error
+
+if TYPE_CHECKING:
+    from mimbench.store import RunFolder
+
+
+def task_layer(dim: int, out_dim: int) -> nn.Sequential:
+    """What stands between a ViT and the codes, or CLIP's features."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_dim))
+
+
+class Tokenizer(nn.Module):
+    """Pictures to one code for every patch."""
+
+    def __init__(self, recipe: VQKDRecipe) -> None:
+        super().__init__()
+        config = ViTConfig.named(
+            recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size, pos_embed="learned"
+        )
+        self.encoder = ViT(config, drop_path=recipe.drop_path)
+        self.task_layer = task_layer(config.embed_dim, recipe.code_dim)
+        self.quantizer = VectorQuantizer(recipe.num_codes, recipe.code_dim, decay=recipe.decay, cosine=True)
+
+    @property
+    def num_codes(self) -> int:
+        return len(self.quantizer.codebook)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The vector of each patch before it is quantised, `[B, N, code_dim]`."""
+        return self.task_layer(self.encoder(images)[:, 1:])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors `[B, N, code_dim]` before quantisation and the ids `[B, N]` of their codes."""
+        z = self.features(images).float()
+        return z, self.quantizer(z)[1]
+
+
+class Decoder(nn.Module):
+    """Codes `[B, N, code_dim]` to predicted features `[B, N, out_dim]`."""
+
+    def __init__(self, recipe: VQKDRecipe) -> None:
+        super().__init__()
+        size = size_of(recipe.arch)
+        self.embed = nn.Linear(recipe.code_dim, size.embed_dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, recipe.num_patches, size.embed_dim))
+        self.blocks = nn.Sequential(
+            *(Block(size.embed_dim, size.num_heads) for _ in range(recipe.decoder_depth))
+        )
+        self.norm = LayerNorm(size.embed_dim)
+        self.task_layer = task_layer(size.embed_dim, recipe.target_dim)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.task_layer(self.norm(self.blocks(self.embed(codes) + self.pos_embed)))
+
+
+class VQKD(nn.Module):
+    """Tokenizer and decoder, trained to say CLIP's features in codes."""
+
+    def __init__(self, recipe: VQKDRecipe, teacher: nn.Module) -> None:
+        super().__init__()
+        self.tokenizer = Tokenizer(recipe)
+        self.decoder = Decoder(recipe)
+        self.teacher = teacher
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.tokenizer.encoder
+
+    def train(self, mode: bool = True) -> VQKD:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def no_weight_decay(self) -> set[str]:
+        return {"pos_embed", "cls_token"}
+
+    def after_step(self, step: int) -> None:
+        self.tokenizer.quantizer.update()
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        target = teacher_tokens(self.teacher, images, project=True, clip_normalisation=True)  # [B, N, C]
+        codes, _, commitment = self.tokenizer.quantizer(self.tokenizer.features(images))
+        distance = cosine_error(self.decoder(codes), target).mean() / 2  # 1 - cos
+        return {"loss": distance + commitment, "distance": distance.detach()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQKDRecipe(PretrainRecipe):
+    num_codes: int
+    code_dim: int
+    decay: float  # of the codes' moving averages
+    decoder_depth: int
+    target_dim: int  # of CLIP's projected tokens
+
+    def step_flops(self) -> float:
+        size, tokens = size_of(self.arch), self.num_patches
+        blocks = transformer_flops(size.embed_dim, size.depth, tokens + 1)
+        blocks += transformer_flops(size.embed_dim, self.decoder_depth, tokens)
+        widths = 2 * size.embed_dim + 2 * self.code_dim + self.target_dim
+        layers = 2.0 * tokens * size.embed_dim * widths
+        embed = patch_embed_flops(size.embed_dim, tokens, self.patch_size)
+        return 3 * (embed + blocks + layers) + clip_flops(self)
+
+
+def load(folder: RunFolder) -> nn.Module:
+    """The tokenizer of a run, without the decoder."""
+    tokenizer, prefix = Tokenizer(VQKDRecipe.from_values(folder.spec.recipe)), "tokenizer."
+    state = load_file(folder.path / "teacher.safetensors")
+    tokenizer.load_state_dict(
+        {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
+    )
+    return tokenizer
+
+
+def recipes() -> Mapping[str, VQKDRecipe]:
+    paper = VQKDRecipe.cited(
+        {
+            "BEiT v2 code, TOKENIZER.md@edf2b0a": {
+                "num_codes": 8192,
+                "code_dim": 32,
+                "decoder_depth": 3,
+                "epochs": 100.0,
+                "warmup_epochs": 10.0,
+                "global_batch_size": 512,
+                "betas": (0.9, 0.99),
+                "weight_decay": 1e-4,
+                "min_crop_scale": 0.08,
+            },
+            "BEiT v2 code, modeling_vqkd.py@80d673a": {
+                "arch": "vit_base",
+                "img_size": 224,
+                "patch_size": 16,
+                "target_dim": 512,
+                "decay": 0.99,
+                "drop_path": 0.0,
+            },
+            "BEiT v2 code, run_vqkd_training.py@80d673a: 5e-5 * 512 / 128": {
+                "base_lr": 2e-4,
+                "lr_rule": "absolute",
+            },
+            "BEiT v2 code, run_vqkd_training.py@80d673a": {
+                "min_lr": 1e-5,
+                "clip_grad": None,
+                "color_jitter": 0.0,
+                "precision": "fp16",
+            },
+        }
+    )
+    toy = paper.vary(
+        "ours: two CPU cores",
+        arch="vit_toy",
+        img_size=64,
+        patch_size=8,
+        num_codes=256,
+        code_dim=16,
+        decoder_depth=1,
+        target_dim=64,
+        epochs=6.0,
+        warmup_epochs=1.0,
+        global_batch_size=32,
+        base_lr=1.5e-3,
+        min_crop_scale=0.6,
+        precision="fp32",
+    )
+    smoke = toy.vary(
+        "ours: seconds",
+        arch="vit_smoke",
+        img_size=32,
+        num_codes=64,
+        epochs=2.0,
+        warmup_epochs=0.5,
+        global_batch_size=16,
+    )
+    return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}
+
+
+METHOD = MethodCard(
+    name="vqkd",
+    title="VQ-KD",
+    paper="Peng et al., BEiT v2: Masked Image Modeling with Vector-Quantized Visual Tokenizers, 2022",
+    code=None,
+    reconstruction=True,
+    recipes=recipes,
+    build=VQKD,
+    stage="teacher",
+    needs={"teacher": "clip"},
+    load=load,
+)

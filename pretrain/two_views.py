@@ -1,0 +1,39 @@
+"""One crop at two resolutions: for the student, and for the tokenizer that says what it should predict."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mimbench.data.augment import JITTERS, PretrainAugment, crop_box
+
+
+class TwoViews(PretrainAugment):
+    """BEiT's augmentation (datasets.py@768a3c8): the same jitter, crop and flip, resized twice.
+
+    Args:
+        token_size: side of the tokenizer's picture, which is resized by Lanczos; the student's is bicubic.
+    """
+
+    def __init__(self, img_size: int, token_size: int, min_crop_scale: float, color_jitter: float) -> None:
+        super().__init__(img_size, min_crop_scale, color_jitter)
+        self.token_size = token_size
+
+    def __call__(self, picture: Image.Image) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """RGB picture to `[3, img_size, img_size]` and `[3, token_size, token_size]` of uint8."""
+        if self.color_jitter > 0:
+            low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
+            for enhance in random.sample(JITTERS, k=3):
+                picture = enhance(picture).enhance(random.uniform(low, high))
+        top, left, height, width = crop_box(picture.width, picture.height, (self.min_crop_scale, 1.0))
+        picture = picture.crop((left, top, left + width, top + height))
+        if random.random() < self.hflip:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        filters = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
+        views = map(picture.resize, ((s, s) for s in (self.img_size, self.token_size)), filters)
+        student, tokenizer = (torch.from_numpy(np.array(view)).permute(2, 0, 1) for view in views)
+        return student, tokenizer
