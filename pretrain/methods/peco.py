@@ -1,0 +1,37 @@
+"""PeCo: Perceptual Codebook for BERT Pre-training (Dong et al., AAAI 2023, arXiv 2111.12710): rebuilt.
+
+BEiT whose tokenizer has a perceptual codebook (pretrain/teachers/peco_codebook.py says what of it is known).
+There is no public code and the paper's text was not read: only the abstract, and results that others quote.
+Student, masks, loss, recipe and fine-tuning are BEiT's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from mimbench.contract import MethodCard
+from pretrain.methods import beit
+
+
+def recipes() -> Mapping[str, beit.BEiTRecipe]:
+    result = {}
+    for scale, recipe in beit.recipes().items():
+        sources = {name: f"as BEiT: {source}" for name, source in recipe.sources.items()}
+        result[scale] = dataclasses.replace(recipe, sources=sources)
+    result["paper"] = result["paper"].vary("the codebook's own picture: the student's size", token_size=224)
+    return result
+
+
+METHOD = MethodCard(
+    name="peco",
+    title="PeCo",
+    paper="Dong et al., PeCo: Perceptual Codebook for BERT Pre-training of Vision Transformers, AAAI 2023",
+    code=None,
+    reconstruction=True,
+    recipes=recipes,
+    build=beit.BEiT,
+    needs={"tokenizer": "peco-codebook"},
+    augment=beit.augment,
+    transfer=beit.transfer,
+)

@@ -1,0 +1,242 @@
+"""DALL-E's discrete VAE, BEiT's tokenizer: Zero-Shot Text-to-Image Generation (Ramesh et al., ICML 2021).
+
+At paper scale OpenAI's encoder is loaded from the file the user names (`--weights dall-e=PATH`). At the
+smaller scales a small discrete VAE is really trained, here, as sections 2.1 and A.2 say: codes drawn by the
+Gumbel-softmax relaxation, whose temperature falls; a logit-Laplace likelihood of the pixels; the divergence
+from the uniform prior. The loss is divided by the number of pixel values, which makes the divergence of a
+code count `kl_weight / (3 p^2)` where each code stands for p x p pixels.
+
+Follows openai/DALL-E's encoder as microsoft/unilm@768a3c8 (beit/dall_e) carries it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mimbench.contract import MethodCard
+from mimbench.data.augment import MEAN, STD
+from mimbench.errors import UserError
+from mimbench.recipe import PretrainRecipe
+from pretrain.conv_vae import ConvDecoder, ConvEncoder, conv_flops
+from pretrain.ema import cosine_between
+
+if TYPE_CHECKING:
+    from mimbench.store import RunFolder
+
+PIXEL_MARGIN = 0.1  # keeps logits of pixels finite
+
+
+class Encoder(ConvEncoder):
+    """DALL-E's encoder: pictures to the logits of one code for every patch."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, recipe: DVAERecipe) -> None:
+        super().__init__(
+            width=recipe.width,
+            out_channels=recipe.num_codes,
+            patch_size=recipe.patch_size,
+            num_blocks=recipe.num_blocks,
+        )
+        self.img_size = recipe.img_size
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Pictures normalised with ImageNet's statistics to values in [0.1, 0.9], at the encoder's size."""
+        if images.shape[-1] != self.img_size:
+            images = F.interpolate(images, (self.img_size, self.img_size), mode="bicubic", antialias=True)
+        return (images * self.std + self.mean).clamp(0, 1) * (1 - 2 * PIXEL_MARGIN) + PIXEL_MARGIN
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """The most likely code of every patch of normalised pictures: ids `[B, N]` in raster order."""
+        return self(self.pixels(images)).argmax(dim=1).flatten(1)
+
+
+class DVAE(nn.Module):
+    """Encoder and decoder, trained to describe pictures by one of `num_codes` codes a patch."""
+
+    def __init__(self, recipe: DVAERecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.encoder = Encoder(recipe)
+        self.decoder = ConvDecoder(
+            width=recipe.width,
+            in_channels=recipe.num_codes,
+            out_channels=6,  # location and log scale of each colour
+            patch_size=recipe.patch_size,
+            num_blocks=recipe.num_blocks,
+        )
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        r = self.recipe
+        pixels = self.encoder.pixels(images)
+        logits = self.encoder(pixels).float()  # [B, K, h, w]
+        annealed = min(step_fraction / r.anneal_fraction, 1.0)
+        temperature = cosine_between(1.0, r.final_temperature, annealed)
+        codes = F.gumbel_softmax(logits, tau=temperature, dim=1)
+        location, log_scale = self.decoder(codes).float().chunk(2, dim=1)  # each [B, 3, H, W]
+        distortion = logit_laplace(pixels, location, log_scale).mean()
+        log_q = logits.log_softmax(dim=1)
+        kl = (log_q.exp() * (log_q + math.log(r.num_codes))).sum(dim=1).mean()  # of a code, in nats
+        weight = cosine_between(0.0, r.kl_weight, annealed) / (3 * r.patch_size**2)
+        return {"loss": distortion + weight * kl, "distortion": distortion, "kl": kl}
+
+
+def logit_laplace(pixels: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+    """Negative log likelihood of pixels in (0, 1) whose logit is Laplace distributed (section A.3)."""
+    jacobian = (2 * pixels * (1 - pixels)).log()
+    return jacobian + log_scale + (pixels.logit() - location).abs() * (-log_scale).exp()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DVAERecipe(PretrainRecipe):
+    """img_size and patch_size are the tokenizer's own: half of the student's."""
+
+    num_codes: int
+    width: int  # channels at full resolution
+    num_blocks: int  # of each resolution
+    final_temperature: float  # of the Gumbel-softmax; 1 at the start
+    kl_weight: float  # 0 at the start
+    anneal_fraction: float  # share of the training in which both reach their value
+    weights: str  # the name under which the user gives pretrained weights; "" = trained here
+
+    def step_flops(self) -> float:
+        return 6 * conv_flops(self.width, self.num_codes, self.img_size, self.patch_size, self.num_blocks)
+
+
+OFFICIAL = (  # our parameter, OpenAI's
+    (r"stem", r"blocks.input"),
+    (r"head", r"blocks.output.conv"),
+    (r"groups\.(\d)\.(\d)\.skip", r"blocks.group_{0}.block_{1}.id_path"),
+    (r"groups\.(\d)\.(\d)\.convs\.(\d)", r"blocks.group_{0}.block_{1}.res_path.conv_{2}"),
+)
+
+
+def official_name(name: str) -> str:
+    """OpenAI's name of the encoder's parameter `name`."""
+    module, _, kind = name.rpartition(".")
+    for pattern, official in OFFICIAL:
+        found = re.fullmatch(pattern, module)
+        if found:
+            return official.format(*(int(i) + 1 for i in found.groups())) + "." + kind[0]
+    raise KeyError(name)
+
+
+def load_official(recipe: DVAERecipe, path: Path) -> Encoder:
+    """DALL-E's encoder with the weights of a state dict file.
+
+    Raises:
+        UserError: another kind of file, such as OpenAI's own pickled module, or other shapes.
+    """
+    field = f"weights {recipe.weights}"
+    try:
+        is_plain = path.suffix == ".safetensors"
+        state: dict[str, Any] = load_file(path) if is_plain else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:
+        remedy = "Not a plain state dict. Save the encoder's state_dict() as .safetensors: no code is run."
+        raise UserError(field, str(path), remedy=remedy) from error
+    encoder = Encoder(recipe)
+    weights = {}
+    for name, tensor in encoder.state_dict().items():
+        theirs = official_name(name)
+        found = tuple(state[theirs].shape) if theirs in state else "missing"
+        if found != tuple(tensor.shape):
+            remedy = f"It is {found}; DALL-E's encoder has {tuple(tensor.shape)}."
+            raise UserError(f"{field} ({path})", theirs, remedy=remedy)
+        weights[name] = state[theirs].float()
+    encoder.load_state_dict(weights)
+    return encoder
+
+
+def load(folder: RunFolder) -> nn.Module:
+    """The tokenizer of a run: OpenAI's weights where the recipe names them, else trained here."""
+    recipe = DVAERecipe.from_values(folder.spec.recipe)
+    if recipe.weights:
+        return load_official(recipe, folder.weights[recipe.weights])
+    encoder, prefix = Encoder(recipe), "encoder."
+    state = load_file(folder.path / "teacher.safetensors")
+    encoder.load_state_dict(
+        {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
+    )
+    return encoder
+
+
+def recipes() -> Mapping[str, DVAERecipe]:
+    paper = DVAERecipe.cited(
+        {
+            "BEiT paper, section 2.1: OpenAI's tokenizer, 8192 codes": {
+                "num_codes": 8192,
+                "weights": "dall-e",
+            },
+            "BEiT code, run_beit_pretraining.py@768a3c8": {"img_size": 112},
+            "BEiT code, dall_e/encoder.py@768a3c8": {"patch_size": 8, "width": 256, "num_blocks": 2},
+            "recalled, not read: DALL-E paper, section A.2": {
+                "final_temperature": 1 / 16,
+                "kl_weight": 6.6,
+                "anneal_fraction": 0.05,
+                "betas": (0.9, 0.999),
+                "weight_decay": 1e-4,
+            },
+            "a convolutional net: the size of the students that it serves": {"arch": "vit_base"},
+            "loaded, not trained": {
+                "epochs": 0.0,
+                "warmup_epochs": 0.0,
+                "global_batch_size": 1,
+                "base_lr": 0.0,
+                "lr_rule": "absolute",
+                "min_lr": 0.0,
+                "clip_grad": None,
+                "drop_path": 0.0,
+                "min_crop_scale": 0.08,
+                "color_jitter": 0.0,
+                "precision": "fp32",
+            },
+        }
+    )
+    toy = paper.vary(
+        "ours: two CPU cores",
+        arch="vit_toy",
+        img_size=32,
+        patch_size=4,
+        num_codes=256,
+        width=16,
+        num_blocks=1,
+        final_temperature=0.5,
+        kl_weight=1.0,  # 6.6 leaves too little of the picture after so few steps
+        anneal_fraction=0.3,
+        weights="",
+        epochs=3.0,
+        warmup_epochs=0.3,
+        global_batch_size=16,  # many steps rather than large ones: else few codes are used
+        base_lr=1e-2,
+        min_crop_scale=0.6,
+    )
+    smoke = toy.vary("ours: seconds", arch="vit_smoke", img_size=16, num_codes=64, epochs=2.0)
+    return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}
+
+
+METHOD = MethodCard(
+    name="dvae",
+    title="DALL-E's tokenizer",
+    paper="Ramesh et al., Zero-Shot Text-to-Image Generation, ICML 2021",
+    code="openai/DALL-E",
+    reconstruction=False,
+    recipes=recipes,
+    build=DVAE,
+    stage="teacher",
+    load=load,
+    golden=("dalle_tiny.npz",),
+)

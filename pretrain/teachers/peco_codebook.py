@@ -1,0 +1,205 @@
+"""The perceptual codebook of PeCo (Dong et al., AAAI 2023, arXiv 2111.12710): a reconstruction.
+
+A VQ-VAE (van den Oord et al., 2017) whose reconstruction must look like the picture to a frozen
+self-supervised network too: distance of pixels, distance of features at several of the network's blocks, and
+the commitment loss. There is no public code. From the abstract: the codebook and the perceptual loss by a
+self-supervised ViT. Everything else is recalled or ours: DALL-E's convolutional networks instead of PeCo's,
+MAE instead of its ViT, features compared after standardising each token, and no adversarial loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.contract import MethodCard
+from mimbench.recipe import PretrainRecipe
+from pretrain.conv_vae import ConvDecoder, ConvEncoder, conv_flops
+from pretrain.quantizer import VectorQuantizer
+
+if TYPE_CHECKING:
+    from mimbench.store import RunFolder
+
+
+class Tokenizer(nn.Module):
+    """Encoder and codebook: pictures to one of `num_codes` codes a patch."""
+
+    def __init__(self, recipe: CodebookRecipe) -> None:
+        super().__init__()
+        self.img_size = recipe.img_size
+        self.encoder = ConvEncoder(
+            width=recipe.width,
+            out_channels=recipe.code_dim,
+            patch_size=recipe.patch_size,
+            num_blocks=recipe.num_blocks,
+        )
+        self.quantizer = VectorQuantizer(recipe.num_codes, recipe.code_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Vectors before quantisation, `[B, N, code_dim]`."""
+        if images.shape[-1] != self.img_size:
+            images = resize(images, self.img_size)
+        return self.encoder(images).flatten(2).mT
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """The code of every patch of normalised pictures: ids `[B, N]` in raster order."""
+        return self.quantizer.nearest(self(images).float())
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Square pictures `[B, 3, H, H]` to `[B, 3, side, side]`."""
+    return F.interpolate(images, (side, side), mode="bicubic", antialias=True)
+
+
+class PeCoCodebook(nn.Module):
+    """Tokenizer and decoder, trained together.
+
+    Args:
+        perceptual: a trained masked autoencoder; frozen, in eval mode.
+    """
+
+    def __init__(self, recipe: CodebookRecipe, perceptual: nn.Module) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.tokenizer = Tokenizer(recipe)
+        self.decoder = ConvDecoder(
+            width=recipe.width,
+            in_channels=recipe.code_dim,
+            out_channels=3,
+            patch_size=recipe.patch_size,
+            num_blocks=recipe.num_blocks,
+        )
+        self.perceptual = perceptual
+
+    def train(self, mode: bool = True) -> PeCoCodebook:
+        super().train(mode)
+        self.perceptual.eval()
+        return self
+
+    def after_step(self, step: int) -> None:
+        self.tokenizer.quantizer.update()
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the frozen encoder sees in all patches, `[B, 1+N', D]` for each block of the recipe."""
+        encoder = self.perceptual.encoder
+        side = encoder.config.img_size
+        images = resize(images, side) if images.shape[-1] != side else images
+        blocks = self.recipe.perceptual_blocks
+        tapped = encoder.encode(encoder.embed(images), taps=blocks)[: len(blocks)]
+        return [F.layer_norm(x, x.shape[-1:]) for x in tapped]
+
+    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        r, side = self.recipe, self.recipe.img_size // self.recipe.patch_size
+        z, _, commitment = self.tokenizer.quantizer(self.tokenizer(images))  # [B, N, code_dim]
+        pred = self.decoder(z.mT.unflatten(2, (side, side)))  # [B, 3, H, W]
+        pixel = F.mse_loss(pred, images)
+        with torch.no_grad():
+            target = self.features(images)
+        distances = [F.mse_loss(*pair) for pair in zip(self.features(pred), target, strict=True)]
+        perceptual = torch.stack(distances).mean()
+        loss = pixel + r.perceptual_weight * perceptual + r.commitment_weight * commitment
+        return {"loss": loss, "pixel": pixel, "perceptual": perceptual, "commitment": commitment}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookRecipe(PretrainRecipe):
+    """img_size and patch_size are the tokenizer's own."""
+
+    num_codes: int
+    code_dim: int
+    width: int  # channels at full resolution
+    num_blocks: int  # of each resolution
+    commitment_weight: float
+    perceptual_weight: float  # 0 = a plain VQ-VAE
+    perceptual_blocks: tuple[int, ...]  # of the frozen encoder, 0-based, ascending
+
+    def step_flops(self) -> float:
+        nets = 6 * conv_flops(self.width, self.code_dim, self.img_size, self.patch_size, self.num_blocks)
+        size = size_of(self.arch)
+        encoder = transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
+        encoder += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
+        return nets + 3 * encoder  # two forward passes; backward to the pixels only
+
+
+def recipes() -> Mapping[str, CodebookRecipe]:
+    paper = CodebookRecipe.cited(
+        {
+            "recalled, not read: PeCo paper, section 4": {
+                "img_size": 224,
+                "patch_size": 16,
+                "num_codes": 8192,
+                "code_dim": 256,
+                "perceptual_blocks": (2, 5, 8, 11),
+                "perceptual_weight": 1.0,
+                "epochs": 100.0,
+                "global_batch_size": 128,
+                "base_lr": 5e-5,
+                "lr_rule": "absolute",
+            },
+            "VQ-VAE paper, section 3.2": {"commitment_weight": 0.25},
+            "the frozen network's size, MAE's": {"arch": "vit_base"},
+            "ours: not known": {
+                "width": 128,
+                "num_blocks": 2,
+                "warmup_epochs": 1.0,
+                "min_lr": 0.0,
+                "betas": (0.9, 0.95),
+                "weight_decay": 1e-4,
+                "clip_grad": None,
+                "drop_path": 0.0,
+                "min_crop_scale": 0.2,
+                "color_jitter": 0.0,
+                "precision": "fp32",
+            },
+        }
+    )
+    toy = paper.vary(
+        "ours: two CPU cores",
+        arch="vit_toy",
+        img_size=32,
+        patch_size=4,
+        num_codes=256,
+        code_dim=16,
+        width=16,
+        num_blocks=1,
+        perceptual_blocks=(0, 1, 2, 3),
+        epochs=2.0,
+        warmup_epochs=0.2,
+        global_batch_size=16,
+        base_lr=5e-3,
+        min_crop_scale=0.6,
+    )
+    smoke = toy.vary("ours: seconds", arch="vit_smoke", img_size=16, num_codes=64, perceptual_blocks=(1, 3))
+    return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}
+
+
+def load(folder: RunFolder) -> nn.Module:
+    """The tokenizer of a finished run."""
+    tokenizer, prefix = Tokenizer(CodebookRecipe.from_values(folder.spec.recipe)), "tokenizer."
+    state = load_file(folder.path / "teacher.safetensors")
+    tokenizer.load_state_dict(
+        {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
+    )
+    return tokenizer
+
+
+METHOD = MethodCard(
+    name="peco-codebook",
+    title="PeCo's codebook",
+    paper="Dong et al., PeCo: Perceptual Codebook for BERT Pre-training of Vision Transformers, AAAI 2023",
+    code=None,
+    reconstruction=True,
+    recipes=recipes,
+    build=PeCoCodebook,
+    stage="teacher",
+    needs={"perceptual": "mae"},
+    load=load,
+)
