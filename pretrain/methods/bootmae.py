@@ -244,7 +244,7 @@ def recipes() -> Mapping[str, BootMAERecipe]:
     )  # fmt: skip
     toy = small.vary(
         "ours: two CPU cores, pictures of few patches",
-        num_masked=38, num_block_masked=31, min_crop_scale=0.6, epochs=9.0, warmup_epochs=1.0,
+        num_masked=38, num_block_masked=31, min_crop_scale=0.6, epochs=12.0, warmup_epochs=1.0,
         momentum_epochs=(1.0, 4.5),
     )  # fmt: skip
     smoke = toy.vary(

@@ -168,7 +168,8 @@ def recipes() -> Mapping[str, DDAERecipe]:
         "ours: two CPU cores, pictures of few patches",
         mask_ratio=0.6,
         min_crop_scale=0.6,
-        epochs=8.75,
+        taps=(2, 4),
+        epochs=15.0,
         warmup_epochs=1.0,
         momentum_epochs=3.0,
     )

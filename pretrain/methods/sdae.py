@@ -217,7 +217,7 @@ def recipes() -> Mapping[str, SdAERecipe]:
         momentum=(0.6, 0.8),
     )  # fmt: skip
     toy = small.vary(
-        "ours: two CPU cores, pictures of few patches", min_crop_scale=0.6, epochs=12.0, warmup_epochs=1.0
+        "ours: two CPU cores, pictures of few patches", min_crop_scale=0.6, epochs=24.0, warmup_epochs=1.0
     ).vary("ours: as at scale small, in fewer epochs", momentum=(0.4, 0.7))
     smoke = toy.vary(
         "ours: seconds",
