@@ -218,7 +218,7 @@ def recipes() -> Mapping[str, SdAERecipe]:
     )  # fmt: skip
     toy = small.vary(
         "ours: two CPU cores, pictures of few patches", min_crop_scale=0.6, epochs=24.0, warmup_epochs=1.0
-    ).vary("ours: as at scale small, in fewer epochs", momentum=(0.4, 0.7))
+    ).vary("ours: as at scale small, faster", momentum=(0.4, 0.7))
     smoke = toy.vary(
         "ours: seconds",
         arch="vit_smoke", img_size=32, num_teacher_tokens=12, decoder_dim=32, decoder_depth=1, epochs=2.0,
