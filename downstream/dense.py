@@ -16,6 +16,7 @@ class DenseRecipe(TransferRecipe):
 
     add_rel_pos: bool  # a zero relative position table in each block of an encoder that has none
     add_layer_scale: float | None  # start of the layer scale of an encoder that has none; None: none is added
+    final_norm: bool  # normalise the taps by the encoder's final norm, which is otherwise dropped
     positions: Literal["interpolate", "regenerate"]  # how fixed sin-cos positions reach another grid
     window: int  # side of the attention windows in patches, but for four evenly spaced blocks; 0: global
     checkpoint_blocks: bool  # compute the blocks again in the backward pass: less memory, a third more time
@@ -35,6 +36,7 @@ class DenseRecipe(TransferRecipe):
             "drop_path": self.drop_path,
             "add_rel_pos": self.add_rel_pos,
             "add_layer_scale": self.add_layer_scale,
+            "norm": self.final_norm,
             "positions": self.positions,
             "window": self.window,
             "checkpoint_blocks": self.checkpoint_blocks,

@@ -66,7 +66,7 @@ def recipes() -> Mapping[str, DetectionRecipe]:
                 "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16",
                 "warmup_steps": 500, "warmup_ratio": 1e-3, "resize": "detr", "add_rel_pos": False,
                 "add_layer_scale": None, "window": 0,
-                "positions": "interpolate", "checkpoint_blocks": False,
+                "positions": "interpolate", "final_norm": False, "checkpoint_blocks": False,
             },
             MMDET: {
                 "fpn_channels": 256, "anchor_scale": 8.0, "num_proposals": 1000, "rpn_samples": 256,

@@ -59,7 +59,7 @@ def recipes() -> Mapping[str, SegmentationRecipe]:
                 "img_size": 512, "global_batch_size": 16, "base_lr": 1e-4, "layer_decay": 0.65,
                 "drop_path": 0.1, "add_rel_pos": True, "add_layer_scale": 1.0, "checkpoint_blocks": False,
                 "window": 0,
-                "positions": "interpolate",
+                "positions": "interpolate", "final_norm": False,
             },
             PAPER: {
                 "lr_rule": "absolute", "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None,

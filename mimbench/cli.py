@@ -63,7 +63,11 @@ DataOption = Annotated[
 ]
 WeightsOption = Annotated[
     list[str] | None,
-    typer.Option("--weights", metavar="NAME=PATH", help="A foreign checkpoint, as in clip=ViT-B-16.pt."),
+    typer.Option(
+        "--weights",
+        metavar="NAME=PATH",
+        help="A checkpoint: a teacher's (clip=...), or in place of a method's pretraining.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

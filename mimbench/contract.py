@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class Method(Protocol):
     """A pretraining method: a plain `nn.Module` whose `encoder` is the plain ViT that transfer receives.
 
-    Optional members: `before_train(steps)`, called once before the first step, and `after_step(step)`, called
-    after every optimizer step (an EMA teacher moves there). Nothing in a step may wait for the device.
+    Optional members: `before_train(steps)`, called once before the first step; `after_step(step)`, called
+    after every optimizer step (an EMA teacher moves there); `no_weight_decay()`, the names of parameters that
+    are not decayed although they have more than one dimension. Nothing in a step may wait for the device.
     """
 
     encoder: nn.Module
@@ -65,7 +66,8 @@ class MethodCard:
             uint8 `[3, H, W]`, or a tuple, list or dictionary of them. Default: one crop (`PretrainAugment`).
         transfer: what fine-tuning must do otherwise for this method.
         load: `load(folder)` gives the trained network, frozen, in eval mode, from `teacher.safetensors` in
-            the run's folder, which holds the whole module. Teachers, and methods that others build on.
+            the run's folder, which holds the whole module, or from the checkpoint that the recipe's `weights`
+            names. Teachers, and methods that others build on.
         trains: False for a "method" that only initialises its encoder (training from scratch).
         golden: files in tests/golden with the official code's numbers that it is compared with.
         points: how many points of its specification's checklist are tests, in
@@ -140,8 +142,9 @@ class TaskCard:
         takes: what it evaluates: a pretrained `encoder` file, or a `teacher` run (the row names a teacher).
         metrics: the numbers it returns, by the field's names; the first is the headline.
         recipes: scale to recipe.
-        run: `run(folder)` fine-tunes the encoder at `folder.parents["encoder"].encoder_path`, evaluates the
-            last epoch and returns the metrics. It resumes by itself from `folder.trainer_path`.
+        run: `run(folder)` fine-tunes or probes the encoder at `folder.parents["encoder"].encoder_path` (or,
+            where it takes a teacher, what its card's `load` gives for that folder), evaluates the last epoch
+            and returns the metrics. It resumes by itself from `folder.trainer_path`.
         flops: `flops(recipe_values, arch, patch_size)`: FLOPs of one training picture, forward and backward.
         images: `images(recipe_values, data_size)`: pictures seen in training, for the plan's estimate.
     """

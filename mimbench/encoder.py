@@ -86,16 +86,16 @@ def load_encoder(
         img_size: the fine-tuning picture's side in pixels; None = as pretrained.
         add_rel_pos: give an encoder without relative positions a table of zeros in each block (MAE's transfer
             to ADE20K, appendix A.4).
+        add_layer_scale: give an encoder without layer scale one that starts at this value (1 in the same).
         positions: what becomes of fixed sin-cos positions on another grid: interpolated as the official codes
             do, or computed anew.
-        add_layer_scale: give an encoder without layer scale one that starts at this value (1 in the same).
 
     Raises:
         UserError: a tensor is missing, unexpected, or of another shape: which, and both shapes.
     """
     config, state = read_encoder(path)
     _check_shapes(config, state, path)
-    report = LoadReport()
+    report, anew = LoadReport(), []
     if "shared" in config.rel_pos:
         _fold_shared_table(config, state, report)
         config = dataclasses.replace(config, rel_pos="block")
@@ -103,6 +103,7 @@ def load_encoder(
         new = dataclasses.replace(config, img_size=img_size)
         if positions == "regenerate" and config.pos_embed == "sincos":
             state["pos_embed"] = sincos_position_embedding(config.embed_dim, new.grid_size)
+            anew = ["pos_embed"]
         _resize_positions(config, new, state, report)
         config = new
     if add_rel_pos and config.rel_pos == "none":
@@ -110,8 +111,9 @@ def load_encoder(
     if add_layer_scale is not None and config.layer_scale_init is None:
         config = dataclasses.replace(config, layer_scale_init=add_layer_scale)
     vit = ViT(config, drop_path)
-    report.new = [name for name in vit.state_dict() if name not in state]
-    vit.load_state_dict(state, strict=not report.new)
+    added = [name for name in vit.state_dict() if name not in state]
+    vit.load_state_dict(state, strict=not added)
+    report.new = [*anew, *added]
     changed = {*report.interpolated, *report.folded, *report.new}
     report.loaded = [name for name in vit.state_dict() if name not in changed]
     return vit, report

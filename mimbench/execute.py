@@ -200,6 +200,9 @@ class _Execution:
         self.pool.start(len(self.running) + len(ready)) if ready else None
         idle = [worker for worker in self.pool.workers if worker.node is None]
         for worker, node in zip(idle, ready, strict=False):
+            for key in node.spec.parents.values():  # their data and checkpoints may have moved
+                if parent := self.plan.nodes.get(key):
+                    self.pool.store.create(parent.spec, parent.inputs)
             folder = self.pool.store.create(node.spec, node.inputs)
             del self.pending[node.key]
             self.running[node.key] = node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,8 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options that many keep beside
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError("weights", str(path), remedy=remedy) from error
     for name in NESTING:
@@ -57,7 +59,12 @@ def convert(state: Mapping[str, Tensor], config: ViTConfig, path: Path) -> tuple
     Raises:
         UserError: a tensor is missing or of another shape: which, and both shapes.
     """
-    found = {_rename(name): tensor.float() for name, tensor in state.items()}
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if _rename(name) in found:
+            remedy = "It holds several encoders: save the one that is meant by itself."
+            raise UserError(f"weights {path}", name, remedy=remedy)
+        found[_rename(name)] = tensor.float()
     config = _variant(config, found)
     vit = ViT(config)
     report = LoadReport()
@@ -89,7 +96,11 @@ def _variant(config: ViTConfig, found: Mapping[str, Tensor]) -> ViTConfig:
     """The recipe's size with the variant that the checkpoint's names tell."""
     positions = found.get("pos_embed")
     fixed = sincos_position_embedding(config.embed_dim, config.grid_size)
-    is_fixed = positions is not None and positions.shape == fixed.shape and torch.allclose(positions, fixed)
+    is_fixed = (
+        positions is not None
+        and positions.shape == fixed.shape
+        and torch.allclose(positions, fixed, atol=1e-3)  # some are stored in half precision
+    )
     block, shared = "blocks.0.attn.rel_pos_bias.table" in found, "rel_pos_bias.table" in found
     tables = "block+shared" if block and shared else "block" if block else "shared" if shared else "none"
     scale = found.get("blocks.0.ls1.gamma")

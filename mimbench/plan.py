@@ -54,7 +54,9 @@ class Request:
 
     Attributes:
         data: role to the path given with --data. weights: name to the checkpoint given with --weights.
-        changes: --set, as the user named them: `field`, `task.field`, `method.field` or `teacher.field`.
+            A method's takes the place of its rows' pretraining, not of a parent's that others learn from.
+        changes: --set, as the user named them: `field` of rows' own pretrainings, `task.field`,
+            `method.field` or `teacher.field`.
     """
 
     scale: str = "toy"
@@ -95,6 +97,12 @@ class Plan:
         targets: the runs that were asked for; the others only lead to them.
     """
 
+    nodes: dict[str, Node] = field(default_factory=dict)
+    cells: dict[tuple[str, int], dict[int, str]] = field(default_factory=dict)
+    blocked: dict[tuple[str, int], str] = field(default_factory=dict)
+    recipes: dict[str, Resolved] = field(default_factory=dict)
+    targets: set[str] = field(default_factory=set)
+
     @classmethod
     def union(cls, plans: Iterable[Plan]) -> Plan:
         """Every run of several tables once; cells stay with their tables."""
@@ -105,12 +113,6 @@ class Plan:
             whole.recipes.update(plan.recipes)
             whole.targets.update(plan.targets)
         return whole
-
-    nodes: dict[str, Node] = field(default_factory=dict)
-    cells: dict[tuple[str, int], dict[int, str]] = field(default_factory=dict)
-    blocked: dict[tuple[str, int], str] = field(default_factory=dict)
-    recipes: dict[str, Resolved] = field(default_factory=dict)
-    targets: set[str] = field(default_factory=set)
 
     def todo(self, *, rerun_stale: bool = False) -> list[Node]:
         """The runs to do, parents first: targets that are not done, and what these still need."""
@@ -201,7 +203,6 @@ class Planner:
         for row in rows:
             if row.method is None:
                 continue
-            self._rows.append(row)
             for task in dict.fromkeys(column.task for column in columns):  # its columns share one run
                 indices = [index for index, column in enumerate(columns) if column.task == task]
                 try:
@@ -219,7 +220,7 @@ class Planner:
         for change in sorted(set(self.request.changes) - self._used):
             if not any(self._is_field_of(row, change) for row in self._rows if row.id in blocked):
                 found[f"--set {change}"] = UserError("--set", change, allowed=self._settable(change))
-        for name in sorted(set(self.request.weights) - self._loaded):
+        for name in sorted(set(self.request.weights) - self._loaded) if not blocked else ():
             remedy = "No run of this table loads it."
             found[f"--weights {name}"] = UserError("--weights", name, allowed=self._loaded, remedy=remedy)
         return found
@@ -228,7 +229,7 @@ class Planner:
         """Whether a change names a field of a blocked row's pretraining or of a task."""
         prefix, _, name = change.rpartition(".")
         names: list[tuple[cards.Kind, str]] = (
-            [("task", task) for task in cards.names("task")] if prefix else []
+            [(kind, name) for kind in ("task", "teacher") for name in cards.names(kind)] if prefix else []
         )
         if row.method:
             names.append((cards.kind_of(row.method), row.method))
@@ -244,18 +245,21 @@ class Planner:
     def cell(self, row: Row, task: str | None, seed: int, where: str) -> str:
         """Plan the run behind one cell and seed (without a task: only the pretraining); returns its key."""
         assert row.method is not None
+        self._rows.append(row)
         self._user = f"{where}: {row.id}"
         if self.request.scale in row.not_at:
             raise Unavailable(row.not_at[self.request.scale])
-        where = f"{where}: rows.{row.id}.set"
         if task is None:
+            where = f"{where}: rows.{row.id}.set"
             key = self._pretrain(row, seed, where)
             self.plan.targets.add(key)
             return key
         about = self.catalog.describe("task", task)
         a = {"encoder": "an encoder: name a method", "teacher": "a teacher: name one"}[about.takes]
         if about.takes != ("teacher" if cards.kind_of(row.method) == "teacher" else "encoder"):
-            raise UserError(f"{where}: method", row.method, remedy=f"The task {task} takes {a}.")
+            field = f"{where}: rows.{row.id}.method"
+            raise UserError(field, row.method, remedy=f"The task {task} takes {a}.")
+        where = f"{where}: rows.{row.id}.set"
         self.data.path(about.data)  # nothing is pretrained for a cell without data
         encoder = self._pretrain(row, seed, where)
         values = self.plan.nodes[encoder].spec.recipe
@@ -278,10 +282,14 @@ class Planner:
         kind = cards.kind_of(row.method)
         resolved = self._resolve(kind, row.method, self._changes(row.method, self._overrides(row), where))
         given = row.method in self.request.weights and kind == "method"
+        own = sorted(set(self._own_fields(row)) - {"arch", "img_size", "patch_size"})
+        if given and own:
+            raise Unavailable(f"--weights {row.method} is not of this row's recipe: {', '.join(own)} differ")
         if kind == "teacher" or given:
             seed = 0
         if given:  # the row's encoder comes with --weights METHOD=PATH
-            return self._add("pretrain", resolved, resolved.values["arch"], seed, row.label, {}, row.method)
+            label = f"{row.label} · loaded"
+            return self._add("pretrain", resolved, resolved.values["arch"], seed, label, {}, row.method)
         return self._with_parents(kind, resolved, seed, row.label, row, where)
 
     def _parent(self, name: str, row: Row, where: str) -> str:
@@ -297,6 +305,12 @@ class Planner:
         parents = {role: self._parent(name, row, where) for role, name in resolved.needs.items()}
         stage = "teacher" if kind == "teacher" else "pretrain"
         return self._add(stage, resolved, resolved.values["arch"], seed, label, parents)
+
+    def _own_fields(self, row: Row) -> list[str]:
+        """The fields of its pretraining that a row changes."""
+        prefixes = ("", row.method)
+        split = [name.rpartition(".") for name in self._overrides(row)]
+        return [field for prefix, _, field in split if prefix in prefixes]
 
     def _overrides(self, row: Row) -> Mapping[str, Any]:
         return {**row.set, **row.at.get(self.request.scale, {})}
@@ -317,7 +331,7 @@ class Planner:
                 self._used.add(change)
                 found.append(("--set", {field_name: value}))
             elif not prefix and not prefixed_only and self._has_field(name, change):
-                self._used.add(change)  # a bare field goes to every pretraining that has it
+                self._used.add(change)  # a bare field goes to every row's own pretraining that has it
                 found.append(("--set", {change: value}))
         return [(place, values) for place, values in found if values]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,6 +101,7 @@ def reproduce_all(
     """
     from mimbench import render
     from mimbench.render import index, terminal
+    from mimbench.table import cell, reported
     from mimbench.table import spec as tables
 
     check(request)
@@ -114,6 +117,15 @@ def reproduce_all(
         }
         refuse(planner.unknown() for planner in planners.values())
         whole = Plan.union(plans.values())
+        whole.blocked = {
+            (f"{'/'.join(name)} {row}", column): reason
+            for name, plan in plans.items()
+            for (row, column), reason in plan.blocked.items()
+        }
+        for name, spec in specs.items():  # a wrong reference must not wait for the last run
+            cell.aggregate(
+                spec, {}, reported.read(), request.scale, {}, where=f"tables/{'/'.join(name)}.toml"
+            )
         if dry_run:
             show(whole, console, rerun_stale=rerun_stale)
             return 0
@@ -123,10 +135,8 @@ def reproduce_all(
         spec, where = specs[method, table], f"tables/{method}/{table}.toml"
         finished[method, table] = aggregate(spec, plan, report, request, catalog, store, where=where)
         terminal.show(finished[method, table], console)
-        own = f"mimbench reproduce-table {method} --table {table}"
-        own += f" --scale {request.scale} --seeds {request.seeds}"
-        folder = paths.reports_out() / method
-        render.write_all(finished[method, table], folder, table, context(plan, own))
+        folder, told = paths.reports_out() / method, context(plan, command_of(method, table, request))
+        render.write_all(finished[method, table], folder, table, told)
     tell_failures(whole, report, store, console)
     tell_sharing(whole, store, console)
     page = index.write(finished, paths.reports_out(), command)
@@ -225,7 +235,7 @@ def _outcome(node: Node, metric: str, report: Report, store: RunStore) -> Outcom
         return Outcome("failed", run=run, note=folder.status.get("message", ""))
     value = (folder.result or {}).get("metrics", {}).get(metric)
     if value is None:
-        return Outcome("failed", run=run, note=f"its result has no {metric}")
+        return Outcome("not_runnable", run=run, note=f"this run cannot give {metric}")
     return Outcome("stale" if status == "stale" else "ok", value=value, run=run)
 
 
@@ -323,12 +333,14 @@ def run_one(
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
         catalog = Catalog(paths.cache(), on_miss=None if dry_run else pool.start)
-        if task is None and name not in cards.names("method") and any(True for _ in store):
+        pretrainings = (*cards.names("method"), *cards.names("teacher"))
+        if task is None and name not in pretrainings and any(True for _ in store):
             plan = plan_stored(store.find(name), store)
         else:
-            row = MethodRow(name, catalog.describe("method", name).title, name)
+            row = MethodRow(name, catalog.describe(kind_of(name), name).title, name)
             builder = Planner(catalog, store, dataset(request, console), request)
             with_unavailable(lambda: builder.cell(row, task, seed, "command line"))
+            refuse([builder.unknown()])
             plan = builder.plan
         if dry_run:
             show(plan, console, rerun_stale=rerun_stale)
@@ -400,14 +412,17 @@ class _AnyPlanner(Planner):
 
 def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
     """Runs whose recipe no table has today, at any scale; seed and data do not matter."""
+    from mimbench import catalog as cards
     from mimbench.table import spec as tables
 
     wanted: set[str] = set()
+    loaded = dict.fromkeys(cards.names("method"), Path())  # as --weights METHOD=PATH has it
+    requests = [Request(scale=scale, weights=weights) for scale in SCALES for weights in ({}, loaded)]
     for method, table in tables.list_tables():
         spec = tables.load(method, table)
-        for scale in SCALES:
+        for request in requests:
             empty = RunStore(store.root / ".none")
-            build = _AnyPlanner(catalog, empty, _AnyData(), Request(scale=scale))
+            build = _AnyPlanner(catalog, empty, _AnyData(), request)
             plan = build.table(spec.rows, spec.columns, f"tables/{method}/{table}.toml")
             signatures: dict[str, str] = {}
             for key, node in plan.nodes.items():
@@ -465,7 +480,10 @@ def results(document: Path, request: Request, console: Console) -> int:
         for table, told in stored_tables(request, console)
         if any(cell.complete for row in table.rows for cell in row.cells)
     ]
-    readme.update(document, [markdown.brief(table) for table, _ in found])
+    pages = [markdown.brief(table) for table, _ in found]
+    readme.update(
+        document, [*pages, "Sources, notes and commands: [RESULTS.md](RESULTS.md)."] if pages else []
+    )
     whole = ["# Results", *("#" + markdown.render(table, told) for table, told in found)]
     write_text(document.parent / "RESULTS.md", "\n\n".join(whole) + "\n")
     console.print(f"{document} and RESULTS.md brought up to date", highlight=False)
@@ -485,8 +503,18 @@ def stored_tables(request: Request, console: Console) -> Iterator[tuple[Table, C
         plan = plan_table(method, spec, request, catalog, store, console)
         where = f"tables/{method}/{name}.toml"
         table = aggregate(spec, plan, Report(), request, catalog, store, where=where)
-        command = f"mimbench reproduce-table {method} --scale {request.scale} --seeds {request.seeds}"
-        yield table, context(plan, command)
+        yield table, context(plan, command_of(method, name, request))
+
+
+def command_of(method: str, table: str, request: Request) -> str:
+    """The command that makes this table again."""
+    words = ["mimbench", "reproduce-table", method, "--table", table]
+    words += ["--scale", request.scale, "--seeds", str(request.seeds)]
+    for option, given in (("--data", request.data), ("--weights", request.weights)):
+        words += [word for name, path in given.items() for word in (option, f"{name}={path}")]
+    for name, value in request.changes.items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join([*words, *(["--skip-corrupt"] if request.skip_corrupt else [])])
 
 
 def describe_all(kind: Any, catalog: Catalog) -> Sequence[Description]:

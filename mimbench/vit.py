@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +94,17 @@ class RelativePositionBias(nn.Module):
         index = relative_position_index(*grid, table.device)
         return F.embedding(index, table).permute(2, 0, 1)
 
+    def window(self, side: int) -> Tensor:
+        """The bias `[heads, S*S, S*S]` between the patches of a window: the table's own near offsets."""
+        grid, full = self.grid_size, 2 * self.grid_size - 1
+        if side > grid:
+            return self((side, side))[:, 1:, 1:]
+        near = slice(grid - side, grid + side - 1)
+        body = self.table[:-3].reshape(full, full, -1)[near, near].flatten(0, 1)
+        table = torch.cat([body, self.table[-3:]])
+        index = relative_position_index(side, side, table.device)
+        return F.embedding(index, table).permute(2, 0, 1)[:, 1:, 1:]
+
 
 class Attention(nn.Module):
     """Multi-head self-attention, with or without key bias and relative position bias.
@@ -160,6 +172,27 @@ class Block(TimmBlock):
         """This block's own relative position bias, where it has one."""
         table: RelativePositionBias | None = self.attn.rel_pos_bias  # type: ignore[assignment]
         return table(grid) if table is not None else None
+
+    def windowed(self, x: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
+        """The block with attention within windows of `side` x `side` patches (ViTDet, Li et al., 2022).
+
+        The class token passes by the attention. Windows at the lower and right edge are filled up with zeros.
+
+        Args:
+            x: `[B, 1+h*w, D]` on the grid (h, w).
+        """
+        (batch, _, dim), (height, width) = x.shape, grid
+        rows, columns = -(-height // side), -(-width // side)
+        y = self.norm1(x)[:, 1:].reshape(batch, height, width, dim)
+        y = F.pad(y, (0, 0, 0, columns * side - width, 0, rows * side - height))
+        y = y.reshape(batch, rows, side, columns, side, dim).transpose(2, 3).reshape(-1, side * side, dim)
+        table: RelativePositionBias | None = self.attn.rel_pos_bias  # type: ignore[assignment]
+        y = self.attn(y, attn_mask=table.window(side) if table is not None else None)
+        y = y.reshape(batch, rows, columns, side, side, dim).transpose(2, 3)
+        y = y.reshape(batch, rows * side, columns * side, dim)[:, :height, :width].reshape(batch, -1, dim)
+        y = torch.cat([torch.zeros_like(x[:, :1]), y], dim=1)
+        x = x + self.drop_path1(self.ls1(y))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 class ViT(nn.Module):
@@ -259,7 +292,7 @@ class ViT(nn.Module):
         outputs = []
         for i, block in enumerate(self.blocks):
             if self.window and i not in self.global_blocks:
-                x = self._windowed(block, x, grid)
+                x = self._run(block.windowed, x, self.window, grid)  # type: ignore[arg-type]
             else:
                 own = block.relative_bias(grid)  # type: ignore[operator]
                 x = self._run(block, x, shared if own is None else own if shared is None else own + shared)
@@ -267,29 +300,10 @@ class ViT(nn.Module):
                 outputs.append(x)
         return [*outputs, x]
 
-    def _run(self, block: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         if self.checkpoint_blocks and self.training:
-            return checkpoint(block, x, bias, use_reentrant=False)
-        return block(x, attn_mask=bias)
-
-    def _windowed(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """A block whose attention stays within windows of patches; the class token passes it by.
-
-        Windows at the lower and right edge are filled up with zeros (ViTDet). The encoder must have no shared
-        relative position table: a fine-tuned one has none.
-        """
-        assert self.rel_pos_bias is None
-        (batch, _, dim), (height, width), side = x.shape, grid, self.window
-        rows, columns = -(-height // side), -(-width // side)
-        patches = x[:, 1:].reshape(batch, height, width, dim)
-        patches = F.pad(patches, (0, 0, 0, columns * side - width, 0, rows * side - height))
-        windows = patches.reshape(batch, rows, side, columns, side, dim).transpose(2, 3)
-        bias = block.relative_bias((side, side))  # type: ignore[operator]
-        bias = None if bias is None else bias[:, 1:, 1:]
-        windows = self._run(block, windows.reshape(-1, side * side, dim), bias)
-        windows = windows.reshape(batch, rows, columns, side, side, dim).transpose(2, 3)
-        patches = windows.reshape(batch, rows * side, columns * side, dim)[:, :height, :width]
-        return torch.cat([x[:, :1], patches.reshape(batch, height * width, dim)], dim=1)
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
 
     def forward(self, images: Tensor) -> Tensor:
         """All tokens after the final norm, `[B, 1+N, D]`, the class token first."""

@@ -103,7 +103,9 @@ def _stage(folder: RunFolder) -> dict[str, float]:
 
     card = catalog.teacher(spec.name) if spec.stage == "teacher" else catalog.method(spec.name)
     if folder.weights and spec.stage == "pretrain":
-        return pretraining.adopt(folder, card)
+        from mimbench.train import adopt
+
+        return adopt.run(folder, card)
     if folder.weights:  # loaded, not trained: what is left to do is to see that it loads
         assert card.load is not None, f"{spec.name} is given weights but has no `load`"
         card.load(folder)

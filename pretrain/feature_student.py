@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -92,10 +93,16 @@ def teacher_tokens(
 
 def to_clip_statistics(images: Tensor) -> Tensor:
     """Pictures `[B, 3, H, W]` of ImageNet's mean and standard deviation to OpenAI CLIP's."""
+    scale, shift = _clip_scale_and_shift(images.device)
+    return images * scale + shift
+
+
+@lru_cache
+def _clip_scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
     mean, std, clip_mean, clip_std = (
-        images.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD, CLIP_MEAN, CLIP_STD)
+        torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD, CLIP_MEAN, CLIP_STD)
     )
-    return (images * std + mean - clip_mean) / clip_std
+    return std / clip_std, (mean - clip_mean) / clip_std
 
 
 def token_distance(pred: Tensor, target: Tensor, loss_type: str) -> Tensor:

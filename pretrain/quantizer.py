@@ -11,8 +11,8 @@ class VectorQuantizer(nn.Module):
     """The nearest of `num_codes` codes for every vector (VQ-VAE, van den Oord et al., NeurIPS 2017).
 
     The codes learn by moving averages (there, appendix A.1), not by gradient: each drifts to the mean of the
-    vectors it was chosen for. Codes that are hardly chosen start anew at vectors of the last batch; so do all
-    of them after the first step. The forward pass changes nothing: call `update` after each optimizer step.
+    vectors it was chosen for. Codes that are hardly chosen start anew at vectors of the last batch; so do
+    nearly all after the first step. The forward pass changes nothing: call `update` after each step.
 
     Args:
         dim: width of vectors and codes.

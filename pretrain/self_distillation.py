@@ -72,7 +72,7 @@ class DistillationRecipe(PretrainRecipe):
 
     def teacher_temp_at(self, epoch: float) -> float:
         """The teacher's temperature: linear over the warm-up, changed once an epoch."""
-        done = min(int(epoch) / max(self.warmup_teacher_temp_epochs - 1, 1), 1.0)
+        done = min(int(epoch + 1e-9) / max(self.warmup_teacher_temp_epochs - 1, 1), 1.0)
         return self.warmup_teacher_temp + (self.teacher_temp - self.warmup_teacher_temp) * done
 
     def weight_decay_at(self, step: int, steps: int) -> float:

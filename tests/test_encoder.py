@@ -18,7 +18,7 @@ from torch import Tensor
 from mimbench.arch import ViTConfig
 from mimbench.encoder import load_encoder, read_encoder, resize_relative_table, save_encoder
 from mimbench.errors import UserError
-from mimbench.vit import ViT, sincos_position_embedding
+from mimbench.vit import RelativePositionBias, ViT, sincos_position_embedding
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "mae": {},
@@ -224,7 +224,7 @@ def test_an_encoder_that_has_them_keeps_its_own(variant: str, path: Path, images
 def test_fixed_positions_can_be_computed_anew(path: Path) -> None:
     save_encoder(vit_of("mae"), path, method="x")
     loaded, report = load_encoder(path, img_size=64, positions="regenerate")
-    assert torch.equal(loaded.pos_embed, sincos_position_embedding(16, 8))
+    assert torch.equal(loaded.pos_embed, sincos_position_embedding(16, 8)) and report.new == ["pos_embed"]
     assert not torch.equal(loaded.pos_embed, load_encoder(path, img_size=64)[0].pos_embed)
 
 
@@ -249,13 +249,35 @@ def test_a_window_sees_nothing_of_the_others(variant: str) -> None:
     assert not torch.equal(vit.taps(images, [1])[0][..., :2, :2], vit.taps(changed, [1])[0][..., :2, :2])
 
 
-def test_a_window_as_large_as_the_picture_is_global_attention_of_the_patches() -> None:
-    vit = windowed(vit_of("mae"), 4)
+@pytest.mark.parametrize("variant", ["mae", "block"])
+def test_a_window_as_large_as_the_picture_is_global_attention_of_the_patches(variant: str) -> None:
+    vit = windowed(vit_of(variant), 4)
     images = torch.randn(2, 3, 32, 32)
     x = vit.embed(images)
     for block in vit.blocks:
-        x = block(x)
+        bias = block.relative_bias((4, 4))
+        x = block(x, attn_mask=None if bias is None else bias[:, 1:, 1:])
     torch.testing.assert_close(vit.taps(images, [1])[0].flatten(2).transpose(1, 2), x)
+
+
+def test_a_windows_bias_is_the_tables_own_for_near_offsets() -> None:
+    bias = RelativePositionBias(8, 1)
+    offsets = torch.arange(-7.0, 8.0)
+    with torch.no_grad():
+        bias.table[:-3, 0] = (100 * offsets[:, None] + offsets).flatten()  # row offset, column offset
+    window = bias.window(3)[0]
+    row, column = torch.arange(9) // 3, torch.arange(9) % 3
+    wanted = 100 * (row[:, None] - row) + (column[:, None] - column)
+    assert torch.equal(window, wanted.float())
+
+
+def test_stochastic_depth_drops_whole_pictures_in_windows_too() -> None:
+    vit = windowed(ViT(ViTConfig(32, 8, 16, 2, 2), drop_path=0.5), 2).train()
+    x = torch.randn(64, 17, 16)
+    torch.manual_seed(0)
+    y = vit.blocks[1].windowed(x, 2, (4, 4))[:, 1:] - x[:, 1:]
+    untouched = (y == 0).all(dim=-1)  # [64, 16]
+    assert torch.equal(untouched.any(dim=1), untouched.all(dim=1)) and untouched.any()
 
 
 def test_windows_need_not_fit() -> None:

@@ -12,13 +12,12 @@ from mmengine.model import BaseModel
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mimbench import foreign
-from mimbench.arch import ViTConfig
 from mimbench.atomic import write_bytes
 from mimbench.contract import MethodCard
 from mimbench.data.augment import PretrainAugment, normalise
 from mimbench.data.image_folder import CaptionedPictures, ImageFolder, PretrainPictures
 from mimbench.encoder import save_encoder
+from mimbench.errors import RunFailed
 from mimbench.recipe import PretrainRecipe
 from mimbench.train.optimizer import param_groups
 from mimbench.train.runner import fit
@@ -139,17 +138,6 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     return folder.last_metrics()
 
 
-def adopt(folder: RunFolder, card: MethodCard) -> dict[str, float]:
-    """In place of pretraining: the encoder of the checkpoint that the user gave (`--weights METHOD=PATH`)."""
-    recipe = type(next(iter(card.recipes().values()))).from_values(folder.spec.recipe)
-    path = folder.weights[card.name]
-    size = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
-    vit, report = foreign.convert(foreign.read(path), size, path)
-    folder.details["load_report"] = report.as_dict()
-    save_encoder(vit, folder.encoder_path, method=card.name)
-    return {}
-
-
 def load_teacher(folder: RunFolder, role: str) -> nn.Module:
     """The frozen network of the parent run in that role."""
     from mimbench import catalog
@@ -157,4 +145,9 @@ def load_teacher(folder: RunFolder, role: str) -> nn.Module:
     parent = folder.parents[role]
     card = catalog.card("teacher" if parent.spec.stage == "teacher" else "method", parent.spec.name)
     assert card.load is not None, f"{card.name} has no `load`"
+    if not parent.weights and not (parent.path / "teacher.safetensors").is_file():
+        raise RunFailed(
+            f"{parent.path.name} was computed by code that kept no teacher.safetensors: compute it again "
+            "with --rerun-stale, or delete it with `mimbench runs rm`."
+        )
     return card.load(parent).eval().requires_grad_(False)

@@ -59,7 +59,12 @@ class BEiTDDS(nn.Module):
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
         r = self.recipe
         mask = block_masks(
-            images.shape[0], self.student.grid_size, r.num_masked, r.min_mask_block, images.device
+            images.shape[0],
+            self.student.grid_size,
+            r.num_masked,
+            r.min_mask_block,
+            images.device,
+            exact=False,
         )
         target = standardise(patchify(images, r.patch_size))
         errors = (self.predict(images, mask) - target).square().mean(dim=-1)  # [S, B, N]

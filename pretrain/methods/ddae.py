@@ -175,6 +175,7 @@ def recipes() -> Mapping[str, DDAERecipe]:
     )
     smoke = toy.vary(
         "ours: seconds",
+        taps=(1, 2, 3, 4),
         arch="vit_smoke",
         img_size=32,
         min_mask_block=2,

@@ -89,11 +89,11 @@ def match(x: Tensor, num_merged: int, *, split: str, protect_first: bool) -> tup
         The new position `[B, t]` of every token, and the new number of tokens.
     """
     batch, num_tokens, _ = x.shape
-    order = torch.arange(num_tokens)
+    order = torch.arange(num_tokens, device=x.device)
     if split == "random":
         first = int(protect_first)  # a protected token stays in front: in A, and first again afterwards
-        order[first:] = first + torch.randperm(num_tokens - first)
-    half_a, half_b = order[::2].to(x.device), order[1::2].to(x.device)
+        order[first:] = first + torch.rand(num_tokens - first, device=x.device).argsort()
+    half_a, half_b = order[::2], order[1::2]
     unit = x / x.norm(dim=-1, keepdim=True)
     scores = unit[:, half_a] @ unit[:, half_b].transpose(1, 2)  # [B, a, b]
     if protect_first:
@@ -159,7 +159,7 @@ class DTM(FeatureMIM):
     def forward_loss(self, pred: Tensor, target: Tensor) -> Tensor:
         """Mean over the branches of the distance of morphed pred and morphed target, both `[B, N, C]`."""
         r = self.recipe
-        pred, target = pred.float(), target.float()  # under autocast too: sums over a group and ties matter
+        pred, target = pred.float(), target.float()  # sums over a group; similarities follow autocast
         losses = []
         for branch in self.draw_branches():
             morphing = morph_by(r, target, branch)

@@ -17,6 +17,7 @@ RECONSTRUCTION: DTM's release has no code for it and the text of the study could
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +30,7 @@ from mimbench.contract import MethodCard
 from pretrain import initial
 from pretrain.feature_student import clip_flops, teacher_tokens, token_distance
 from pretrain.methods import mae
+from pretrain.methods.deepmim import transfer
 from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
 from pretrain.methods.feature_mim import base_recipes
 from pretrain.methods.mae import MAE, MAERecipe
@@ -98,6 +100,7 @@ def recipes() -> Mapping[str, DTMMAERecipe]:
     result = {}
     features = base_recipes()
     for scale, host in mae.recipes().items():
+        host = dataclasses.replace(host, sources={name: f"as MAE: {of}" for name, of in host.sources.items()})
         target = {
             name: features[scale].values()[name]
             for name in ("target_dim", "project_target", "clip_normalisation", "loss_type")
@@ -121,4 +124,5 @@ METHOD = MethodCard(
     recipes=recipes,
     build=DTMMAE,
     needs={"teacher": "clip"},
+    transfer=transfer,  # of an MAE with CLIP's features as its target
 )

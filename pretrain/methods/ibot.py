@@ -188,7 +188,8 @@ def transfer() -> TransferOverrides:
         "segmentation": {
             "paper": {
                 "iBOT code, evaluation/README.md@da316d8": {
-                    "base_lr": 8e-5, "layer_decay": 0.65, "drop_path": 0.1,
+                    "base_lr": 8e-5, "layer_decay": 0.65, "drop_path": 0.1, "add_rel_pos": False,
+                    "add_layer_scale": None, "final_norm": True,
                 }
             }
         },

@@ -183,7 +183,7 @@ HOST: Mapping[str, Mapping[str, Any]] = {
 def recipes() -> Mapping[str, MAEDDSRecipe]:
     result = {}
     for scale, base in mae.recipes().items():
-        values, sources = base.values(), dict(base.sources)
+        values, sources = base.values(), {name: f"as MAE: {of}" for name, of in base.sources.items()}
         for source, group in {**RULES, **HOST}.items():
             values |= group
             sources |= dict.fromkeys(group, source)

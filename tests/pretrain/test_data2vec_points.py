@@ -42,6 +42,20 @@ def test_p01_at_most_120_masked_tokens_in_blocks_up_to_all_of_them() -> None:
     assert counts.max() == 120 and counts.min() > 95 and 0.4 < (counts == 120).float().mean() < 1
 
 
+def test_p01_a_block_may_be_as_large_as_what_is_left(
+    model: Data2vec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def spy(*arguments: object, **options: object) -> Tensor:
+        asked.update(options)
+        return torch.zeros(3, 16)
+
+    monkeypatch.setattr("pretrain.methods.data2vec.block_masks", spy)
+    model.draw_masks(torch.zeros(3, 3, 32, 32))
+    assert asked.get("max_block") is None and asked["exact"] is False
+
+
 def test_p02_teacher_sees_the_whole_picture_and_gets_no_gradient(model: Data2vec, images: Tensor) -> None:
     patches, mask = patchify(images, 8), model.draw_masks(images)
     target = model.forward_target(images)

@@ -340,6 +340,7 @@ def test_f14_fine_tuning_learning_rates(method: DeepMIM) -> None:
     for source, values in METHOD.transfer()["classification"]["paper"].items():
         recipe = recipe.vary(source, **values)
     assert recipe.peak_lr == pytest.approx(4e-4)
+    assert (recipe.epochs, recipe.warmup_epochs) == (100, 5)
     total, warmup = 100 * 1251, 5 * 1251
     for epoch, lr in {1: 8e-5, 5: 4e-4, 50: 2.17e-4}.items():
         found = warmup_cosine(

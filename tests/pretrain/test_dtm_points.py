@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from mimbench.arch import ViTConfig
 from mimbench.encoder import load_encoder, save_encoder
-from mimbench.train.schedule import warmup_cosine
 from mimbench.vit import ViT
 from pretrain.clip import ClipVisual
 from pretrain.feature_student import to_clip_statistics, token_distance
@@ -316,10 +315,7 @@ def test_f15_learning_rate_of_the_papers_recipe() -> None:
     )
     epoch = 1_281_167 // 1024
     total, warmup = 300 * epoch, 10 * epoch
-    lr = [
-        warmup_cosine(step, peak=recipe.peak_lr, total=total, warmup=warmup, final=recipe.min_lr)
-        for step in (0, warmup - 1, warmup, (total + warmup) // 2, total - 1)
-    ]
+    lr = [recipe.lr_at(step, total) for step in (0, warmup - 1, warmup, (total + warmup) // 2, total - 1)]
     middle = 1e-5 + (recipe.peak_lr - 1e-5) / 2
     assert lr == pytest.approx([0, recipe.peak_lr, recipe.peak_lr, middle, 1e-5], rel=1e-5)
 

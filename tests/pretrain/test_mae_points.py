@@ -17,7 +17,6 @@ from mimbench import arch
 from mimbench.data.augment import MEAN, STD, PretrainAugment, crop_box, normalise
 from mimbench.encoder import load_encoder, save_encoder
 from mimbench.train.optimizer import param_groups
-from mimbench.train.schedule import warmup_cosine
 from pretrain.masking import random_masking
 from pretrain.methods.mae import MAE, METHOD
 from pretrain.target import patchify, standardise, unpatchify
@@ -186,11 +185,8 @@ def test_p08_initial_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_p09_learning_rate_and_weight_decay(paper_on_meta: MAE) -> None:
     assert PAPER.peak_lr == pytest.approx(1.5e-4 * 4096 / 256) == pytest.approx(2.4e-3)
     total, warmup = 1600 * 312, 40 * 312
-    lr = [
-        warmup_cosine(step, peak=PAPER.peak_lr, total=total, warmup=warmup, final=PAPER.min_lr)
-        for step in (0, warmup, total - 1)
-    ]
-    assert lr == pytest.approx([0, 2.4e-3, 0], abs=1e-12)
+    lr = [PAPER.lr_at(step, total) for step in (0, warmup - 1, warmup, total - 1)]
+    assert lr == pytest.approx([0, 2.4e-3, 2.4e-3, 0], abs=1e-12)
     assert PAPER.betas == (0.9, 0.95)
     undecayed, decayed = param_groups(paper_on_meta, PAPER.weight_decay)
     assert (undecayed["weight_decay"], decayed["weight_decay"]) == (0.0, 0.05)

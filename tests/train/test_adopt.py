@@ -12,7 +12,7 @@ from mimbench import catalog
 from mimbench.arch import ViTConfig
 from mimbench.encoder import load_encoder
 from mimbench.store import RunFolder
-from mimbench.train import pretraining
+from mimbench.train import adopt
 from mimbench.vit import ViT
 
 
@@ -27,7 +27,7 @@ def test_adopted_encoder_is_the_checkpoints(
     torch.save({"model": official.state_dict()}, tmp_path / "mae.pth")
     folder = pretraining_folder(card)
     folder.inputs = replace(folder.inputs, weights={"mae": str(tmp_path / "mae.pth")})
-    assert pretraining.adopt(folder, card) == {}
+    assert adopt.run(folder, card) == {}
     assert sorted(folder.details["load_report"]["loaded"]) == sorted(official.state_dict())
     vit, _ = load_encoder(folder.encoder_path)
     images = torch.randn(2, 3, recipe.img_size, recipe.img_size)

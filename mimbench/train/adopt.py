@@ -1,0 +1,24 @@
+"""An official checkpoint in the place of a pretraining; apart: no trained run depends on this code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mimbench import foreign
+from mimbench.arch import ViTConfig
+from mimbench.contract import MethodCard
+from mimbench.encoder import save_encoder
+
+if TYPE_CHECKING:
+    from mimbench.store import RunFolder
+
+
+def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
+    """Write the encoder of the checkpoint that the user gave (`--weights METHOD=PATH`)."""
+    recipe = type(next(iter(card.recipes().values()))).from_values(folder.spec.recipe)
+    path = folder.weights[card.name]
+    size = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
+    vit, report = foreign.convert(foreign.read(path), size, path)
+    folder.details["load_report"] = report.as_dict()
+    save_encoder(vit, folder.encoder_path, method=card.name)
+    return {}
