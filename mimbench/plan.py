@@ -134,6 +134,7 @@ class Data:
     def __init__(self, request: Request, toy: Callable[[], Path]) -> None:
         self.request, self.toy = request, functools.cache(toy)
         self._fingerprints: dict[str, str] = {}
+        self._sizes: dict[tuple[str, bool], int] = {}
         if request.data:
             from mimbench.data.check import require
         for role in request.data:
@@ -157,8 +158,23 @@ class Data:
             self._fingerprints[role] = data_fingerprint(self.path(role), field=f"--data {role}")
         return self._fingerprints[role]
 
+    def weights_fingerprint(self, name: str, path: Path) -> str:
+        """The fingerprint of the checkpoint given as --weights."""
+        key = f"weights {name}"
+        if key not in self._fingerprints:
+            self._fingerprints[key] = file_fingerprint(path, field=f"--{key}")
+        return self._fingerprints[key]
+
     def size(self, role: str, *, labelled: bool) -> int:
-        """Training pictures; the labelled ones where only those are trained on."""
+        """Training pictures; the labelled ones where only those are trained on. 0 where there are none."""
+        if (role, labelled) not in self._sizes:
+            try:
+                self._sizes[role, labelled] = self._count_pictures(role, labelled)
+            except Unavailable:  # which only a run that loads weights survives
+                self._sizes[role, labelled] = 0
+        return self._sizes[role, labelled]
+
+    def _count_pictures(self, role: str, labelled: bool) -> int:
         root = self.path(role)
         if role == "coco":
             return _count(root / "train2017")
@@ -182,7 +198,6 @@ class Planner:
         self.plan = Plan()
         self._rows: list[Row] = []
         self._user = ""  # the row that is being planned
-        self._sizes: dict[tuple[str, bool], int] = {}
         self._used: set[str] = set()  # of the request's changes
         self._loaded: set[str] = set()  # names of the checkpoints that some run wants
 
@@ -343,23 +358,14 @@ class Planner:
             return sorted({field for spec in nodes if spec.stage == "pretrain" for field in spec.recipe})
         return sorted(
             {f"{spec.name}.{field}" for spec in nodes if spec.name == prefix for field in spec.recipe}
-        ) or (sorted({f"{spec.name}." for spec in nodes}))
+        ) or sorted({f"{spec.name}.{next(iter(spec.recipe))}" for spec in nodes})
 
     def _has_field(self, method: str, name: str) -> bool:
         return name in self._resolve(cards.kind_of(method), method, ()).values
 
     def _resolve(self, kind: Any, name: str, changes: Changes, **rest: Any) -> Resolved:
-        size = self._size(self.catalog.describe(kind, name).data, labelled=kind == "task")
+        size = self.data.size(self.catalog.describe(kind, name).data, labelled=kind == "task")
         return self.catalog.resolve(kind, name, self.request.scale, changes, data_size=size, **rest)
-
-    def _size(self, role: str, *, labelled: bool) -> int:
-        """Training pictures; 0 where there are none, which only a run that loads weights survives."""
-        if (role, labelled) not in self._sizes:
-            try:
-                self._sizes[role, labelled] = self.data.size(role, labelled=labelled)
-            except Unavailable:
-                self._sizes[role, labelled] = 0
-        return self._sizes[role, labelled]
 
     def _add(
         self,
@@ -376,9 +382,7 @@ class Planner:
         weights = self._weights(about.title, weights_name or resolved.values.get("weights"))
         role = {} if weights else {about.data: self.data.path(about.data)}  # what is loaded sees no picture
         data = {name: self.data.fingerprint(name) for name in role}
-        data |= {
-            f"weights {n}": file_fingerprint(path, field=f"--weights {n}") for n, path in weights.items()
-        }
+        data |= {f"weights {n}": self.data.weights_fingerprint(n, path) for n, path in weights.items()}
         spec = RunSpec(
             stage=stage,
             name=about.name,

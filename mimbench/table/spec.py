@@ -164,10 +164,10 @@ def _check_names(spec: TableSpec, where: str, name: str) -> None:
             _one_of(row.baseline, rows, f"{here}.baseline")
         for metric in row.reported:
             _one_of(metric, metrics, f"{here}.reported")
-        if row.method is None and (row.set or row.at):
+        if row.method is None and (row.set or row.at or row.not_at):
             raise UserError(
                 f"{here}.set",
-                row.set or row.at,
+                row.set or row.at or row.not_at,
                 remedy="A row without a method is not run: nothing to override.",
             )
         if row.method is None and not row.reported:

@@ -98,6 +98,32 @@ def test_a_table_from_one_command(bench: Bench) -> None:
     assert (last.parent / "main.md").read_text() == markdown
 
 
+def test_several_tables_share_their_runs(bench: Bench) -> None:
+    main = bench.root / "share" / "tables" / "plain" / "main.toml"
+    second = TABLE.replace("MODE", "ok").replace('name = "main"', 'name = "second"')
+    (main.parent / "second.toml").write_text(second.replace("The title", "Another title"))
+    done = bench.call("reproduce-all", "--table", "all", "--scale", "smoke", "--set", "echo.steps=2")
+    assert done.exit_code == 0, done.output
+    assert "The title" in done.output and "Another title" in done.output
+    assert "every row by itself: 8 runs" in done.output  # four, each for two tables
+    page = Path(done.output.split()[-1])
+    assert page.name == "index.html" and "plain/second.html" in page.read_text()
+    made = (page.parent / "plain" / "second.md").read_text()
+    assert "--table second --scale smoke --seeds 1 --set echo.steps=2" in made
+    again = bench.call("reproduce-all", "--table", "all", "--scale", "smoke", "--set", "echo.steps=2")
+    assert again.exit_code == 0 and "started" not in again.output
+
+
+def test_results_go_into_two_documents(bench: Bench) -> None:
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    document = bench.root / "README.md"
+    document.write_text("<!-- results:begin --><!-- results:end -->")
+    done = bench.call("results", str(document), "--scale", "smoke")
+    assert done.exit_code == 0, done.output
+    assert "### The title" in document.read_text() and "Made with" not in document.read_text()
+    assert "Made with" in (bench.root / "RESULTS.md").read_text()
+
+
 def test_a_failed_run_is_a_cell_and_an_exit_status(bench: Bench) -> None:
     bench.table("raise")
     done = bench.call("reproduce-table", "plain", "--scale", "smoke")
@@ -155,6 +181,10 @@ def test_one_run(bench: Bench) -> None:
         (["run", "plain", "ecco"], "Did you mean 'echo'"),
         (["run", "plain", "echo", "--scale", "paper"], "--data imagenet=PATH"),
         (["runs", "show", "nothing"], "No run has that name"),
+        (["run", "plain", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
+        (["reproduce-all", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
+        (["reproduce-all", "--table", "mian"], "main"),
+        (["reproduce-all", "--scale", "smoke", "--weights", "palin=."], "No run of this table loads it"),
     ],
 )
 def test_the_users_mistakes_end_with_status_2_and_a_way_out(

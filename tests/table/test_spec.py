@@ -46,7 +46,7 @@ def test_every_table_of_the_project_is_valid(method, table):
 
 def test_dtm_main():
     spec = load("dtm", "main")
-    assert [row.id for row in spec.rows if row.method] == ["scratch", "mae", "feature-mim", "dtm"]
+    assert {"scratch", "mae", "feature-mim", "dtm"} <= {row.id for row in spec.rows if row.method}
     assert [column.metric for column in spec.columns] == ["top1", "miou", "box_ap", "mask_ap"]
     assert spec.baseline == "scratch"
 
