@@ -1,7 +1,8 @@
-"""What a user waits for: setup, the toy table cold and cached, `--help`, a pretraining step's overhead.
+"""What a user waits for: setup, the toy table cold and cached, `--help`; what a pretraining step costs.
 
     python benchmarks/run.py                 help, step and table
     python benchmarks/run.py setup           install into an empty environment (downloads some GB)
+    python benchmarks/run.py cost            every method's step against MAE's, beside the ratio of FLOPs
     python benchmarks/run.py step --repeat 5
 
 Absolute times hold for this machine at this moment; shares and ratios travel better. Several measurements of
@@ -20,6 +21,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mimbench.contract import MethodCard
 
 ROOT = Path(__file__).resolve().parents[1]
 MIMBENCH = [sys.executable, "-m", "mimbench"]
@@ -88,6 +95,64 @@ def bench_step(repeat: int) -> None:
             print(f"{spread(list(rates), 'images/s')} on one thread")
 
 
+def bench_cost(repeat: int) -> None:
+    """A toy step of every method against MAE's: what it takes, what its FLOPs say, and the quotient."""
+    import torch
+
+    from mimbench import catalog
+
+    torch.set_num_threads(1)
+    print(f"{'method':<14} {'time':>6} {'FLOPs':>6} {'quotient':>9}   (MAE = 1, one thread, processor time)")
+    with tempfile.TemporaryDirectory() as folder:
+        mae = catalog.method("mae")
+        of_mae, flops = Step(mae, Path(folder)), mae.recipes()["toy"].step_flops()
+        for name in catalog.names("method"):
+            card = catalog.method(name)
+            if not card.trains or name == "mae":
+                continue
+            recipe, step, seconds = card.recipes()["toy"], Step(card, Path(folder)), []
+            for _ in range(4 * repeat):  # in turn, so that both meet the same machine
+                seconds.append((step.seconds_a_picture(), of_mae.seconds_a_picture()))
+            own, reference = (statistics.median(times) for times in zip(*seconds, strict=True))
+            time_ratio, flop_ratio = own / reference, recipe.step_flops() / flops
+            print(f"{name:<14} {time_ratio:6.2f} {flop_ratio:6.2f} {time_ratio / flop_ratio:9.2f}")
+
+
+class Step:
+    """One toy pretraining step of a method, with untrained teachers, on random pictures."""
+
+    def __init__(self, card: MethodCard, home: Path) -> None:
+        import torch
+        from PIL import Image
+        from torch.utils.data import default_collate
+
+        from mimbench.train import pretraining
+        from mimbench.train.loader import seed_everything
+        from mimbench.train.optimizer import param_groups
+
+        self.recipe = recipe = card.recipes()["toy"]
+        self.method = built(card, home).train()
+        if hasattr(self.method, "before_train"):
+            self.method.before_train(1000)
+        groups = param_groups(self.method, recipe.weight_decay)
+        self.optimizer = torch.optim.AdamW([{"params": group["params"]} for group in groups], lr=1e-4)
+        seed_everything(0, 0, 0)
+        view = pretraining.augmentation(card, recipe)
+        pixels = torch.randint(0, 256, (recipe.global_batch_size, 96, 96, 3), dtype=torch.uint8).numpy()
+        views = default_collate([view(Image.fromarray(picture)) for picture in pixels])
+        self.batch = pretraining.prepare(views, torch.device("cpu"))
+        self.seconds_a_picture()  # the first step is slower
+
+    def seconds_a_picture(self) -> float:
+        start = time.process_time()
+        self.method(self.batch, 0.5)["loss"].backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if hasattr(self.method, "after_step"):
+            self.method.after_step(500)
+        return (time.process_time() - start) / self.recipe.global_batch_size
+
+
 def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, float]:
     """Share of overhead, and images a second, over `steps` steps with real loader, hooks and checkpoints."""
     import torch
@@ -106,8 +171,7 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     card = catalog.method(method)
     recipe = card.recipes()["toy"]
     data = toy.ensure(home / "data", size="toy")
-    parts = {role: untrained_teacher(name) for role, name in card.needs.items()}
-    model = pretraining.MethodModel(pretraining.initialise(card, recipe, 0, **parts), steps)
+    model = pretraining.MethodModel(built(card, home), steps)
     pictures = ImageFolder(data / "imagenet", "train")
     for index in range(len(pictures)):  # a run reads each file once; its epochs come from memory
         pictures.load(index)
@@ -144,14 +208,33 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     return 1 - inside / total, steps * recipe.global_batch_size / total
 
 
-def untrained_teacher(name: str) -> object:
-    """A teacher network of the toy recipe's shape: its weights do not matter for the time it takes."""
-    from mimbench import catalog
+def built(card: MethodCard, home: Path) -> nn.Module:
+    """The module at toy scale; its teachers are untrained, which does not matter for the time."""
     from mimbench.data.captions import Tokenizer
+    from mimbench.train import pretraining
 
-    card = catalog.teacher(name)
-    network = card.build(card.recipes()["toy"], tokenizer=Tokenizer.build(["a red disc"]))
-    return network.encoder.eval().requires_grad_(False)
+    recipe = card.recipes()["toy"]
+    parts: dict[str, Any] = {role: untrained(name, home) for role, name in card.needed(recipe).items()}
+    if card.inputs == "image+caption":
+        parts["tokenizer"] = Tokenizer.build(["a red disc"])
+    return pretraining.initialise(card, recipe, 0, **parts)
+
+
+def untrained(name: str, home: Path) -> nn.Module:
+    """A teacher by way of the file that a trained one would leave."""
+    from safetensors.torch import save_file
+
+    from mimbench import catalog
+    from mimbench.spec import RunSpec
+    from mimbench.store import Inputs, RunStore
+
+    card = catalog.card(catalog.kind_of(name), name)
+    recipe = card.recipes()["toy"]
+    spec = RunSpec(card.stage, name, recipe.arch, recipe.values(), {}, 0)
+    folder = RunStore(home / "teachers").create(spec, Inputs())
+    state = {key: tensor.contiguous() for key, tensor in built(card, home).state_dict().items()}
+    save_file(state, folder.path / "teacher.safetensors")
+    return card.load(folder).eval().requires_grad_(False)
 
 
 PARTS: dict[str, Callable[[int], None]] = {
@@ -159,6 +242,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "help": bench_help,
     "table": bench_table,
     "step": bench_step,
+    "cost": bench_cost,
 }
 
 if __name__ == "__main__":

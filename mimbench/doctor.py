@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mimbench import paths
+from mimbench.execute import num_cores
 
 TOY_DISK_GB = 1.0  # toy data, four rows, three tasks and their checkpoints, rounded up
 TOY_MEMORY_GB = 4.0
@@ -96,14 +97,9 @@ def check_machine() -> Iterable[Check]:
     yield Check(
         "ok" if enough else "note",
         "cores, memory",
-        f"{usable_cores()} cores, {memory:.1f} GB",
+        f"{num_cores()} cores, {memory:.1f} GB",
         "" if enough else f"The toy table wants {TOY_MEMORY_GB:.0f} GB.",
     )
-
-
-def usable_cores() -> int:
-    """The cores this process may use; under a scheduler or in a container, not all of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_devices() -> Iterable[Check]:
@@ -194,7 +190,11 @@ def check_scales(problems: list[Check], *, gpu: bool) -> Iterable[Check]:
     own = "--data imagenet=PATH --data ade20k=PATH --data coco=PATH"
     yield Check("note", "small", "wants your own pictures:", own)
     gpus = "" if gpu else ", and GPUs, of which there are none here"
-    yield Check("note", "paper", f"wants --data imagenet, ade20k, coco; --weights clip{gpus}")
+    yield Check(
+        "note",
+        "paper",
+        f"wants --data imagenet, ade20k, coco; --weights for the teachers clip, dino and dall-e{gpus}",
+    )
 
 
 def requirements() -> list[Requirement]:
