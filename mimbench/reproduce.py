@@ -480,10 +480,7 @@ def results(document: Path, request: Request, console: Console) -> int:
         for table, told in stored_tables(request, console)
         if any(cell.complete for row in table.rows for cell in row.cells)
     ]
-    pages = [markdown.brief(table) for table, _ in found]
-    readme.update(
-        document, [*pages, "Sources, notes and commands: [RESULTS.md](RESULTS.md)."] if pages else []
-    )
+    readme.update(document, [markdown.brief(table) for table, _ in found])
     whole = ["# Results", *("#" + markdown.render(table, told) for table, told in found)]
     write_text(document.parent / "RESULTS.md", "\n\n".join(whole) + "\n")
     console.print(f"{document} and RESULTS.md brought up to date", highlight=False)
