@@ -124,9 +124,9 @@ def run(folder: RunFolder) -> dict[str, float]:
     """Fine-tune on the labelled pictures and evaluate the last epoch; top-1 and top-5 accuracy in percent."""
     from downstream.backbone import remove_final_norm
     from downstream.layer_decay import param_groups
-    from downstream.transfer import seed_weights
+    from downstream.transfer import labelled_splits, seed_weights
     from mimbench.data.augment import eval_transform, finetune_transform
-    from mimbench.data.image_folder import ImageFolder, LabelledPictures
+    from mimbench.data.image_folder import LabelledPictures
     from mimbench.encoder import load_encoder
     from mimbench.train.runner import fit
     from mimbench.train.schedule import warmup_cosine
@@ -137,10 +137,7 @@ def run(folder: RunFolder) -> dict[str, float]:
         raise UserError(
             "global_batch_size", recipe.global_batch_size, remedy="Mixup pairs pictures: give an even one."
         )
-    root = folder.data("imagenet")
-    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
-    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=spec.skip_corrupt)
-    val = ImageFolder(root, "val", skip_corrupt=spec.skip_corrupt)
+    train, val = labelled_splits(folder)
     seed_weights(spec.seed)
     encoder, report = load_encoder(
         folder.parents["encoder"].encoder_path, drop_path=recipe.drop_path, img_size=recipe.img_size
@@ -150,8 +147,6 @@ def run(folder: RunFolder) -> dict[str, float]:
     steps_per_epoch = len(train) / recipe.global_batch_size
     steps = max(round(recipe.epochs * steps_per_epoch), 1)
     folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train), "steps": steps}
-    if train.skipped or val.skipped:
-        folder.details["skipped_pictures"] = train.skipped + val.skipped
     augment = finetune_transform(
         recipe.img_size,
         recipe.rand_augment or None,

@@ -65,22 +65,17 @@ def recipes() -> Mapping[str, KNNRecipe]:
 
 def run(folder: RunFolder) -> dict[str, float]:
     """Top-1 accuracy, in percent, of the validation pictures among the labelled training pictures."""
+    from downstream.transfer import labelled_splits
     from mimbench.data.augment import eval_transform
-    from mimbench.data.image_folder import ImageFolder, LabelledPictures
+    from mimbench.data.image_folder import LabelledPictures
     from mimbench.encoder import load_encoder
 
-    spec = folder.spec
-    recipe = KNNRecipe.from_values(spec.recipe)
-    root = folder.data("imagenet")
-    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
-    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=spec.skip_corrupt)
-    val = ImageFolder(root, "val", skip_corrupt=spec.skip_corrupt)
+    recipe = KNNRecipe.from_values(folder.spec.recipe)
+    train, val = labelled_splits(folder)
     if recipe.k > len(train):
         raise UserError("k", recipe.k, remedy=f"There are {len(train)} labelled pictures.")
     encoder, report = load_encoder(folder.parents["encoder"].encoder_path, img_size=recipe.img_size)
     folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train)}
-    if train.skipped or val.skipped:
-        folder.details["skipped_pictures"] = train.skipped + val.skipped
     encoder.to(device()).eval()
     transform = eval_transform(recipe.img_size, recipe.crop_pct)
     rank, world_size = get_dist_info()  # every process has the whole bank, and its share of the queries

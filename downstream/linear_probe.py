@@ -108,9 +108,9 @@ class LinearProbe(BaseModel):
 
 def run(folder: RunFolder) -> dict[str, float]:
     """Train the linear layer on the labelled pictures; top-1 accuracy after the last epoch, in percent."""
-    from downstream.transfer import seed_weights
+    from downstream.transfer import labelled_splits, seed_weights
     from mimbench.data.augment import eval_transform, finetune_transform
-    from mimbench.data.image_folder import ImageFolder, LabelledPictures
+    from mimbench.data.image_folder import LabelledPictures
     from mimbench.encoder import load_encoder
     from mimbench.train.optimizer import param_groups
     from mimbench.train.runner import fit
@@ -118,18 +118,13 @@ def run(folder: RunFolder) -> dict[str, float]:
 
     spec = folder.spec
     recipe = LinearRecipe.from_values(spec.recipe)
-    root = folder.data("imagenet")
-    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
-    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=spec.skip_corrupt)
-    val = ImageFolder(root, "val", skip_corrupt=spec.skip_corrupt)
+    train, val = labelled_splits(folder)
     seed_weights(spec.seed)
     encoder, report = load_encoder(folder.parents["encoder"].encoder_path, img_size=recipe.img_size)
     model = LinearProbe(encoder, len(train.classes), recipe)
     steps_per_epoch = len(train) / recipe.global_batch_size
     steps = max(round(recipe.epochs * steps_per_epoch), 1)
     folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train), "steps": steps}
-    if train.skipped or val.skipped:
-        folder.details["skipped_pictures"] = train.skipped + val.skipped
     augment = finetune_transform(recipe.img_size, None, 0.0, min_crop_scale=recipe.min_crop_scale)
     fit(
         model,

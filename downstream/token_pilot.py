@@ -184,9 +184,9 @@ def class_texts(run: RunFolder, classes: Sequence[str]) -> Tensor | None:
 
 def run(folder: RunFolder) -> dict[str, float]:
     """Train the linear layer on the labelled pictures' tokens; measure the validation pictures' tokens."""
-    from downstream.transfer import seed_weights
+    from downstream.transfer import labelled_splits, seed_weights
     from mimbench.data.augment import eval_transform, finetune_transform
-    from mimbench.data.image_folder import ImageFolder, LabelledPictures
+    from mimbench.data.image_folder import LabelledPictures
     from mimbench.train.optimizer import param_groups
     from mimbench.train.pretraining import load_teacher
     from mimbench.train.runner import fit
@@ -194,12 +194,7 @@ def run(folder: RunFolder) -> dict[str, float]:
 
     spec = folder.spec
     recipe = TokenRecipe.from_values(spec.recipe)
-    root = folder.data("imagenet")
-    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
-    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=spec.skip_corrupt)
-    val = ImageFolder(root, "val", skip_corrupt=spec.skip_corrupt)
-    if train.skipped or val.skipped:
-        folder.details["skipped_pictures"] = train.skipped + val.skipped
+    train, val = labelled_splits(folder)
     teacher_run = folder.parents["encoder"]
     texts = class_texts(teacher_run, train.classes)
     seed_weights(spec.seed)

@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
 from mimbench.contract import device
-from mimbench.data.image_folder import CorruptPicture, decode
+from mimbench.data.image_folder import CorruptPicture, ImageFolder, decode
 from mimbench.errors import UserError
 from mimbench.ops import ensure_mmcv_ops
 from mimbench.train.loader import seed_everything
@@ -82,6 +82,20 @@ def leave_out_unreadable(dataset: Any, folder: RunFolder) -> Any:
         dataset.get_subset_(good)
         folder.details.setdefault("skipped_pictures", []).extend(bad)
     return dataset
+
+
+def labelled_splits(folder: RunFolder) -> tuple[ImageFolder, ImageFolder]:
+    """Labelled training pictures (those of train_labelled.txt, where there is one) and validation pictures.
+
+    Under `--skip-corrupt`, those that do not decode are left out and recorded in the details.
+    """
+    root, skip = folder.data("imagenet"), folder.spec.skip_corrupt
+    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
+    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=skip)
+    val = ImageFolder(root, "val", skip_corrupt=skip)
+    if train.skipped or val.skipped:
+        folder.details["skipped_pictures"] = train.skipped + val.skipped
+    return train, val
 
 
 def require_pictures(dataset: Any, where: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mimbench.data.augment import JITTERS, PretrainAugment, crop_box
+from mimbench.data.augment import PretrainAugment
 
 
 class TwoViews(PretrainAugment):
@@ -25,12 +25,7 @@ class TwoViews(PretrainAugment):
 
     def __call__(self, picture: Image.Image) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """RGB picture to `[3, img_size, img_size]` and `[3, token_size, token_size]` of uint8."""
-        if self.color_jitter > 0:
-            low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
-            for enhance in random.sample(JITTERS, k=3):
-                picture = enhance(picture).enhance(random.uniform(low, high))
-        top, left, height, width = crop_box(picture.width, picture.height, (self.min_crop_scale, 1.0))
-        picture = picture.crop((left, top, left + width, top + height))
+        picture = self.crop(picture)
         if random.random() < self.hflip:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         filters = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS

@@ -37,17 +37,20 @@ class PretrainAugment:
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """RGB picture to [3, img_size, img_size] of uint8."""
+        picture = self.crop(picture).resize((self.img_size, self.img_size), Image.Resampling.BICUBIC)
+        if random.random() < self.hflip:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # [3, H, W]; batching makes it contiguous
+
+    def crop(self, picture: Image.Image) -> Image.Image:
+        """The jittered picture's random crop, in its own size."""
         if self.color_jitter > 0:
             low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
             for enhance in random.sample(JITTERS, k=3):
                 picture = enhance(picture).enhance(random.uniform(low, high))
         top, left, height, width = crop_box(picture.width, picture.height, (self.min_crop_scale, 1.0))
         # Cut first, as torchvision does: `resize(box=...)` would let bicubic look at pixels beyond the crop.
-        picture = picture.crop((left, top, left + width, top + height))
-        picture = picture.resize((self.img_size, self.img_size), Image.Resampling.BICUBIC)
-        if random.random() < self.hflip:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # [3, H, W]; batching makes it contiguous
+        return picture.crop((left, top, left + width, top + height))
 
 
 def crop_box(width: int, height: int, scale: tuple[float, float]) -> tuple[int, int, int, int]:
