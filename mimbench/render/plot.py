@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from mimbench.render import text
@@ -22,6 +23,7 @@ THEME = {
     OURS: "var(--ours)",
     PAPER: "var(--paper)",
 }
+LABEL_WIDTH, CHARACTER = 22, 0.072  # of a row's label: characters a line, inches a character
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],
@@ -52,8 +54,11 @@ def render(table: Table, index: int, *, salt: str) -> str:
         _ours(left, table, rows, index)
         _paper(right, table, rows, index)
         left.set_ylim(len(rows) - 0.5, -0.5)
-        left.set_yticks(range(len(rows)), [row.spec.label for row in rows])
-        figure.subplots_adjust(left=0.165, right=0.985, wspace=0.08)
+        labels = [textwrap.fill(row.spec.label, LABEL_WIDTH) for row in rows]
+        left.set_yticks(range(len(rows)), labels)
+        longest = max((len(line) for label in labels for line in label.splitlines()), default=0)
+        margin = max(0.165, (0.25 + CHARACTER * longest) / figure.get_figwidth())
+        figure.subplots_adjust(left=margin, right=0.985, wspace=0.08)
         figure.subplots_adjust(top=1 - 0.42 / figure.get_figheight(), bottom=0.5 / figure.get_figheight())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -106,8 +111,7 @@ def _ours(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
 
 
 def _paper(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
-    baseline = table.row(table.spec.baseline).spec.label
-    axes.set_title(f"paper, difference to {baseline}", loc="left", fontsize=9, color=PAPER)
+    axes.set_title("paper, minus baseline", loc="left", fontsize=9, color=PAPER)
     _frame(axes)
     axes.tick_params(axis="y", left=False, labelleft=False)
     known = {y: row.cells[index].reported_delta for y, row in enumerate(rows)}
@@ -125,10 +129,11 @@ def _paper(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
         )
         return
     axes.axvline(0, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
+    decimals = 1 if max(map(abs, points.values())) >= 0.1 else 2
     for y, delta in points.items():
         axes.plot((0, delta), (y, y), color=PAPER, linewidth=1.2, alpha=0.5, zorder=2)
         axes.scatter([delta], [y], s=34, marker="D", color=PAPER, linewidths=0, zorder=3)
-        label, side = text.number(delta, 1, signed=True), 1 if delta >= 0 else -1
+        label, side = text.number(delta, decimals, signed=True), 1 if delta >= 0 else -1
         note = axes.annotate(
             label, (delta, y), (7 * side, 0), textcoords="offset points", fontsize=8, color=INK
         )
