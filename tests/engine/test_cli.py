@@ -267,7 +267,7 @@ def test_a_cached_table_loads_no_deep_learning_library(bench: Bench, world: Path
 def test_ctrl_c_stops_cleanly_and_the_next_command_goes_on(bench: Bench, world: Path) -> None:
     bench.table("slow")
     file = world / "downstream" / "echo.py"
-    file.write_text(file.read_text().replace("steps=3", "steps=60"))
+    file.write_text(file.read_text().replace("steps=3", "steps=600"))
     forget()
     process = command(bench, world)
     end = time.monotonic() + 20
