@@ -41,6 +41,7 @@ class DetectionRecipe(DenseRecipe):
     num_proposals: int  # of the RPN, a picture
     rpn_samples: int  # anchors a picture in the RPN's loss
     roi_samples: int  # proposals a picture in the heads' losses
+    roi_points: int  # RoIAlign's sampling points a side of a cell; 0: as many as the proposal's size asks for
     box_convs: int
     box_channels: int  # width of the box head's linear layer
     box_loss: Literal["giou", "l1"]
@@ -70,15 +71,15 @@ def recipes() -> Mapping[str, DetectionRecipe]:
             },
             MMDET: {
                 "fpn_channels": 256, "anchor_scale": 8.0, "num_proposals": 1000, "rpn_samples": 256,
-                "roi_samples": 512, "mask_convs": 4, "mask_roi_size": 14,
+                "roi_samples": 512, "roi_points": 0, "mask_convs": 4, "mask_roi_size": 14,
             },
         }
     )  # fmt: skip
     small = paper.vary(
         OURS, img_size=96, global_batch_size=8, base_lr=1e-3, layer_decay=0.8, drop_path=0.1,
         precision="fp32", clip_grad=10.0, epochs=12.0, warmup_steps=20, resize="square", fpn_channels=64,
-        anchor_scale=4.0, num_proposals=64, rpn_samples=128, roi_samples=64, box_convs=0, box_channels=128,
-        box_loss="l1", mask_convs=1, mask_roi_size=7,
+        anchor_scale=4.0, num_proposals=64, rpn_samples=128, roi_samples=64, roi_points=2, box_convs=0,
+        box_channels=128, box_loss="l1", mask_convs=1, mask_roi_size=7,
     )  # fmt: skip
     toy = small.vary(OURS, epochs=3.0, milestones=(2.25, 2.75), fpn_channels=32, base_lr=2e-3)
     smoke = toy.vary(
@@ -180,7 +181,7 @@ def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> Bas
     def roi_extractor(size: int) -> dict[str, Any]:
         return dict(
             type="SingleRoIExtractor",
-            roi_layer=roi_align(size),
+            roi_layer=roi_align(size, recipe.roi_points),
             out_channels=width,
             featmap_strides=strides[:4],
             finest_scale=14 * strides[0],  # 56 at stride 4 (FPN, Lin et al., 2017)

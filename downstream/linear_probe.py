@@ -108,13 +108,10 @@ class LinearProbe(BaseModel):
 
 def run(folder: RunFolder) -> dict[str, float]:
     """Train the linear layer on the labelled pictures; top-1 accuracy after the last epoch, in percent."""
-    from downstream.transfer import labelled_splits, seed_weights
+    from downstream.transfer import fit_head, labelled_splits, seed_weights
     from mimbench.data.augment import eval_transform, finetune_transform
     from mimbench.data.image_folder import LabelledPictures
     from mimbench.encoder import load_encoder
-    from mimbench.train.optimizer import param_groups
-    from mimbench.train.runner import fit
-    from mimbench.train.schedule import warmup_cosine
 
     spec = folder.spec
     recipe = LinearRecipe.from_values(spec.recipe)
@@ -124,26 +121,16 @@ def run(folder: RunFolder) -> dict[str, float]:
     model = LinearProbe(encoder, len(train.classes), recipe)
     steps_per_epoch = len(train) / recipe.global_batch_size
     steps = max(round(recipe.epochs * steps_per_epoch), 1)
-    folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train), "steps": steps}
+    folder.details["load_report"] = report.as_dict()
     augment = finetune_transform(recipe.img_size, None, 0.0, min_crop_scale=recipe.min_crop_scale)
-    fit(
+    fit_head(
         model,
         LabelledPictures(train, augment),
-        folder=folder,
-        seed=spec.seed,
+        folder,
+        recipe,
         steps=steps,
-        batch_size=recipe.global_batch_size,
-        param_groups=param_groups(model.head, recipe.weight_decay),
-        lr_at=lambda step: warmup_cosine(
-            step,
-            peak=recipe.peak_lr,
-            total=steps,
-            warmup=round(recipe.warmup_epochs * steps_per_epoch),
-            final=recipe.min_lr,
-        ),
-        betas=recipe.betas,
-        clip_grad=recipe.clip_grad,
-        precision=recipe.precision,
+        warmup=round(recipe.warmup_epochs * steps_per_epoch),
+        min_lr=recipe.min_lr,
     )
     pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
     return {"top1": accuracy(model, pictures, num_workers=folder.options.num_workers)["top1"]}

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from downstream.classification import images
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from downstream.linear_probe import flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
 from mimbench.recipe import require_range
 
@@ -184,13 +184,10 @@ def class_texts(run: RunFolder, classes: Sequence[str]) -> Tensor | None:
 
 def run(folder: RunFolder) -> dict[str, float]:
     """Train the linear layer on the labelled pictures' tokens; measure the validation pictures' tokens."""
-    from downstream.transfer import labelled_splits, seed_weights
+    from downstream.transfer import fit_head, labelled_splits, seed_weights
     from mimbench.data.augment import eval_transform, finetune_transform
     from mimbench.data.image_folder import LabelledPictures
-    from mimbench.train.optimizer import param_groups
     from mimbench.train.pretraining import load_teacher
-    from mimbench.train.runner import fit
-    from mimbench.train.schedule import warmup_cosine
 
     spec = folder.spec
     recipe = TokenRecipe.from_values(spec.recipe)
@@ -201,21 +198,8 @@ def run(folder: RunFolder) -> dict[str, float]:
     dim = int(teacher_run.spec.recipe["output_dim"])
     model = TokenClassifier(load_teacher(folder, "encoder"), dim, len(train.classes), recipe)
     steps = max(round(recipe.epochs * len(train) / recipe.global_batch_size), 1)
-    folder.details |= {"labelled_pictures": len(train), "steps": steps}
     augment = finetune_transform(recipe.img_size, None, 0.0, min_crop_scale=recipe.min_crop_scale)
-    fit(
-        model,
-        LabelledPictures(train, augment),
-        folder=folder,
-        seed=spec.seed,
-        steps=steps,
-        batch_size=recipe.global_batch_size,
-        param_groups=param_groups(model.head, recipe.weight_decay),
-        lr_at=lambda step: warmup_cosine(step, peak=recipe.peak_lr, total=steps, warmup=0, final=0.0),
-        betas=recipe.betas,
-        clip_grad=recipe.clip_grad,
-        precision=recipe.precision,
-    )
+    fit_head(model, LabelledPictures(train, augment), folder, recipe, steps=steps)
     pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
     return measure(model, pictures, texts, num_workers=folder.options.num_workers)
 
@@ -243,13 +227,6 @@ def measure(
     cosine, linear_acc, zero_shot_acc = (sums / len(pictures)).tolist()
     metrics = {"zero_shot_acc": 100 * zero_shot_acc} if texts is not None else {}
     return metrics | {"linear_probe_acc": 100 * linear_acc, "patchwise_cosine_similarity": cosine}
-
-
-def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training picture: the teacher's forward pass; the linear layer is next to nothing."""
-    dim, depth, _ = size_of(arch)
-    cells = (recipe["img_size"] // patch_size) ** 2
-    return patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
 
 
 TASK = TaskCard(

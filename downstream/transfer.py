@@ -17,11 +17,14 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
-from mimbench.contract import device
+from mimbench.contract import TransferRecipe, device
 from mimbench.data.image_folder import CorruptPicture, ImageFolder, decode
 from mimbench.errors import UserError
 from mimbench.ops import ensure_mmcv_ops
 from mimbench.train.loader import seed_everything
+from mimbench.train.optimizer import param_groups
+from mimbench.train.runner import fit
+from mimbench.train.schedule import warmup_cosine
 
 if TYPE_CHECKING:
     from mmengine.evaluator import BaseMetric
@@ -96,6 +99,33 @@ def labelled_splits(folder: RunFolder) -> tuple[ImageFolder, ImageFolder]:
     if train.skipped or val.skipped:
         folder.details["skipped_pictures"] = train.skipped + val.skipped
     return train, val
+
+
+def fit_head(
+    model: BaseModel,
+    pictures: Any,
+    folder: RunFolder,
+    recipe: TransferRecipe,
+    *,
+    steps: int,
+    warmup: int = 0,
+    min_lr: float = 0.0,
+) -> None:
+    """Train `model.head` alone: linear warm-up, then half a cosine to `min_lr`."""
+    folder.details |= {"labelled_pictures": len(pictures), "steps": steps}
+    fit(
+        model,
+        pictures,
+        folder=folder,
+        seed=folder.spec.seed,
+        steps=steps,
+        batch_size=recipe.global_batch_size,
+        param_groups=param_groups(model.head, recipe.weight_decay),
+        lr_at=lambda step: warmup_cosine(step, peak=recipe.peak_lr, total=steps, warmup=warmup, final=min_lr),
+        betas=recipe.betas,
+        clip_grad=recipe.clip_grad,
+        precision=recipe.precision,
+    )
 
 
 def require_pictures(dataset: Any, where: Path) -> None:

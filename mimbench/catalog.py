@@ -150,6 +150,7 @@ class Resolved:
         values, sources: the recipe's fields, and where each value comes from.
         images: pictures seen in training. flops: of the whole run.
         needs: role to the teacher or method that must be trained before.
+        reconstruction: whether the recipe is rebuilt without the authors' code.
     """
 
     about: Description
@@ -158,6 +159,7 @@ class Resolved:
     images: int
     flops: float
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reconstruction: bool = False
 
 
 class Catalog:
@@ -179,6 +181,9 @@ class Catalog:
             values = self._cached(kind, name, {}, lambda: asdict(_describe(kind, card(kind, name))))
             self._described[kind, name] = _description(values)
         return self._described[kind, name]
+
+    def all(self, kind: Kind) -> list[Description]:
+        return [self.describe(kind, name) for name in names(kind)]
 
     def resolve(
         self,
@@ -245,12 +250,13 @@ def _describe(kind: str, card: Any) -> Description:
     if kind == "task":
         metrics = tuple(asdict(metric) for metric in card.metrics)
         return Description(**common, protocol=card.protocol, metrics=metrics, takes=card.takes)
+    released = next(iter(card.recipes().values()))
     return Description(
         **common,
         paper=card.paper,
         code=card.code,
-        reconstruction=card.reconstruction,
-        needs=dict(card.needed(next(iter(card.recipes().values())))),
+        reconstruction=card.rebuilt(released),
+        needs=dict(card.needed(released)),
         trains=card.trains,
         golden=card.golden,
         points=card.points,
@@ -277,13 +283,20 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
         values = override(values, change, where=where)
         sources.update(dict.fromkeys(change, where))
     recipe = type(recipe).from_values(values, sources)
-    size, needs = arguments["data_size"], {}
+    size, needs, rebuilt = arguments["data_size"], {}, False
     if kind == "task":
         arch, patch_size = arguments["encoder"]
         images = int(found.images(values, size))
         flops = images * float(found.flops(values, arch, patch_size))
     else:
-        needs = dict(found.needed(recipe))
+        needs, rebuilt = dict(found.needed(recipe)), found.rebuilt(recipe)
         images = round(recipe.epochs * size) if found.trains else 0
         flops = images * float(recipe.step_flops()) if images else 0.0
-    return {"values": recipe.values(), "sources": sources, "images": images, "flops": flops, "needs": needs}
+    return {
+        "values": recipe.values(),
+        "sources": sources,
+        "images": images,
+        "flops": flops,
+        "needs": needs,
+        "reconstruction": rebuilt,
+    }

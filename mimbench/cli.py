@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -15,7 +15,7 @@ from mimbench.errors import RunFailed, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mimbench.plan import Request
+    from mimbench.request import Request
 
 
 class Guarded(TyperGroup):
@@ -97,8 +97,8 @@ def _request(
     settings: list[str] | None,
     skip_corrupt: bool,
 ) -> Request:
-    from mimbench.plan import Request, parse_paths, parse_setting
     from mimbench.reproduce import machine_options
+    from mimbench.request import Request, parse_paths, parse_setting
 
     return Request(
         scale=scale,
@@ -240,11 +240,11 @@ def methods() -> None:
 
     from mimbench import paths
     from mimbench.catalog import Catalog
-    from mimbench.reproduce import describe_all
 
     table = Table("method", "title", "paper", "official code", "golden", "points", "needs")
-    for kind in ("method", "teacher"):
-        for about in describe_all(kind, Catalog(paths.cache())):
+    kinds: tuple[Literal["method", "teacher"], ...] = ("method", "teacher")
+    for kind in kinds:
+        for about in Catalog(paths.cache()).all(kind):
             code = "reconstruction" if about.reconstruction else about.code or ""
             name = about.name if kind == "method" else f"{about.name} (teacher)"
             golden = "yes" if about.golden else "–"
@@ -260,10 +260,9 @@ def tasks() -> None:
 
     from mimbench import paths
     from mimbench.catalog import Catalog
-    from mimbench.reproduce import describe_all
 
     table = Table("task", "title", "protocol", "data", "metrics", "scales")
-    for about in describe_all("task", Catalog(paths.cache())):
+    for about in Catalog(paths.cache()).all("task"):
         metrics = " ".join(metric["name"] for metric in about.metrics)
         table.add_row(about.name, about.title, about.protocol, about.data, metrics, " ".join(about.scales))
     _console().print(table)
@@ -287,9 +286,9 @@ def tables() -> None:
 @app.command()
 def leaderboard(scale: ScaleOption = "toy", seeds: SeedsOption = 1, data: DataOption = None) -> None:
     """Every paper's main table, as far as it is computed, on one page."""
-    from mimbench import reproduce
+    from mimbench import overview
 
-    raise typer.Exit(reproduce.leaderboard(_request(scale, seeds, data, None, None, False), _console()))
+    raise typer.Exit(overview.leaderboard(_request(scale, seeds, data, None, None, False), _console()))
 
 
 @app.command()
@@ -302,10 +301,10 @@ def results(
     data: DataOption = None,
 ) -> None:
     """Write the finished main tables into a document, between its results marks, and into RESULTS.md."""
-    from mimbench import reproduce
+    from mimbench import overview
 
     request = _request(scale, seeds, data, None, None, False)
-    raise typer.Exit(reproduce.results(document, request, _console()))
+    raise typer.Exit(overview.results(document, request, _console()))
 
 
 @app.command()
@@ -393,7 +392,7 @@ def collect(
     """Delete the runs that no table refers to (changed recipes, --set), and leftover temporary files."""
     from mimbench import paths
     from mimbench.catalog import Catalog
-    from mimbench.reproduce import unreferenced
+    from mimbench.garbage import unreferenced
     from mimbench.store import RunStore
 
     store = RunStore(paths.runs())

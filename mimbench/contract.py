@@ -56,7 +56,8 @@ class MethodCard:
     Attributes:
         paper: the citation people see.
         code: the official code as `owner/name@commit`, None where there is none.
-        reconstruction: True where it is rebuilt without the authors' code; shown wherever the name appears.
+        reconstruction: True where it is rebuilt without its authors' code, shown wherever the name is; or
+            a function that gives this for a recipe, where the authors released only some of the variants.
         needs: role to the name of the teacher (a file in pretrain/teachers), or of the method with `load`,
             whose run must be done first; or a function that gives this for a recipe.
         data: the data role that it trains on (`imagenet`, `captions`).
@@ -78,7 +79,7 @@ class MethodCard:
     title: str
     paper: str
     code: str | None
-    reconstruction: bool
+    reconstruction: bool | Callable[[Any], bool]
     recipes: Callable[[], Mapping[str, PretrainRecipe]]
     build: Callable[..., nn.Module]
     stage: Literal["pretrain", "teacher"] = "pretrain"
@@ -95,6 +96,10 @@ class MethodCard:
     def needed(self, recipe: PretrainRecipe) -> Mapping[str, str]:
         """Role to the name of the teacher or method that must be trained before this recipe."""
         return self.needs(recipe) if callable(self.needs) else self.needs
+
+    def rebuilt(self, recipe: PretrainRecipe) -> bool:
+        """Whether this recipe is a reconstruction: without the authors' code."""
+        return self.reconstruction(recipe) if callable(self.reconstruction) else self.reconstruction
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,16 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mimbench import catalog as cards
 from mimbench.arch import size_of
 from mimbench.catalog import Catalog, Changes, Resolved, Unavailable
+from mimbench.datasets import Data
 from mimbench.errors import UserError
-from mimbench.fingerprint import data_fingerprint, file_fingerprint
+from mimbench.request import Request
 from mimbench.spec import RunSpec
-from mimbench.store import Inputs, Options, Outcome, RunStore
+from mimbench.store import Inputs, Outcome, RunStore
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-ROLES = ("imagenet", "ade20k", "coco", "captions")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
 
 class Row(Protocol):
@@ -46,26 +42,6 @@ class Column(Protocol):
     def task(self) -> str: ...
     @property
     def metric(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for, beside the table itself.
-
-    Attributes:
-        data: role to the path given with --data. weights: name to the checkpoint given with --weights.
-            A method's takes the place of its rows' pretraining, not of a parent's that others learn from.
-        changes: --set, as the user named them: `field` of rows' own pretrainings, `task.field`,
-            `method.field` or `teacher.field`.
-    """
-
-    scale: str = "toy"
-    seeds: int = 1
-    data: Mapping[str, Path] = field(default_factory=dict)
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    skip_corrupt: bool = False
-    options: Options = Options()
 
 
 @dataclass
@@ -95,6 +71,7 @@ class Plan:
         blocked: (row id, column index) to the reason why it cannot be run here.
         recipes: key to the resolved recipe with its sources.
         targets: the runs that were asked for; the others only lead to them.
+        rebuilt: the rows that are reconstructions, without their authors' code.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -102,6 +79,7 @@ class Plan:
     blocked: dict[tuple[str, int], str] = field(default_factory=dict)
     recipes: dict[str, Resolved] = field(default_factory=dict)
     targets: set[str] = field(default_factory=set)
+    rebuilt: set[str] = field(default_factory=set)
 
     @classmethod
     def union(cls, plans: Iterable[Plan]) -> Plan:
@@ -114,6 +92,21 @@ class Plan:
             whole.targets.update(plan.targets)
         return whole
 
+    def drop_unused(self) -> None:
+        """Forget the runs that lead to no target, as those of a row that turned out not to be runnable."""
+        needed = set(self.targets)
+        for key, node in reversed(self.nodes.items()):
+            if key in needed:
+                needed.update(node.spec.parents.values())
+        self.nodes = {key: node for key, node in self.nodes.items() if key in needed}
+
+    def pretraining_of(self, row: str) -> Resolved | None:
+        """The recipe of a row's own pretraining; None where the row is not run."""
+        for (name, _), keys in self.cells.items():
+            if name == row:
+                return self.recipes[self.nodes[keys[0]].spec.parents["encoder"]]
+        return None
+
     def todo(self, *, rerun_stale: bool = False) -> list[Node]:
         """The runs to do, parents first: targets that are not done, and what these still need."""
         settled = {"done"} if rerun_stale else {"done", "stale"}
@@ -122,72 +115,6 @@ class Plan:
             if key in needed and node.outcome not in settled:
                 needed.update(node.spec.parents.values())
         return [n for key, n in self.nodes.items() if key in needed and n.outcome not in settled]
-
-
-class Data:
-    """The datasets of a request: path, fingerprint and size of each role, found when first asked for.
-
-    Args:
-        toy: makes the project's own data and gives its root; called only if some role falls back on it.
-    """
-
-    def __init__(self, request: Request, toy: Callable[[], Path]) -> None:
-        self.request, self.toy = request, functools.cache(toy)
-        self._fingerprints: dict[str, str] = {}
-        self._sizes: dict[tuple[str, bool], int] = {}
-        if request.data:
-            from mimbench.data.check import require
-        for role in request.data:
-            if role not in ROLES:
-                raise UserError("--data", role, allowed=ROLES, remedy="Write --data ROLE=PATH.")
-            require(role, self.path(role))  # wrong data is an error before anything else happens
-
-    def path(self, role: str) -> Path:
-        """Raises Unavailable where the user must give the data and did not."""
-        given = self.request.data
-        if role in given:
-            return given[role].expanduser().resolve()
-        if role == "captions" and "imagenet" in given and (given["imagenet"] / "captions.json").is_file():
-            return given["imagenet"].expanduser().resolve()
-        if self.request.scale in ("smoke", "toy") or (role == "captions" and self.request.scale == "small"):
-            return self.toy() / ("imagenet" if role == "captions" else role)
-        raise Unavailable(f"no data: give --data {role}=PATH")
-
-    def fingerprint(self, role: str) -> str:
-        if role not in self._fingerprints:
-            self._fingerprints[role] = data_fingerprint(self.path(role), field=f"--data {role}")
-        return self._fingerprints[role]
-
-    def weights_fingerprint(self, name: str, path: Path) -> str:
-        """The fingerprint of the checkpoint given as --weights."""
-        key = f"weights {name}"
-        if key not in self._fingerprints:
-            self._fingerprints[key] = file_fingerprint(path, field=f"--{key}")
-        return self._fingerprints[key]
-
-    def size(self, role: str, *, labelled: bool) -> int:
-        """Training pictures; the labelled ones where only those are trained on. 0 where there are none."""
-        if (role, labelled) not in self._sizes:
-            try:
-                self._sizes[role, labelled] = self._count_pictures(role, labelled)
-            except Unavailable:  # which only a run that loads weights survives
-                self._sizes[role, labelled] = 0
-        return self._sizes[role, labelled]
-
-    def _count_pictures(self, role: str, labelled: bool) -> int:
-        root = self.path(role)
-        if role == "coco":
-            return _count(root / "train2017")
-        if role == "ade20k":
-            return _count(root / "images" / "training")
-        subset = root / "train_labelled.txt"
-        if labelled and subset.is_file():
-            return sum(bool(line.strip()) for line in subset.read_text(encoding="utf-8").splitlines())
-        return _count(root / "train")
-
-
-def _count(folder: Path) -> int:
-    return sum(path.suffix.lower() in PICTURES for path in folder.rglob("*"))
 
 
 class Planner:
@@ -200,6 +127,7 @@ class Planner:
         self._user = ""  # the row that is being planned
         self._used: set[str] = set()  # of the request's changes
         self._loaded: set[str] = set()  # names of the checkpoints that some run wants
+        self._named: set[str] = set()  # what the row that is being planned has: its method, parents and tasks
 
     def table(self, rows: Iterable[Row], columns: Iterable[Column], where: str) -> Plan:
         """The plan of a whole table.
@@ -218,6 +146,9 @@ class Planner:
         for row in rows:
             if row.method is None:
                 continue
+            if self._is_rebuilt(row, where):
+                self.plan.rebuilt.add(row.id)
+            self._named = set()
             for task in dict.fromkeys(column.task for column in columns):  # its columns share one run
                 indices = [index for index, column in enumerate(columns) if column.task == task]
                 try:
@@ -226,18 +157,44 @@ class Planner:
                     self.plan.blocked.update({(row.id, index): str(reason) for index in indices})
                 else:
                     self.plan.cells.update({(row.id, index): keys for index in indices})
+            if not any((row.id, index) in self.plan.blocked for index in range(len(columns))):
+                self._refuse_strangers(row, where)
+        self.plan.drop_unused()
         return self.plan
 
-    def unknown(self) -> dict[str, UserError]:
-        """What the user gave with --set and --weights and no run of the plan takes notice of."""
+    def _is_rebuilt(self, row: Row, where: str) -> bool:
+        """Whether a row is a reconstruction; as its card says where its recipe is none at this scale."""
+        assert row.method is not None
+        kind = cards.kind_of(row.method)
+        try:
+            changes = self._changes(row.method, self._overrides(row), f"{where}: rows.{row.id}.set")
+            return self._resolve(kind, row.method, changes).reconstruction
+        except (UserError, Unavailable):  # which `cell` will say where it matters
+            return self.catalog.describe(kind, row.method).reconstruction
+
+    def _refuse_strangers(self, row: Row, where: str) -> None:
+        """Raises UserError for a row's override of something that it neither trains nor is evaluated on."""
+        for name, value in self._overrides(row).items():
+            prefix, dot, _ = name.rpartition(".")
+            if dot and prefix not in self._named:
+                remedy = (
+                    f"Its prefix must be one of these, which the row has: {', '.join(sorted(self._named))}."
+                )
+                raise UserError(f"{where}: rows.{row.id}.set {name}", value, remedy=remedy)
+
+    def unknown(self) -> dict[tuple[str, str], set[str]]:
+        """What the user gave with --set and --weights and no run of the plan takes notice of.
+
+        Returns:
+            (option, name) to the names that would have been known.
+        """
         blocked = {row for row, _ in self.plan.blocked}
         found = {}
         for change in sorted(set(self.request.changes) - self._used):
             if not any(self._is_field_of(row, change) for row in self._rows if row.id in blocked):
-                found[f"--set {change}"] = UserError("--set", change, allowed=self._settable(change))
+                found["--set", change] = self._settable(change)
         for name in sorted(set(self.request.weights) - self._loaded) if not blocked else ():
-            remedy = "No run of this table loads it."
-            found[f"--weights {name}"] = UserError("--weights", name, allowed=self._loaded, remedy=remedy)
+            found["--weights", name] = set(self._loaded)
         return found
 
     def _is_field_of(self, row: Row, change: str) -> bool:
@@ -334,31 +291,31 @@ class Planner:
         self, name: str, overrides: Mapping[str, Any], where: str, *, prefixed_only: bool = False
     ) -> Changes:
         """The overrides that concern a card: `name.field`, and a bare `field` for the row's pretraining."""
+        self._named.add(name)
         found: list[tuple[str, dict[str, Any]]] = []
         bare: dict[str, Any] = {} if prefixed_only else {f: v for f, v in overrides.items() if "." not in f}
         mine = {
             f.partition(".")[2]: v for f, v in overrides.items() if f.partition(".")[0] == name and "." in f
         }
-        found.append((where, {**bare, **mine}))
+        found += [(where, bare), (f"{where} {name}.", mine)]
         for change, value in self.request.changes.items():
             prefix, _, field_name = change.rpartition(".")
             if prefix == name:
                 self._used.add(change)
-                found.append(("--set", {field_name: value}))
+                found.append((f"--set {name}.", {field_name: value}))
             elif not prefix and not prefixed_only and self._has_field(name, change):
                 self._used.add(change)  # a bare field goes to every row's own pretraining that has it
                 found.append(("--set", {change: value}))
         return [(place, values) for place, values in found if values]
 
-    def _settable(self, name: str) -> list[str]:
+    def _settable(self, name: str) -> set[str]:
         """What --set accepts: a pretraining's fields, or with a prefix the fields of what it names."""
         prefix, dot, _ = name.rpartition(".")
         nodes = [node.spec for node in self.plan.nodes.values()]
         if not dot:
-            return sorted({field for spec in nodes if spec.stage == "pretrain" for field in spec.recipe})
-        return sorted(
-            {f"{spec.name}.{field}" for spec in nodes if spec.name == prefix for field in spec.recipe}
-        ) or sorted({f"{spec.name}.{next(iter(spec.recipe))}" for spec in nodes})
+            return {field for spec in nodes if spec.stage == "pretrain" for field in spec.recipe}
+        fields = {f"{spec.name}.{field}" for spec in nodes if spec.name == prefix for field in spec.recipe}
+        return fields or {f"{spec.name}.{next(iter(spec.recipe))}" for spec in nodes}
 
     def _has_field(self, method: str, name: str) -> bool:
         return name in self._resolve(cards.kind_of(method), method, ()).values
@@ -416,30 +373,6 @@ class Planner:
         if name not in self.request.weights:
             raise Unavailable(f"{title} is not trained at this scale: give --weights {name}=PATH")
         return {name: self.request.weights[name].resolve()}
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`field=value` from the command line; the value as JSON (0.5, true, null, [1, 2]) or else as text."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise UserError("--set", text, remedy="Write --set field=value, or --set task.field=value.")
-    try:
-        return name.strip(), json.loads(value)
-    except ValueError:
-        return name.strip(), value
-
-
-def parse_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
-    """`name=path` arguments. Raises UserError on another form or a path that is not there."""
-    found: dict[str, Path] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise UserError(option, text, remedy=f"Write {option} NAME=PATH.")
-        found[name] = Path(value).expanduser()
-        if not found[name].exists():
-            raise UserError(f"{option} {name}", value, remedy="There is no such file or folder.")
-    return found
 
 
 def show(plan: Plan, console: Console, *, rerun_stale: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class Recipe:
         """The inverse of `values`: lists become tuples where the field is a tuple.
 
         Raises:
-            UserError: not one of a choice's values, or None where a value is needed.
+            UserError: a value of another kind than the field's, or not one of a choice's.
         """
         hints = typing.get_type_hints(cls)
         checked = {name: _checked(value, hints[name], name) for name, value in values.items()}
@@ -68,12 +69,47 @@ class Recipe:
 
 
 def _checked(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the field's type hint has it: a list as a tuple, a whole number as a float."""
+    if _fits(value, hint):
+        return _as(value, hint)
     choices = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal and value not in choices:
+    if typing.get_origin(hint) is Literal:
         raise UserError(name, value, allowed=choices)
-    if value is None and type(None) not in choices:
-        raise UserError(name, value, remedy="It needs a value.")
-    return tuple(value) if isinstance(value, list) and "tuple" in str(hint) else value
+    raise UserError(name, value, remedy="It needs a value." if value is None else f"Give {_words(hint)}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is Literal:
+        return value in parts
+    if kind in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is tuple and isinstance(value, (list, tuple)):
+        items = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(items) == len(value) and all(map(_fits, value, items))
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _as(value: Any, hint: Any) -> Any:
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return _as(value, next(part for part in parts if _fits(value, part)))
+    if kind is tuple:
+        return tuple(map(_as, value, parts[:1] * len(value) if parts[-1] is ... else parts))
+    return float(value) if kind is float else value
+
+
+def _words(hint: Any) -> str:
+    """A type hint for people."""
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(_words(part) for part in parts)
+    if kind is tuple:
+        count = "" if parts[-1] is ... else f"{len(parts)} "
+        return f"a list of {count}{_words(parts[0]).split(' ', 1)[1]}s"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, "none")
 
 
 def _plain(value: Any) -> Any:
@@ -86,28 +122,34 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: st
     Args:
         values: a recipe's `values()`.
         changes: field name to new value.
-        where: how the user knows the place of the override (`--set`, `tables/dtm/main.toml: rows.dtm.set`).
+        where: how the user knows the place of the override (`--set`, `tables/dtm/main.toml: rows.dtm.set`);
+            one that ends in a dot (`--set clip.`) is written together with the field's name.
 
     Raises:
         UserError: an unknown field, or a value of another type than the recipe's.
     """
     result = dict(values)
     for name, value in changes.items():
+        place = where + name if where.endswith(".") else f"{where} {name}"
         if name not in values:
-            raise UserError(
-                f"{where} {name}", value, allowed=sorted(values), remedy="Name a field of the recipe."
-            )
-        result[name] = _like(values[name], value, f"{where} {name}")
+            raise UserError(place, value, allowed=sorted(values), remedy="Name a field of the recipe.")
+        result[name] = _like(values[name], value, place)
     return result
 
 
 def _like(old: Any, new: Any, where: str) -> Any:
-    """`new`, accepted when it has the kind of `old` (an int passes for a float; anything passes for None)."""
+    """`new`, accepted when it has the kind of `old`; what may follow None, the recipe's type decides.
+
+    The text "none" is None, which TOML has no word for, except in a field of texts.
+    """
+    if new == "none" and not isinstance(old, str):
+        new = None
     if old is None or new is None or type(new) is type(old):
         return new
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         return float(new)
-    raise UserError(where, new, remedy=f"Give a {type(old).__name__}, such as {old!r}.")
+    kind = "a list" if isinstance(old, list) else _words(type(old))
+    raise UserError(where, new, remedy=f"Give {kind}, such as {old!r}.")
 
 
 def require_range(name: str, value: float, low: float, high: float = math.inf) -> None:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
 from mimbench import paths
-from mimbench.catalog import Catalog, Description, kind_of
+from mimbench.catalog import Catalog, kind_of
+from mimbench.datasets import Data
 from mimbench.errors import UserError
 from mimbench.execute import Pool, Report, gpu_ids, num_cores
-from mimbench.plan import Data, Node, Plan, Planner, Request, show
+from mimbench.plan import Node, Plan, Planner, show
 from mimbench.progress import Progress
-from mimbench.recipe import SCALES
-from mimbench.spec import canonical_json
+from mimbench.request import Request, check, command_of
 from mimbench.store import Options, RunFolder, RunStore
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ def reproduce_table(
             show(plan, console, rerun_stale=rerun_stale)
             return 0
         report = execute(plan, pool, console, rerun_stale=rerun_stale)
-    finished = aggregate(spec, plan, report, request, catalog, store, where=f"tables/{method}/{table}.toml")
+    finished = aggregate(spec, plan, report, request, store, where=f"tables/{method}/{table}.toml")
     terminal.show(finished, console)
     files = render.write_all(finished, paths.reports_out() / method, table, context(plan, command))
     tell_failures(plan, report, store, console)
@@ -115,7 +113,7 @@ def reproduce_all(
             name: planners[name].table(spec.rows, spec.columns, f"tables/{'/'.join(name)}.toml")
             for name, spec in specs.items()
         }
-        refuse(planner.unknown() for planner in planners.values())
+        refuse(planners.values())
         whole = Plan.union(plans.values())
         whole.blocked = {
             (f"{'/'.join(name)} {row}", column): reason
@@ -123,9 +121,7 @@ def reproduce_all(
             for (row, column), reason in plan.blocked.items()
         }
         for name, spec in specs.items():  # a wrong reference must not wait for the last run
-            cell.aggregate(
-                spec, {}, reported.read(), request.scale, {}, where=f"tables/{'/'.join(name)}.toml"
-            )
+            cell.aggregate(spec, {}, reported.read(), request.scale, where=f"tables/{'/'.join(name)}.toml")
         if dry_run:
             show(whole, console, rerun_stale=rerun_stale)
             return 0
@@ -133,7 +129,7 @@ def reproduce_all(
     finished = {}
     for (method, table), plan in plans.items():
         spec, where = specs[method, table], f"tables/{method}/{table}.toml"
-        finished[method, table] = aggregate(spec, plan, report, request, catalog, store, where=where)
+        finished[method, table] = aggregate(spec, plan, report, request, store, where=where)
         terminal.show(finished[method, table], console)
         folder, told = paths.reports_out() / method, context(plan, command_of(method, table, request))
         render.write_all(finished[method, table], folder, table, told)
@@ -142,14 +138,6 @@ def reproduce_all(
     page = index.write(finished, paths.reports_out(), command)
     console.print(str(page), markup=False, highlight=False, soft_wrap=True)
     return report.exit_code
-
-
-def check(request: Request) -> None:
-    """Raises UserError for what no plan is needed to refuse."""
-    if request.scale not in SCALES:
-        raise UserError("--scale", request.scale, allowed=SCALES)
-    if request.seeds < 1:
-        raise UserError("--seeds", request.seeds, remedy="Give a whole number from 1.")
 
 
 def machine_options() -> Options:
@@ -177,16 +165,17 @@ def plan_table(
 ) -> Plan:
     planner = Planner(catalog, store, dataset(request, console), request)
     plan = planner.table(spec.rows, spec.columns, f"tables/{method}/{spec.name}.toml")
-    refuse([planner.unknown()])
+    refuse([planner])
     return plan
 
 
-def refuse(unknown: Iterable[Mapping[str, UserError]]) -> None:
-    """Raises the UserError of a --set or --weights that is unknown to every one of the tables."""
-    first, *others = unknown
-    for name, error in first.items():
-        if all(name in other for other in others):
-            raise error
+def refuse(planners: Iterable[Planner]) -> None:
+    """Raises UserError for a --set or --weights that is unknown to every one of the tables."""
+    first, *others = [planner.unknown() for planner in planners]
+    for option, name in first:
+        if all((option, name) in other for other in others):
+            known = set().union(*(unknown[option, name] for unknown in (first, *others)))
+            raise UserError(option, name, allowed=sorted(known), remedy="No run here takes it.")
 
 
 def execute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = False) -> Report:
@@ -240,25 +229,13 @@ def _outcome(node: Node, metric: str, report: Report, store: RunStore) -> Outcom
 
 
 def aggregate(
-    spec: TableSpec,
-    plan: Plan,
-    report: Report,
-    request: Request,
-    catalog: Catalog,
-    store: RunStore,
-    *,
-    where: str,
+    spec: TableSpec, plan: Plan, report: Report, request: Request, store: RunStore, *, where: str
 ) -> Table:
     from mimbench.table import cell, reported
 
-    rebuilt = {
-        row.id: catalog.describe(kind_of(row.method), row.method).reconstruction
-        for row in spec.rows
-        if row.method is not None
-    }
     found = outcomes(spec, plan, report, request, store)
     scale = f"changed {request.scale}" if request.changes else request.scale  # no longer the paper's recipe
-    return cell.aggregate(spec, found, reported.read(), scale, rebuilt, where=where)
+    return cell.aggregate(spec, found, reported.read(), scale, plan.rebuilt, where=where)
 
 
 def context(plan: Plan, command: str) -> Context:
@@ -267,13 +244,12 @@ def context(plan: Plan, command: str) -> Context:
 
     facts = {"mimbench": version()}
     recipes: dict[str, dict[str, tuple[Any, str]]] = {}
-    for (row, _), keys in plan.cells.items():
-        node = plan.nodes[keys[0]]
-        encoder = plan.nodes[node.spec.parents["encoder"]]
-        resolved = plan.recipes[encoder.key]
-        recipes[row] = {
-            name: (value, resolved.sources.get(name, "")) for name, value in resolved.values.items()
-        }
+    for row in dict.fromkeys(row for row, _ in plan.cells):
+        resolved = plan.pretraining_of(row)
+        if resolved:
+            recipes[row] = {
+                name: (value, resolved.sources.get(name, "")) for name, value in resolved.values.items()
+            }
     for node in plan.nodes.values():
         for role, fingerprint in node.spec.data.items():
             facts[f"data: {role}"] = fingerprint[:16]
@@ -340,7 +316,7 @@ def run_one(
             row = MethodRow(name, catalog.describe(kind_of(name), name).title, name)
             builder = Planner(catalog, store, dataset(request, console), request)
             with_unavailable(lambda: builder.cell(row, task, seed, "command line"))
-            refuse([builder.unknown()])
+            refuse([builder])
             plan = builder.plan
         if dry_run:
             show(plan, console, rerun_stale=rerun_stale)
@@ -381,140 +357,3 @@ def plan_stored(folder: RunFolder, store: RunStore) -> Plan:
 
     add(folder)
     return plan
-
-
-# -- garbage -------------------------------------------------------------------------------------------------
-
-
-class _AnyData(Data):
-    """Stands for whatever data a run was made with: a plan's recipes do not depend on it."""
-
-    def __init__(self) -> None:
-        pass
-
-    def path(self, role: str) -> Path:
-        return Path()
-
-    def fingerprint(self, role: str) -> str:
-        return ""
-
-    def size(self, role: str, *, labelled: bool) -> int:
-        return 1
-
-
-class _AnyPlanner(Planner):
-    """Plans as if every checkpoint that a recipe loads had been given."""
-
-    def _weights(self, title: str, name: str | None) -> dict[str, Path]:
-        del title, name
-        return {}
-
-
-def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
-    """Runs whose recipe no table has today, at any scale; seed and data do not matter."""
-    from mimbench import catalog as cards
-    from mimbench.table import spec as tables
-
-    wanted: set[str] = set()
-    loaded = dict.fromkeys(cards.names("method"), Path())  # as --weights METHOD=PATH has it
-    requests = [Request(scale=scale, weights=weights) for scale in SCALES for weights in ({}, loaded)]
-    for method, table in tables.list_tables():
-        spec = tables.load(method, table)
-        for request in requests:
-            empty = RunStore(store.root / ".none")
-            build = _AnyPlanner(catalog, empty, _AnyData(), request)
-            plan = build.table(spec.rows, spec.columns, f"tables/{method}/{table}.toml")
-            signatures: dict[str, str] = {}
-            for key, node in plan.nodes.items():
-                parents = {role: signatures[parent] for role, parent in node.spec.parents.items()}
-                signatures[key] = _signature(node, parents)
-            wanted.update(signatures.values())
-
-    def is_wanted(folder: RunFolder) -> str | None:
-        """The run's signature if a table has it; a parent that is gone cannot speak against its child."""
-        parents = {}
-        for role, key in folder.spec.parents.items():
-            parent = store.get(key)
-            if parent is None:
-                return ""
-            signature = is_wanted(parent)
-            if signature is None:
-                return None
-            parents[role] = signature
-        signature = _signature(folder, parents)
-        return signature if signature in wanted or "" in parents.values() else None
-
-    return [folder for folder in store if is_wanted(folder) is None]
-
-
-def _signature(run: Node | RunFolder, parents: Mapping[str, str]) -> str:
-    spec = replace(run.spec, data={}, seed=0, parents=dict(parents), skip_corrupt=False)
-    return canonical_json(spec.as_dict())
-
-
-# -- all tables on one page ----------------------------------------------------------------------------------
-
-
-def leaderboard(request: Request, console: Console) -> int:
-    """The main table of every paper as it stands in the store; nothing is computed."""
-    from mimbench.atomic import write_text
-    from mimbench.render import markdown, terminal
-
-    pages = ["# Leaderboard", f"Scale {request.scale}, {request.seeds} seed(s). What is not run yet says so."]
-    for table, told in stored_tables(request, console):
-        terminal.show(table, console)
-        pages.append("#" + markdown.render(table, told))  # its title becomes a section
-    path = paths.reports_out() / "leaderboard.md"
-    write_text(path, "\n\n".join(pages) + "\n")
-    console.print(str(path), markup=False, highlight=False, soft_wrap=True)
-    return 0
-
-
-def results(document: Path, request: Request, console: Console) -> int:
-    """The finished main tables into a document: briefly between its marks, whole in RESULTS.md beside it."""
-    from mimbench.atomic import write_text
-    from mimbench.render import markdown, readme
-
-    found = [
-        (table, told)
-        for table, told in stored_tables(request, console)
-        if any(cell.complete for row in table.rows for cell in row.cells)
-    ]
-    readme.update(document, [markdown.brief(table) for table, _ in found])
-    whole = ["# Results", *("#" + markdown.render(table, told) for table, told in found)]
-    write_text(document.parent / "RESULTS.md", "\n\n".join(whole) + "\n")
-    console.print(f"{document} and RESULTS.md brought up to date", highlight=False)
-    return 0
-
-
-def stored_tables(request: Request, console: Console) -> Iterator[tuple[Table, Context]]:
-    """The main table of every paper as it stands in the store."""
-    from mimbench.table import spec as tables
-
-    check(request)
-    store, catalog = RunStore(paths.runs()), Catalog(paths.cache())
-    for method, name in tables.list_tables():
-        if name != "main":
-            continue
-        spec = tables.load(method, name)
-        plan = plan_table(method, spec, request, catalog, store, console)
-        where = f"tables/{method}/{name}.toml"
-        table = aggregate(spec, plan, Report(), request, catalog, store, where=where)
-        yield table, context(plan, command_of(method, name, request))
-
-
-def command_of(method: str, table: str, request: Request) -> str:
-    """The command that makes this table again."""
-    words = ["mimbench", "reproduce-table", method, "--table", table]
-    words += ["--scale", request.scale, "--seeds", str(request.seeds)]
-    for option, given in (("--data", request.data), ("--weights", request.weights)):
-        words += [word for name, path in given.items() for word in (option, f"{name}={path}")]
-    for name, value in request.changes.items():
-        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join([*words, *(["--skip-corrupt"] if request.skip_corrupt else [])])
-
-
-def describe_all(kind: Any, catalog: Catalog) -> Sequence[Description]:
-    from mimbench import catalog as cards
-
-    return [catalog.describe(kind, name) for name in cards.names(kind)]

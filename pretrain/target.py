@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,6 +27,13 @@ def standardise(target: Tensor, eps: float = 1e-6) -> Tensor:
     """Zero mean, unit (unbiased) variance over the last axis: MAE's `norm_pix_loss`."""
     mean, var = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True)
     return (target - mean) / (var + eps).sqrt()
+
+
+def standardise_channels(patches: Tensor) -> Tensor:
+    """Patches `[B, N, p*p*3]`, each channel with zero mean and unit (biased) variance: BootMAE's pixels."""
+    x = patches.unflatten(2, (-1, 3))  # [B, N, p*p, 3]
+    var, mean = torch.var_mean(x, dim=2, keepdim=True, correction=0)
+    return ((x - mean) / (var + 1e-5).sqrt()).flatten(2)
 
 
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:

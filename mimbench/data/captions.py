@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 PAD, EOS, UNKNOWN = 0, 1, 2
 SPECIAL = ("<pad>", "<eos>", "<unknown>")
@@ -38,14 +38,3 @@ class Tokenizer:
         index: dict[str, int] = self._index  # type: ignore[attr-defined]
         ids = [index.get(word, UNKNOWN) for word in WORD.findall(caption.lower())][: self.length - 1]
         return [*ids, EOS, *[PAD] * (self.length - 1 - len(ids))]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The words of `ids`, without the special tokens."""
-        return " ".join(self.words[i] for i in ids if i >= len(SPECIAL))
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Tokenizer:
-        return cls(tuple(values["words"]), values["length"])

@@ -60,9 +60,9 @@ def render(table: Table) -> str:
                 "metric": claim.spec.column,
                 "against": claim.spec.against,
                 **_delta(claim.delta),
-                "reported_delta": claim.reported.text if claim.reported else "",
-                "reported_kind": claim.reported.kind if claim.reported else "",
-                "reported_source": claim.reported.source if claim.reported else "",
+                "reported_delta": _plain(claim.reported_delta),
+                "reported_kind": "; ".join(dict.fromkeys(line.kind for line in claim.reported)),
+                "reported_source": " minus ".join(line.source for line in claim.reported),
                 **_verdict(claim.verdict),
             }
         )

@@ -112,7 +112,6 @@ def _source(line: Reported | None, numbers: Mapping[Reported, int]) -> dict[str,
         return None
     return {
         "text": line.text,
-        "signed": text.number_text(line),
         "number": numbers[line],
         "source": line.source,
         "first_hand": line.first_hand,
@@ -152,7 +151,8 @@ def _claim(table: Table, claim: ClaimResult, numbers: Mapping[Reported, int]) ->
     return {
         "label": claim.spec.label,
         "pair": text.claim_pair(table, claim),
-        "reported": _source(claim.reported, numbers),
+        "reported": text.claim_paper(claim),
+        "sources": [_source(line, numbers) for line in claim.reported],
         "delta": text.difference(claim.delta, decimals) if claim.delta else None,
         "n": claim.delta.n if claim.delta else 0,
         "verdict": _pill(claim.verdict),

@@ -71,8 +71,8 @@ def _findings(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
             mark = "" if table.comparable else text.NOT_COMPARABLE
             ours = f"{text.difference(claim.delta, decimals)}{mark}" if claim.delta else "–"
             reported = escape(text.claim_paper(claim))
-            if claim.reported and claim.reported in numbers:
-                reported += f" [{numbers[claim.reported]}]"
+            if cited := [str(numbers[line]) for line in claim.reported if line in numbers]:
+                reported += f" [{', '.join(cited)}]"
             pair = text.claim_pair(table, claim)
             lines.append(
                 _line(

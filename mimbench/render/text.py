@@ -171,7 +171,7 @@ def findings(table: Table) -> list[str]:
 def sources(table: Table) -> dict[Reported, int]:
     """Every reported line that the table shows, numbered in reading order."""
     lines = [cell.reported for row in table.rows for cell in row.cells]
-    lines += [claim.reported for claim in table.claims]
+    lines += [line for claim in table.claims for line in claim.reported]
     return {line: i for i, line in enumerate(dict.fromkeys(line for line in lines if line), start=1)}
 
 
@@ -182,9 +182,8 @@ def claim_pair(table: Table, claim: ClaimResult) -> str:
 
 
 def claim_paper(claim: ClaimResult) -> str:
-    return number_text(claim.reported) if claim.reported else "–"
-
-
-def number_text(line: Reported) -> str:
-    """A reported difference as printed, with its sign."""
-    return f"+{line.text}" if line.value > 0 else line.text.replace("-", "−")
+    """The paper's difference with its sign, to the digits that are printed there."""
+    if claim.reported_delta is None:
+        return "–"
+    digits = max(len(line.text.partition(".")[2]) for line in claim.reported)
+    return f"{claim.reported_delta:+.{digits}f}".replace("-", "−")

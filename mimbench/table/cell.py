@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -96,10 +96,17 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ClaimResult:
+    """A claim with ours and the paper's difference: `reported` has the line that states it, or else the two
+    lines, the row's and the other's, that it is the difference of; it is empty where these are not known."""
+
     spec: Claim
     delta: Estimate | None
-    reported: Reported | None
+    reported: tuple[Reported, ...]
     verdict: Verdict | None
+
+    @property
+    def reported_delta(self) -> float | None:
+        return _difference(self.reported)
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def aggregate(
     outcomes: Mapping[tuple[str, int], Mapping[int, Outcome]],
     reported: Sequence[Reported],
     scale: str,
-    reconstruction: Mapping[str, bool],
+    rebuilt: Collection[str] = (),
     *,
     where: str = "table",
 ) -> Table:
@@ -143,7 +150,7 @@ def aggregate(
         outcomes: (row's id, column's index) to seed to outcome. A seed that some cell has and another lacks
             counts as missing in the other.
         reported: the lines of reported.csv.
-        reconstruction: row's id to whether its method is rebuilt without the authors' code; absent means no.
+        rebuilt: ids of the rows that are rebuilt without their authors' code.
         where: how the user knows the table's file, for errors.
 
     Raises:
@@ -171,13 +178,13 @@ def aggregate(
                 outcomes=cell,
                 ours=estimate(done) if done else None,
                 reported=line,
-                reconstruction=reconstruction.get(row.id, False),
+                reconstruction=row.id in rebuilt,
             )
     rows = tuple(
         TableRow(
             row,
             tuple(_compare(spec, row, index, drafts, scale) for index in range(len(spec.columns))),
-            reconstruction.get(row.id, False),
+            row.id in rebuilt,
         )
         for row in spec.rows
     )
@@ -246,24 +253,32 @@ def _claim(
     index = spec.column_index(claim.column)
     cell, against = drafts[claim.row, index], drafts[claim.against, index]
     delta = paired(cell.values, against.values)
-    line = (
-        find(reported, claim.reported_delta, where=f"{where}: claims[{claim.label}].reported_delta")
-        if claim.reported_delta
-        else None
-    )
+    lines: tuple[Reported, ...] = ()
+    if claim.reported_delta:
+        here = f"{where}: claims[{claim.label}].reported_delta"
+        lines = (find(reported, claim.reported_delta, where=here),)
+    elif cell.reported and against.reported:
+        lines = (cell.reported, against.reported)
+    stated = _difference(lines)
     incomplete = next((c for c in (cell, against) if not c.complete and c.status != "reported_only"), None)
     verdict: Verdict | None
     if "reported_only" in (cell.status, against.status):
         verdict = None
     elif incomplete:
         verdict = _not_run(incomplete)
-    elif line is None:
+    elif stated is None:
         verdict = None
     elif scale == "paper" and delta:
-        verdict = rules.absolute(delta, line.value, claim.column)
+        verdict = rules.absolute(delta, stated, claim.column)
     else:
-        verdict = rules.direction(delta, line.value)
-    return ClaimResult(claim, delta, line, verdict)
+        verdict = rules.direction(delta, stated)
+    return ClaimResult(claim, delta, lines, verdict)
+
+
+def _difference(lines: Sequence[Reported]) -> float | None:
+    if len(lines) == 2:
+        return lines[0].value - lines[1].value
+    return lines[0].value if lines else None
 
 
 def _not_run(cell: Cell) -> Verdict:

@@ -21,7 +21,9 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ from mimbench.vit import LAYER_NORM_EPS, ViT
 from pretrain import initial
 from pretrain.ema import epochs_of_step, follow, frozen_copy
 from pretrain.masking import block_masks
-from pretrain.target import patchify
+from pretrain.target import patchify, squared_error, standardise_channels
 from pretrain.target_aware_decoder import TargetAwareDecoder, target_aware_decoder_flops
 
 
@@ -52,13 +54,6 @@ def block_weights(mask: Tensor, grid_size: int) -> Tensor:
     return (grid * F.avg_pool2d(grid, 3, stride=1, padding=1) + grid).flatten(1)
 
 
-def normalise_patches(images: Tensor, patch_size: int) -> Tensor:
-    """Pixel targets `[B, N, p*p*3]`: each channel of a patch has zero mean and unit (biased) variance."""
-    x = patchify(images, patch_size).unflatten(2, (-1, 3))  # [B, N, p*p, 3]
-    var, mean = torch.var_mean(x, dim=2, keepdim=True, correction=0)
-    return ((x - mean) / (var + 1e-5).sqrt()).flatten(2)
-
-
 class BootMAE(nn.Module):
     """A masked autoencoder of pixels and of its own moving average's features."""
 
@@ -68,17 +63,13 @@ class BootMAE(nn.Module):
         config = ViTConfig.named(
             recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size, key_bias=False
         )
-        dim, grid, heads = config.embed_dim, config.grid_size, config.num_heads
         self.encoder = ViT(config, drop_path=recipe.drop_path)
         self.encoder.pos_embed.requires_grad_(False)
-        depth = recipe.decoder_depth
-        self.pixel_decoder = TargetAwareDecoder(
-            dim, grid, dim=recipe.decoder_dim, depth=depth, num_heads=heads
-        )
-        self.pixel_head = nn.ConvTranspose2d(
-            recipe.decoder_dim, 3, recipe.patch_size, stride=recipe.patch_size
-        )
-        self.feature_decoder = TargetAwareDecoder(dim, grid, dim=dim, depth=depth, num_heads=heads)
+        dim, narrow, side = config.embed_dim, recipe.decoder_dim, recipe.patch_size
+        decoder = partial(TargetAwareDecoder, dim, config.grid_size, num_heads=config.num_heads)
+        self.pixel_decoder = decoder(dim=narrow, depth=recipe.decoder_depth)
+        self.pixel_head = nn.ConvTranspose2d(narrow, 3, side, stride=side)
+        self.feature_decoder = decoder(dim=dim, depth=recipe.decoder_depth)
         self.feature_head = nn.Linear(dim, dim)
         self.init_weights()
         self.teacher = frozen_copy(self.encoder)
@@ -150,8 +141,9 @@ class BootMAE(nn.Module):
         weight = block_weights(mask, self.encoder.config.grid_size) if self.recipe.weigh_blocks else mask
         target = self.forward_teacher(images)
         target, features = (F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS) for x in (target, features))
-        pixel_error = (pixels - normalise_patches(images, self.recipe.patch_size)).square().mean(dim=2)
-        feature_error = (features - target).square().mean(dim=2)  # [B, N]
+        pixel_target = standardise_channels(patchify(images, self.recipe.patch_size))
+        pixel_error = squared_error(pixels, pixel_target)  # [B, N]
+        feature_error = squared_error(features, target)
         return (weight * pixel_error).sum() / mask.sum(), (weight * feature_error).sum() / mask.sum()
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
@@ -187,11 +179,7 @@ class BootMAERecipe(PretrainRecipe):
 
     def momentum_at(self, epoch: float) -> float:
         """The teacher's momentum in an epoch: straight lines between the three given values."""
-        start, middle, end = self.momentum
-        first, last = self.momentum_epochs
-        if epoch < first:
-            return start + (middle - start) * epoch / first
-        return middle + (end - middle) * min((epoch - first) / (last - first), 1.0)
+        return float(np.interp(epoch, (0.0, *self.momentum_epochs), self.momentum))
 
     def feature_weight_at(self, step_fraction: float) -> float:
         """The feature loss's weight: it grows epoch by epoch."""

@@ -236,7 +236,7 @@ METHOD = MethodCard(
     title="DTM",
     paper="Kim et al., Morphing Tokens Draw Strong Masked Image Models, ICLR 2025",
     code="naver-ai/dtm@322df2e",
-    reconstruction=False,
+    reconstruction=lambda recipe: recipe.matching != "bipartite",
     recipes=recipes,
     build=DTM,
     needs={"teacher": "clip"},

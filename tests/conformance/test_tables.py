@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from mimbench import catalog
-from mimbench.plan import ROLES, Data, Planner, Request
+from mimbench.datasets import ROLES, Data
+from mimbench.plan import Planner
 from mimbench.recipe import SCALES
+from mimbench.request import Request
 from mimbench.store import RunStore
 from mimbench.table import reported
 from mimbench.table.spec import TableSpec, list_tables, load

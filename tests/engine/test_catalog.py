@@ -59,7 +59,7 @@ def test_a_task_follows_the_method_before_the_row(world: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"mask_ration": 0.1}, "mask_ration.*mask_ratio"), ({"epochs": "many"}, "Give a float")],
+    [({"mask_ration": 0.1}, "mask_ration.*mask_ratio"), ({"epochs": "many"}, "Give a number")],
 )
 def test_a_wrong_override_names_field_and_place(world: Path, change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:

@@ -16,7 +16,9 @@ from typer.testing import CliRunner, Result
 from mimbench import paths
 from mimbench.catalog import Catalog
 from mimbench.cli import app
-from mimbench.plan import Data, Plan, Planner, Request
+from mimbench.datasets import Data
+from mimbench.plan import Plan, Planner
+from mimbench.request import Request
 from mimbench.store import RunStore
 from mimbench.table import spec as tables
 from tests.engine.conftest import ROOT, forget
@@ -184,7 +186,7 @@ def test_one_run(bench: Bench) -> None:
         (["run", "plain", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
         (["reproduce-all", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
         (["reproduce-all", "--table", "mian"], "main"),
-        (["reproduce-all", "--scale", "smoke", "--weights", "palin=."], "No run of this table loads it"),
+        (["reproduce-all", "--scale", "smoke", "--weights", "palin=."], "No run here takes it"),
     ],
 )
 def test_the_users_mistakes_end_with_status_2_and_a_way_out(

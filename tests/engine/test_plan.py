@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console
 
 from mimbench.catalog import Catalog
+from mimbench.datasets import Data
 from mimbench.errors import UserError
-from mimbench.plan import Data, Plan, Planner, Request, parse_paths, parse_setting, show
+from mimbench.plan import Plan, Planner, show
 from mimbench.reproduce import refuse
+from mimbench.request import Request, parse_paths, parse_setting
 from mimbench.store import RunStore
 from tests.engine.conftest import TASK, method_source
 
@@ -45,7 +47,7 @@ def build(world: Path, data: Path, store: RunStore, monkeypatch: pytest.MonkeyPa
         asked = Request(**{"scale": "smoke", **request})
         planner = Planner(Catalog(None), store, Data(asked, lambda: data), asked)
         found = planner.table(rows, columns, "tables/x.toml")
-        refuse([planner.unknown()])
+        refuse([planner])
         return found
 
     return plan
@@ -129,6 +131,33 @@ def test_a_setting_that_no_run_has_is_refused(build, changes: dict, message: str
 def test_unknown_method_task_or_metric_is_refused(build, row: Row, column: Column) -> None:
     with pytest.raises(UserError):
         build([row], [column])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"echo.step": 1}, "rows.a.set echo.step: 1"),
+        ({"wise.t": 0.5}, "rows.a.set wise.t: 0.5 .* must be one of these, which the row has: echo, plain"),
+        ({"plane.mask_ratio": 0.5}, "rows.a.set plane.mask_ratio"),
+    ],
+)
+def test_a_rows_override_of_what_it_has_not_is_refused(build, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build([Row("a", "plain", changes)], [Column("echo")])
+
+
+def test_a_setting_is_refused_only_where_no_table_has_it_and_all_of_them_say_what_they_have(
+    build, store: RunStore, data: Path
+) -> None:
+    def planner(method: str, **changes: Any) -> Planner:
+        asked = Request(scale="smoke", changes=changes)
+        built = Planner(Catalog(None), store, Data(asked, lambda: data), asked)
+        built.table([Row("a", method)], [Column("echo")], "tables/x.toml")
+        return built
+
+    refuse([planner("plain", tau=0.75), planner("taught", tau=0.75)])
+    with pytest.raises(UserError, match="mask_ratio.*tau"):
+        refuse([planner("plain", tao=0.75), planner("taught", tao=0.75)])
 
 
 def test_unknown_size_is_refused_when_planning(build) -> None:
@@ -225,7 +254,8 @@ def test_a_row_that_a_scale_has_not_says_why(build) -> None:
     rows = [Row("a", "plain"), Row("b", "taught", not_at={"smoke": "too few patches"})]
     plan = build(rows)
     assert {plan.blocked["b", index] for index in range(3)} == {"too few patches"}
-    assert not by_stage(plan, "teacher") and set(plan.cells) == {("a", index) for index in range(3)}
+    assert not by_stage(plan, "teacher") and not any(n.label.startswith("B") for n in plan.nodes.values())
+    assert set(plan.cells) == {("a", index) for index in range(3)}
     assert build(rows, scale="toy").blocked == {}
 
 
@@ -284,6 +314,22 @@ def test_weights_replace_the_teachers_training(build, given: dict[str, Path], tm
     file.write_bytes(b"2")
     again = build(rows, [Column("echo")], scale="paper", data=given, weights={"wise": file})
     assert by_stage(again, "teacher")[0].key != teacher.key
+
+
+def test_the_parents_of_a_row_that_cannot_run_are_not_planned(build, add, given: dict[str, Path]) -> None:
+    add("pretrain/methods/deep.py", method_source("deep", extra="tau", needs={"a": "plain", "b": "wise"}))
+    plan = build([Row("d", "deep")], [Column("echo")], scale="paper", data=given)
+    assert "--weights wise=PATH" in plan.blocked["d", 0] and not plan.nodes and not plan.todo()
+
+
+def test_a_row_is_a_reconstruction_as_its_recipe_is(build, add) -> None:
+    source = method_source("partly", extra="tau").replace(
+        "reconstruction=True", "reconstruction=lambda recipe: recipe.tau > 0.5"
+    )
+    add("pretrain/methods/partly.py", source)
+    rows = [Row("released", "partly"), Row("ours", "partly", {"tau": 0.75}), Row("quoted", None)]
+    assert build(rows).rebuilt == {"ours"}
+    assert build([Row("o", "partly", {"tau": 0.75}, not_at={"smoke": "no"})]).rebuilt == {"o"}
 
 
 def test_weights_that_nothing_loads_are_refused(build, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from mimbench import arch
 from mimbench.train.optimizer import param_groups
 from pretrain.masking import block_mask, block_masks
 from pretrain.methods import bootmae
-from pretrain.methods.bootmae import METHOD, BootMAE, block_weights, draw_ids, normalise_patches
-from pretrain.target import patchify, unpatchify
+from pretrain.methods.bootmae import METHOD, BootMAE, block_weights, draw_ids
+from pretrain.target import patchify, standardise_channels, unpatchify
 
 PAPER = METHOD.recipes()["paper"]
 # The smoke encoder on the paper's grid: 14 x 14 patches of 2 pixels.
@@ -119,7 +119,7 @@ def test_p04_weight_is_one_plus_the_masked_share_of_the_neighbourhood() -> None:
 
 def test_p05_pixels_are_normalised_by_patch_and_channel(images: Tensor) -> None:
     pixels = images * torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1) + 2
-    target = normalise_patches(pixels, 14).unflatten(2, (-1, 3))  # [B, 4, 196, 3]
+    target = standardise_channels(patchify(pixels, 14)).unflatten(2, (-1, 3))  # [B, 4, 196, 3]
     torch.testing.assert_close(target.mean(dim=2), torch.zeros(2, 4, 3), rtol=0, atol=1e-4)
     var = patchify(pixels, 14).unflatten(2, (-1, 3)).var(dim=2, correction=0)
     torch.testing.assert_close(target.var(dim=2, correction=0), var / (var + 1e-5), rtol=1e-4, atol=0)
@@ -149,7 +149,7 @@ def test_p07_loss_is_a_weighted_mean_over_masked_patches(
     for x in (pixels, features):
         assert torch.equal((x.grad.abs().sum(dim=2) > 0).float(), masked)
     weight = block_weights(masked, 14) if weigh_blocks else masked
-    error = ((pixels - normalise_patches(images, 2)) ** 2).mean(dim=2)
+    error = ((pixels - standardise_channels(patchify(images, 2))) ** 2).mean(dim=2)
     torch.testing.assert_close(pixel_loss, (weight * error).sum() / (2 * 147))
 
 

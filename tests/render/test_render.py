@@ -43,7 +43,7 @@ def sample(scale="toy", seeds=3, broken=False):
         outcomes["dtm", 2][1] = Outcome("failed", note="loss is NaN | at <step> 8")
         outcomes["mae", 3] = {seed: Outcome("not_runnable", note="needs 24 GB") for seed in range(seeds)}
         outcomes["mae", 1] = {seed: Outcome("stale", item.value) for seed, item in outcomes["mae", 1].items()}
-    return aggregate(SPEC, outcomes, reported.read(), scale, {"feature-mim": True})
+    return aggregate(SPEC, outcomes, reported.read(), scale, {"feature-mim"})
 
 
 def page(table):
@@ -208,7 +208,7 @@ def test_no_heavy_import():
         "from mimbench.render import Context, markdown, delimited, latex, terminal\n"
         "from mimbench.table import cell, reported, spec\n"
         "outcomes = {('dtm', 0): {0: cell.Outcome('ok', 1.0)}}\n"
-        "table = cell.aggregate(spec.load('dtm'), outcomes, reported.read(), 'toy', {})\n"
+        "table = cell.aggregate(spec.load('dtm'), outcomes, reported.read(), 'toy')\n"
         "markdown.render(table, Context()), delimited.render(table), latex.render(table, 'x')\n"
         "print([m for m in ('torch', 'mmengine', 'pandas', 'matplotlib', 'jinja2') if m in sys.modules])\n"
     )

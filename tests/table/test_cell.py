@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from mimbench.render.text import claim_paper
 from mimbench.table.cell import Outcome, aggregate
 from mimbench.table.reported import Reported
 from mimbench.table.spec import parse
@@ -56,7 +57,9 @@ SPEC = parse(
                 "against": "good",
                 "column": "top1",
                 "reported_delta": reference("gain", "top1_delta"),
-            }
+            },
+            {"label": "good helps", "row": "good", "against": "base", "column": "top1"},
+            {"label": "good helps, too", "row": "good", "against": "base", "column": "miou"},
         ],
     },
     where="t",
@@ -80,7 +83,7 @@ def table(scale="toy", **changes):
     for name, value in changes.items():
         row, index = name.rsplit("_", 1)
         outcomes[row, int(index)] = value
-    return aggregate(SPEC, outcomes, LINES, scale, {"new": True})
+    return aggregate(SPEC, outcomes, LINES, scale, {"new"})
 
 
 def cell(result, row, index):
@@ -149,7 +152,7 @@ def test_an_incomplete_cell_keeps_its_values_but_gets_no_comparison(outcome, sta
 
 
 def test_nothing_ran():
-    result = aggregate(SPEC, {}, LINES, "toy", {})
+    result = aggregate(SPEC, {}, LINES, "toy")
     assert result.seeds == ()
     assert [word(cell(result, row, 0)) for row in ("base", "good", "new")] == ["not run"] * 3
     assert word(result.claims[0]) == "not run"
@@ -195,7 +198,15 @@ def test_row_baseline_and_reconstruction():
 )
 def test_claim(values, expected):
     claim = table(new_0=ok(*values)).claims[0]
-    assert (word(claim), claim.reported.text) == (expected, "0.5")
+    assert (word(claim), claim.reported_delta) == (expected, 0.5)
+
+
+def test_a_claim_without_a_line_of_its_own_is_the_difference_of_its_rows():
+    _, both, one = table().claims
+    assert [item.text for item in both.reported] == ["82.0", "80.0"]
+    assert both.reported_delta == pytest.approx(2.0) and word(both) == "same direction"
+    assert claim_paper(both) == "+2.0"
+    assert one.reported == () and one.verdict is None and one.delta is not None  # the paper has no base there
 
 
 def test_claim_at_paper_scale_compares_the_difference():

@@ -1,0 +1,80 @@
+"""Runs that no table refers to any more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from mimbench import catalog as cards
+from mimbench.catalog import Catalog
+from mimbench.datasets import Data
+from mimbench.plan import Node, Planner
+from mimbench.recipe import SCALES
+from mimbench.request import Request
+from mimbench.spec import canonical_json
+from mimbench.store import RunFolder, RunStore
+from mimbench.table import spec as tables
+
+
+class _AnyData(Data):
+    """Stands for whatever data a run was made with: a plan's recipes do not depend on it."""
+
+    def __init__(self) -> None:
+        pass
+
+    def path(self, role: str) -> Path:
+        return Path()
+
+    def fingerprint(self, role: str) -> str:
+        return ""
+
+    def size(self, role: str, *, labelled: bool) -> int:
+        return 1
+
+
+class _AnyPlanner(Planner):
+    """Plans as if every checkpoint that a recipe loads had been given."""
+
+    def _weights(self, title: str, name: str | None) -> dict[str, Path]:
+        del title, name
+        return {}
+
+
+def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
+    """Runs whose recipe no table has today, at any scale; seed and data do not matter."""
+    wanted: set[str] = set()
+    loaded = dict.fromkeys(cards.names("method"), Path())  # as --weights METHOD=PATH has it
+    requests = [Request(scale=scale, weights=weights) for scale in SCALES for weights in ({}, loaded)]
+    for method, table in tables.list_tables():
+        spec = tables.load(method, table)
+        for request in requests:
+            empty = RunStore(store.root / ".none")
+            build = _AnyPlanner(catalog, empty, _AnyData(), request)
+            plan = build.table(spec.rows, spec.columns, f"tables/{method}/{table}.toml")
+            signatures: dict[str, str] = {}
+            for key, node in plan.nodes.items():
+                parents = {role: signatures[parent] for role, parent in node.spec.parents.items()}
+                signatures[key] = _signature(node, parents)
+            wanted.update(signatures.values())
+
+    def is_wanted(folder: RunFolder) -> str | None:
+        """The run's signature if a table has it; a parent that is gone cannot speak against its child."""
+        parents = {}
+        for role, key in folder.spec.parents.items():
+            parent = store.get(key)
+            if parent is None:
+                return ""
+            signature = is_wanted(parent)
+            if signature is None:
+                return None
+            parents[role] = signature
+        signature = _signature(folder, parents)
+        return signature if signature in wanted or "" in parents.values() else None
+
+    return [folder for folder in store if is_wanted(folder) is None]
+
+
+def _signature(run: Node | RunFolder, parents: Mapping[str, str]) -> str:
+    spec = replace(run.spec, data={}, seed=0, parents=dict(parents), skip_corrupt=False)
+    return canonical_json(spec.as_dict())
