@@ -60,4 +60,4 @@ def stored_tables(request: Request, console: Console) -> Iterator[tuple[Table, C
         plan = plan_table(method, spec, request, catalog, store, console)
         where = f"tables/{method}/{name}.toml"
         table = aggregate(spec, plan, Report(), request, store, where=where)
-        yield table, context(plan, command_of(method, name, request))
+        yield table, context(spec, plan, command_of(method, name, request))

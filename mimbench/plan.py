@@ -100,12 +100,10 @@ class Plan:
                 needed.update(node.spec.parents.values())
         self.nodes = {key: node for key, node in self.nodes.items() if key in needed}
 
-    def pretraining_of(self, row: str) -> Resolved | None:
-        """The recipe of a row's own pretraining; None where the row is not run."""
-        for (name, _), keys in self.cells.items():
-            if name == row:
-                return self.recipes[self.nodes[keys[0]].spec.parents["encoder"]]
-        return None
+    def lineage(self, key: str) -> list[str]:
+        """A run, what it needs, what these need, and so on."""
+        parents = self.nodes[key].spec.parents.values()
+        return [key, *(run for parent in parents for run in self.lineage(parent))]
 
     def todo(self, *, rerun_stale: bool = False) -> list[Node]:
         """The runs to do, parents first: targets that are not done, and what these still need."""
@@ -124,7 +122,6 @@ class Planner:
         self.catalog, self.store, self.data, self.request = catalog, store, data, request
         self.plan = Plan()
         self._rows: list[Row] = []
-        self._user = ""  # the row that is being planned
         self._used: set[str] = set()  # of the request's changes
         self._loaded: set[str] = set()  # names of the checkpoints that some run wants
         self._named: set[str] = set()  # what the row that is being planned has: its method, parents and tasks
@@ -160,6 +157,9 @@ class Planner:
             if not any((row.id, index) in self.plan.blocked for index in range(len(columns))):
                 self._refuse_strangers(row, where)
         self.plan.drop_unused()
+        for (row_id, _), keys in self.plan.cells.items():
+            for run in {run for key in keys.values() for run in self.plan.lineage(key)}:
+                self.plan.nodes[run].users.add(f"{where}: {row_id}")
         return self.plan
 
     def _is_rebuilt(self, row: Row, where: str) -> bool:
@@ -218,7 +218,6 @@ class Planner:
         """Plan the run behind one cell and seed (without a task: only the pretraining); returns its key."""
         assert row.method is not None
         self._rows.append(row)
-        self._user = f"{where}: {row.id}"
         if self.request.scale in row.not_at:
             raise Unavailable(row.not_at[self.request.scale])
         if task is None:
@@ -362,7 +361,6 @@ class Planner:
             cost = (0, 0.0) if weights else (resolved.images, resolved.flops)
             self.plan.nodes[spec.key] = Node(spec, inputs, label, *cost, outcome)
             self.plan.recipes[spec.key] = resolved
-        self.plan.nodes[spec.key].users.add(self._user)
         return spec.key
 
     def _weights(self, title: str, name: str | None) -> dict[str, Path]:

@@ -18,10 +18,12 @@ from mimbench.execute import Pool, Report, gpu_ids, num_cores
 from mimbench.plan import Node, Plan, Planner, show
 from mimbench.progress import Progress
 from mimbench.request import Request, check, command_of
+from mimbench.spec import canonical_json
 from mimbench.store import Options, RunFolder, RunStore
 
 if TYPE_CHECKING:
-    from mimbench.render import Context
+    from mimbench.catalog import Resolved
+    from mimbench.render import Context, UsedRecipe
     from mimbench.table.cell import Outcome, Table
     from mimbench.table.spec import TableSpec
 
@@ -72,7 +74,7 @@ def reproduce_table(
         report = execute(plan, pool, console, rerun_stale=rerun_stale)
     finished = aggregate(spec, plan, report, request, store, where=f"tables/{method}/{table}.toml")
     terminal.show(finished, console)
-    files = render.write_all(finished, paths.reports_out() / method, table, context(plan, command))
+    files = render.write_all(finished, paths.reports_out() / method, table, context(spec, plan, command))
     tell_failures(plan, report, store, console)
     tell_sharing(plan, store, console)
     for file in reversed(files):  # the page comes last
@@ -131,7 +133,7 @@ def reproduce_all(
         spec, where = specs[method, table], f"tables/{method}/{table}.toml"
         finished[method, table] = aggregate(spec, plan, report, request, store, where=where)
         terminal.show(finished[method, table], console)
-        folder, told = paths.reports_out() / method, context(plan, command_of(method, table, request))
+        folder, told = paths.reports_out() / method, context(spec, plan, command_of(method, table, request))
         render.write_all(finished[method, table], folder, table, told)
     tell_failures(whole, report, store, console)
     tell_sharing(whole, store, console)
@@ -238,22 +240,35 @@ def aggregate(
     return cell.aggregate(spec, found, reported.read(), scale, plan.rebuilt, where=where)
 
 
-def context(plan: Plan, command: str) -> Context:
-    """What the report says beside the table: the command, the data, the version, every row's recipe."""
+def context(spec: TableSpec, plan: Plan, command: str) -> Context:
+    """What the report says beside the table: the command, the data, the version, the recipes."""
     from mimbench.render import Context
 
     facts = {"mimbench": version()}
-    recipes: dict[str, dict[str, tuple[Any, str]]] = {}
-    for row in dict.fromkeys(row for row, _ in plan.cells):
-        resolved = plan.pretraining_of(row)
-        if resolved:
-            recipes[row] = {
-                name: (value, resolved.sources.get(name, "")) for name, value in resolved.values.items()
-            }
     for node in plan.nodes.values():
         for role, fingerprint in node.spec.data.items():
             facts[f"data: {role}"] = fingerprint[:16]
-    return Context(command=command, facts=facts, recipes=recipes)
+    return Context(command=command, facts=facts, recipes=used_recipes(spec, plan))
+
+
+def used_recipes(spec: TableSpec, plan: Plan) -> list[UsedRecipe]:
+    """The recipes of all runs behind a table: pretrainings, then teachers, then tasks."""
+    from mimbench.render import UsedRecipe
+
+    stages = ("pretrain", "teacher", "downstream")
+    found: dict[tuple[int, str, str], dict[str, Resolved]] = {}
+    for row, column in plan.cells:
+        for key in plan.lineage(plan.cells[row, column][0]):
+            node, resolved = plan.nodes[key], plan.recipes[key]
+            same = canonical_json([resolved.values, resolved.sources])
+            place = (stages.index(node.spec.stage), resolved.about.title, same)
+            found.setdefault(place, {})[spec.row(row).label] = resolved
+    used = []
+    for (_, title, _), by_row in sorted(found.items(), key=lambda item: item[0][0]):
+        resolved = next(iter(by_row.values()))
+        fields = {name: (value, resolved.sources.get(name, "")) for name, value in resolved.values.items()}
+        used.append(UsedRecipe(title, tuple(by_row), fields))
+    return used
 
 
 def version() -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimbench.atomic import write_text
-from mimbench.render.text import Context
+from mimbench.render.text import Context, UsedRecipe
 from mimbench.table.cell import Table
 
-__all__ = ["Context", "write_all"]
+__all__ = ["Context", "UsedRecipe", "write_all"]
 
 
 def write_all(table: Table, out_dir: Path, name: str, context: Context | None = None) -> list[Path]:

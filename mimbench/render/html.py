@@ -60,7 +60,7 @@ def render(table: Table, context: Context, plots: Mapping[str, str]) -> str:
             {"number": number, "text": line.source, "first_hand": line.first_hand}
             for line, number in numbers.items()
         ],
-        recipes=_recipes(table, context),
+        recipes=context.recipes,
         command=context.command,
     )
 
@@ -174,17 +174,4 @@ def _seeds(table: Table) -> list[dict[str, Any]]:
         for row in table.rows
         for column, cell in zip(table.spec.columns, row.cells, strict=True)
         for seed, outcome in cell.outcomes.items()
-    ]
-
-
-def _recipes(table: Table, context: Context) -> list[dict[str, Any]]:
-    return [
-        {
-            "label": row.spec.label,
-            "fields": [
-                (name, value, source) for name, (value, source) in context.recipes[row.spec.id].items()
-            ],
-        }
-        for row in table.rows
-        if context.recipes.get(row.spec.id)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,18 +27,31 @@ VERDICT_SYMBOLS = {
 
 
 @dataclass(frozen=True)
+class UsedRecipe:
+    """A recipe behind the table: what follows it, the labels of the rows that rest on it, the fields.
+
+    Attributes:
+        fields: name to (value, source).
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    fields: Mapping[str, tuple[Any, str]]
+
+
+@dataclass(frozen=True)
 class Context:
     """What a report says beyond the table itself.
 
     Attributes:
         command: how to make this table again.
         facts: further lines for the header (data, version); nothing that changes from one run to the next.
-        recipes: row's id to field to (value, source).
+        recipes: of every pretraining, teacher and task; one that several rows share stands there once.
     """
 
     command: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
-    recipes: Mapping[str, Mapping[str, tuple[Any, str]]] = field(default_factory=dict)
+    recipes: Sequence[UsedRecipe] = ()
 
 
 def number(value: float, digits: int, *, signed: bool = False) -> str:

@@ -224,7 +224,7 @@ def recipes() -> Mapping[str, DeepMIMRecipe]:
     )  # fmt: skip
     toy = small.vary(
         "ours: two CPU cores, pictures of few patches",
-        mask_ratio=0.6, min_crop_scale=0.6, epochs=10.0, warmup_epochs=1.0,
+        mask_ratio=0.6, min_crop_scale=0.6, epochs=12.0, warmup_epochs=1.0,
     )  # fmt: skip
     smoke = toy.vary(
         "ours: seconds",

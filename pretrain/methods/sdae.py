@@ -77,6 +77,7 @@ class SdAE(nn.Module):
             recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size, pos_embed="learned"
         )
         self.teacher = ViT(teacher_config).requires_grad_(False)
+        self.teacher.patch_embed.proj.reset_parameters()  # as timm leaves it
         self.steps = 0
 
     @property

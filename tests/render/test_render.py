@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mimbench.render import Context, delimited, html, latex, markdown, plot, terminal, text, write_all
+from mimbench.render import (
+    Context,
+    UsedRecipe,
+    delimited,
+    html,
+    latex,
+    markdown,
+    plot,
+    terminal,
+    text,
+    write_all,
+)
 from mimbench.render import index as index_page
 from mimbench.table import reported
 from mimbench.table.cell import Outcome, aggregate
@@ -20,7 +31,7 @@ METRICS = [column.metric for column in SPEC.columns]
 CONTEXT = Context(
     command="make reproduce-table METHOD=dtm",
     facts={"Data": "invented & <tested>"},
-    recipes={"dtm": {"mask_ratio": (0.383, "official <code>")}},
+    recipes=[UsedRecipe("DTM", ("DTM",), {"mask_ratio": (0.383, "official <code>")})],
 )
 
 
