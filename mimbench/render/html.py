@@ -122,7 +122,7 @@ def _row(table: Table, row: TableRow, numbers: Mapping[Reported, int]) -> dict[s
     return {
         "label": row.spec.label,
         "run": row.spec.method is not None,
-        "note": row.spec.note,
+        "note": text.row_note(table, row),
         "reconstruction": row.reconstruction,
         "baseline": text.is_baseline(table, row),
         "cells": [_cell(table, cell, index, numbers) for index, cell in enumerate(row.cells)],

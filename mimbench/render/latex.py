@@ -86,7 +86,7 @@ def _row(table: Table, row: TableRow) -> list[str]:
         ["stale" if cell.stale else "" for cell in row.cells],
     ]
     below = [words for words in below if any(words)]
-    notes = text.row_notes(row)
+    notes = text.row_notes(table, row)
     below += [[""] * len(row.cells) for _ in range(len(notes) - len(below))]
     lines = [" & ".join(values)]
     for position, words in enumerate(below):

@@ -95,5 +95,5 @@ def _line(cells: list[str]) -> str:
 
 def _label(table: Table, row: TableRow) -> str:
     label = f"**{escape(row.spec.label)}**" if row.spec.method else escape(row.spec.label)
-    notes = text.row_notes(row) + (["baseline"] if text.is_baseline(table, row) else [])
+    notes = text.row_notes(table, row) + (["baseline"] if text.is_baseline(table, row) else [])
     return "<br>".join([label, *(f"*{escape(note)}*" for note in notes)])

@@ -76,7 +76,7 @@ def _label(table: Table, row: TableRow) -> Text:
     from rich.text import Text
 
     label = Text(row.spec.label, style="bold" if row.spec.method else "")
-    notes = text.row_notes(row) + (["baseline"] if text.is_baseline(table, row) else [])
+    notes = text.row_notes(table, row) + (["baseline"] if text.is_baseline(table, row) else [])
     for note in notes:
         label.append(f"\n{note}", style="not bold dim")
     return label

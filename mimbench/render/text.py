@@ -126,14 +126,23 @@ def cell_lines(table: Table, cell: Cell, decimals: int) -> list[str]:
     return [line for line in lines if line]
 
 
-def row_notes(row: TableRow) -> list[str]:
+def row_notes(table: Table, row: TableRow) -> list[str]:
     """What stands under a row's label."""
-    notes = [row.spec.note] if row.spec.note else []
+    notes = [note] if (note := row_note(table, row)) else []
     if row.reconstruction:
         notes.append("reconstruction")
     if row.spec.method is None:
         notes.append("reported only")
     return notes
+
+
+def row_note(table: Table, row: TableRow) -> str:
+    """The row's own note, and which of the paper's figures are of another protocol than ours."""
+    by_protocol: dict[str, list[str]] = {}
+    for metric, protocol in row.spec.other_protocol.items():
+        by_protocol.setdefault(protocol, []).append(metric_title(table, metric))
+    notes = [f"paper's {' and '.join(titles)}: {protocol}" for protocol, titles in by_protocol.items()]
+    return "; ".join([*([row.spec.note] if row.spec.note else []), *notes])
 
 
 def is_baseline(table: Table, row: TableRow) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mimbench.table import verdict as rules
@@ -47,6 +47,7 @@ class Cell:
     against: str = ""  # the baseline row's id; empty for the baseline itself
     verdict: Verdict | None = None
     reconstruction: bool = False
+    protocol: str = ""  # of the reported value, where it is not that of our runs
 
     @property
     def complete(self) -> bool:
@@ -166,8 +167,9 @@ def aggregate(
                 if reference
                 else None
             )
+            protocol = row.other_protocol.get(column.metric, "")
             if row.method is None:
-                drafts[row.id, index] = Cell("reported_only", reported=line)
+                drafts[row.id, index] = Cell("reported_only", reported=line, protocol=protocol)
                 continue
             by_seed = outcomes.get((row.id, index), {})
             cell = {seed: by_seed.get(seed, Outcome("missing")) for seed in seeds}
@@ -179,6 +181,7 @@ def aggregate(
                 ours=estimate(done) if done else None,
                 reported=line,
                 reconstruction=row.id in rebuilt,
+                protocol=protocol,
             )
     rows = tuple(
         TableRow(
@@ -202,21 +205,13 @@ def _compare(
     else:
         baseline = drafts[against, index]
     delta = paired(cell.values, baseline.values) if baseline else None
-    reported_delta = (
-        cell.reported.value - baseline.reported.value
-        if baseline and baseline.reported and cell.reported
-        else None
-    )
-    return Cell(
-        cell.status,
-        cell.outcomes,
-        cell.ours,
-        cell.reported,
-        delta,
-        reported_delta,
-        against,
-        _verdict(cell, baseline, delta, reported_delta, spec.columns[index].metric, scale),
-        cell.reconstruction,
+    reported_delta = _difference(_both(cell, baseline)) if baseline else None
+    return replace(
+        cell,
+        delta=delta,
+        reported_delta=reported_delta,
+        against=against,
+        verdict=_verdict(cell, baseline, delta, reported_delta, spec.columns[index].metric, scale),
     )
 
 
@@ -234,7 +229,8 @@ def _verdict(
     if not cell.complete:
         return _not_run(cell)
     if scale == "paper":
-        return rules.absolute(cell.ours, cell.reported.value, metric) if cell.ours and cell.reported else None
+        comparable = cell.ours and cell.reported and not cell.protocol
+        return rules.absolute(cell.ours, cell.reported.value, metric) if comparable else None
     if baseline is None or reported_delta is None:
         return None
     if not baseline.complete:
@@ -257,8 +253,8 @@ def _claim(
     if claim.reported_delta:
         here = f"{where}: claims[{claim.label}].reported_delta"
         lines = (find(reported, claim.reported_delta, where=here),)
-    elif cell.reported and against.reported:
-        lines = (cell.reported, against.reported)
+    else:
+        lines = _both(cell, against)
     stated = _difference(lines)
     incomplete = next((c for c in (cell, against) if not c.complete and c.status != "reported_only"), None)
     verdict: Verdict | None
@@ -273,6 +269,13 @@ def _claim(
     else:
         verdict = rules.direction(delta, stated)
     return ClaimResult(claim, delta, lines, verdict)
+
+
+def _both(cell: Cell, against: Cell) -> tuple[Reported, ...]:
+    """The two reported values, where they are of one protocol."""
+    if cell.reported and against.reported and cell.protocol == against.protocol:
+        return cell.reported, against.reported
+    return ()
 
 
 def _difference(lines: Sequence[Reported]) -> float | None:

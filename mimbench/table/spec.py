@@ -40,6 +40,8 @@ class Row(_Strict):
         at: scale to overrides that hold at this scale only (over those of `set`).
         not_at: scale to the reason why the row cannot be run at it.
         reported: column's metric to the paper's figure.
+        other_protocol: column's metric to the protocol of its figure, where that is not the task's: such
+            figures are not compared with ours at scale paper, nor with figures of another protocol.
         baseline: the row it is compared with, where that is not the table's.
     """
 
@@ -50,6 +52,7 @@ class Row(_Strict):
     at: dict[Scale, dict[str, Any]] = Field(default_factory=dict)
     not_at: dict[Scale, str] = Field(default_factory=dict)
     reported: dict[str, Reference] = Field(default_factory=dict)
+    other_protocol: dict[str, str] = Field(default_factory=dict)
     baseline: str | None = None
     note: str = ""
 
@@ -164,6 +167,8 @@ def _check_names(spec: TableSpec, where: str, name: str) -> None:
             _one_of(row.baseline, rows, f"{here}.baseline")
         for metric in row.reported:
             _one_of(metric, metrics, f"{here}.reported")
+        for metric in row.other_protocol:
+            _one_of(metric, list(row.reported), f"{here}.other_protocol")
         if row.method is None and (row.set or row.at or row.not_at):
             raise UserError(
                 f"{here}.set",

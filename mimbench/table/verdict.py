@@ -7,11 +7,11 @@ The first rule that applies gives the word:
 | row without a method (reported only) | none |
 | not runnable here | `not runnable` (with the reason) |
 | any seed missing, running or failed | `not run` (with the reason); dropping failed seeds would flatter |
-| scale `paper`: nothing reported | none |
+| scale `paper`: nothing reported, or a figure of another protocol | none |
 | scale `paper`: absolute difference to the reported value at most the seed noise | `reproduced` |
 | scale `paper`: more than that, but our 95 % interval contains the reported value | `within noise` |
 | scale `paper`: otherwise, by the sign of the difference | `below`, `above` |
-| smaller scale: the baseline row itself, or the paper reports no difference to it | none |
+| smaller scale: the baseline row itself, or the paper reports no difference to it in one protocol | none |
 | smaller scale: fewer than two paired seeds, or the paper's difference is 0 | `inconclusive` |
 | smaller scale: the interval of (row - baseline) contains 0 | `inconclusive` |
 | smaller scale: that interval lies on the side of the paper's difference | `same direction` |

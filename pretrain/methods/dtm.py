@@ -201,10 +201,10 @@ class DTMRecipe(MorphRecipe, FeatureRecipe):
     weigh_groups: bool
 
 
-CODE = "DTM code, parser defaults of run_pretrain_dtm.py@322df2e"
-MORPHING: Mapping[str, Any] = {
+PARSER = "DTM code, parser defaults of run_pretrain_dtm.py@322df2e"
+ENGINE = "DTM code, bm/merge.py and engine_for_dtm.py@322df2e"
+RELEASED: Mapping[str, Any] = {
     "matching": "bipartite",
-    "num_branches": 2,
     "split": "alternate",
     "merge": "group_mean",
     "protect_first": True,
@@ -219,16 +219,22 @@ def with_morphing(kind: type[R], base: PretrainRecipe, groups: Mapping[str, Mapp
     limits = {"max_merged": base.num_patches, "max_rounds": round(base.num_patches**0.5)}
     scaled = "ours: all patches and one side of the grid, as in the code"
     values, sources = base.values(), dict(base.sources)
-    where = CODE if base.num_patches == 196 else scaled
-    for source, fields in [(CODE, MORPHING), (where, limits), *groups.items()]:
+    where = PARSER if base.num_patches == 196 else scaled
+    own = [(ENGINE, RELEASED), (PARSER, {"num_branches": 2}), (where, limits)]
+    for source, fields in [*own, *groups.items()]:
         values |= fields
         sources |= dict.fromkeys(fields, source)
     return kind.from_values(values, sources)
 
 
 def recipes() -> Mapping[str, DTMRecipe]:
-    own = {f"{CODE}: the loss": {"weigh_groups": True, "dtm_weight": 1.0}}
+    own: dict[str, dict[str, Any]] = {PARSER: {"dtm_weight": 1.0}, ENGINE: {"weigh_groups": True}}
     return {scale: with_morphing(DTMRecipe, base, own) for scale, base in base_recipes().items()}
+
+
+def unreleased(recipe: DTMRecipe) -> bool:
+    """Whether the recipe asks for something that only the paper has, or its ablations."""
+    return any(getattr(recipe, name) != value for name, value in {**RELEASED, "weigh_groups": True}.items())
 
 
 METHOD = MethodCard(
@@ -236,7 +242,7 @@ METHOD = MethodCard(
     title="DTM",
     paper="Kim et al., Morphing Tokens Draw Strong Masked Image Models, ICLR 2025",
     code="naver-ai/dtm@322df2e",
-    reconstruction=lambda recipe: recipe.matching != "bipartite",
+    reconstruction=unreleased,
     recipes=recipes,
     build=DTM,
     needs={"teacher": "clip"},

@@ -62,28 +62,28 @@ def base_recipes() -> Mapping[str, FeatureRecipe]:
     """The recipes DTM and its no-morphing baseline share."""
     paper = FeatureRecipe.cited(
         {
+            "DTM code, docs/Training.md@322df2e": {
+                "base_lr": 1.5e-3,
+                "clip_grad": 3.0,
+                "layer_scale_init": 0.1,
+                "num_masked": 75,
+            },
             "DTM code, run_pretrain_dtm.py@322df2e": {
                 "img_size": 224,
                 "patch_size": 16,
-                "base_lr": 1.5e-3,
                 "lr_rule": "sqrt",
                 "min_lr": 1e-5,
                 "weight_decay": 0.05,
-                "clip_grad": 3.0,
                 "color_jitter": 0.4,
+                "min_mask_block": 16,
+                "target_dim": 512,
                 "precision": "fp16",
                 "loss_type": "smoothl1",
                 "normalize_target": False,
                 "clip_normalisation": False,
                 "project_target": True,
             },
-            "DTM code, modeling_dtm.py@322df2e": {
-                "arch": "vit_base",
-                "layer_scale_init": 0.1,
-                "num_masked": 75,
-                "min_mask_block": 16,
-                "target_dim": 512,
-            },
+            "DTM code, modeling_dtm.py@322df2e": {"arch": "vit_base"},
             "DTM paper, as quoted by a review: 300 epochs": {"epochs": 300.0},
             "recalled, not read: total batch": {"global_batch_size": 1024},
             "inherited from BEiT v2's 300-epoch recipe, not stated by DTM": {

@@ -175,7 +175,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
 
 HOST: Mapping[str, Mapping[str, Any]] = {
     "reconstruction: the cheaper, a trunk for all taps": {"decoders": "shared"},
-    "DDAE paper, Figure 2: an asymmetric encoder as MAE's": {"masking": "random"},
+    "reconstruction: MAE's, as the encoder's asymmetry is (Figure 2); not stated": {"masking": "random"},
     "BEiT, Algorithm 1; used by block masks only": {"min_mask_block": 16},
 }
 

@@ -205,7 +205,10 @@ class MixedAERecipe(MAERecipe):
 def recipes() -> Mapping[str, MixedAERecipe]:
     """MAE's at every scale, and the mixing."""
     cited: dict[str, dict[str, Any]] = {
-        "paper, abstract and introduction": {"attention": "topk", "segment_embed": "encoder"},
+        "named in a summary of the paper; where they act, recalled": {
+            "attention": "topk",
+            "segment_embed": "encoder",
+        },
         "paper, recalled": {
             "mixing_ratio": 0.25,
             "mixing": "compose",

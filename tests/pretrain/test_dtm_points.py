@@ -382,3 +382,11 @@ def test_clip_statistics_round_trip() -> None:
         [0.26862954, 0.26130258, 0.27577711]
     ).view(3, 1, 1)
     torch.testing.assert_close(to_clip_statistics(imagenet), clip, atol=1e-6, rtol=0)
+
+
+def test_what_only_the_paper_has_is_a_reconstruction() -> None:
+    toy = METHOD.recipes()["toy"]
+    assert not METHOD.rebuilt(toy) and not METHOD.rebuilt(toy.vary("t", loss_type="l1", num_branches=1))
+    for change in ({"matching": "kmeans"}, {"dynamic": False}, {"weigh_groups": False}, {"split": "random"},
+                   {"merge": "row_normalised"}, {"protect_first": False}, {"rounds": "exact"}):  # fmt: skip
+        assert METHOD.rebuilt(toy.vary("t", **change)), change

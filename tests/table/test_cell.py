@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mimbench.render.text import claim_paper
+from mimbench.render.text import claim_paper, row_note
 from mimbench.table.cell import Outcome, aggregate
 from mimbench.table.reported import Reported
 from mimbench.table.spec import parse
@@ -207,6 +207,21 @@ def test_a_claim_without_a_line_of_its_own_is_the_difference_of_its_rows():
     assert both.reported_delta == pytest.approx(2.0) and word(both) == "same direction"
     assert claim_paper(both) == "+2.0"
     assert one.reported == () and one.verdict is None and one.delta is not None  # the paper has no base there
+
+
+def test_a_figure_of_another_protocol_is_shown_but_not_compared():
+    other = SPEC.row("good").model_copy(update={"other_protocol": {"top1": "SETR"}})
+    rows = tuple(other if row.id == "good" else row for row in SPEC.rows)
+    spec = SPEC.model_copy(update={"rows": rows})
+    outcomes = {(row, 0): ok(82.0, 82.1, 81.9) for row in ("base", "good", "new")}
+    for scale in ("toy", "paper"):
+        result = aggregate(spec, outcomes, LINES, scale)
+        good = cell(result, "good", 0)
+        assert good.reported.text == "82.0" and good.protocol == "SETR"
+        assert good.reported_delta is None and good.verdict is None
+        assert result.claims[1].reported == ()
+        assert row_note(result, result.row("good")) == "paper's Top-1: SETR"
+    assert word(cell(table("paper", good_0=ok(82.0, 82.1, 81.9)), "good", 0)) == "reproduced"
 
 
 def test_claim_at_paper_scale_compares_the_difference():
