@@ -229,8 +229,9 @@ def _verdict(
     if not cell.complete:
         return _not_run(cell)
     if scale == "paper":
-        comparable = cell.ours and cell.reported and not cell.protocol
-        return rules.absolute(cell.ours, cell.reported.value, metric) if comparable else None
+        if cell.ours is None or cell.reported is None or cell.protocol:
+            return None
+        return rules.absolute(cell.ours, cell.reported.value, metric)
     if baseline is None or reported_delta is None:
         return None
     if not baseline.complete:
