@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
 from mimbench.errors import UserError
+from mimbench.recipe import require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store import RunFolder
@@ -43,6 +44,24 @@ class ClassificationRecipe(TransferRecipe):
     crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
     head_init_std: float
     ema_momentum: float | None  # of the weights that are evaluated; None = the last step's
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_above("epochs", self.epochs, 0)
+        require_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        for name in ("min_lr", "mixup", "cutmix", "head_init_std"):
+            require_range(name, getattr(self, name), 0)
+        for name in ("mixup_switch_prob", "label_smoothing", "random_erase", "min_crop_scale"):
+            require_range(name, getattr(self, name), 0, 1)
+        require_above("crop_pct", self.crop_pct, 0)
+        require_range("crop_pct", self.crop_pct, 0, 1)
+        require_range("ema_momentum", self.ema_momentum or 0.0, 0, 1)
+        if self.global_batch_size % 2:
+            remedy = "Mixup pairs pictures: give an even one."
+            raise UserError("global_batch_size", self.global_batch_size, remedy=remedy)
+        if self.rand_augment and not self.rand_augment.startswith("rand-"):
+            remedy = "Give a policy of timm's such as 'rand-m9-mstd0.5-inc1', or '' for none."
+            raise UserError("rand_augment", self.rand_augment, remedy=remedy)
 
 
 MAE = "MAE fine-tuning (code efb2a80)"
@@ -133,10 +152,6 @@ def run(folder: RunFolder) -> dict[str, float]:
 
     spec = folder.spec
     recipe = ClassificationRecipe.from_values(spec.recipe)
-    if recipe.global_batch_size % (2 * get_dist_info()[1]):
-        raise UserError(
-            "global_batch_size", recipe.global_batch_size, remedy="Mixup pairs pictures: give an even one."
-        )
     train, val = labelled_splits(folder)
     seed_weights(spec.seed)
     encoder, report = load_encoder(

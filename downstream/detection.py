@@ -19,6 +19,7 @@ from downstream.dense import DenseRecipe
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard
 from mimbench.errors import UserError
+from mimbench.recipe import require_above, require_range
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
@@ -47,6 +48,18 @@ class DetectionRecipe(DenseRecipe):
     box_loss: Literal["giou", "l1"]
     mask_convs: int
     mask_roi_size: int  # cells; the mask has twice as many a side
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_above("epochs", self.epochs, 0)
+        require_above("anchor_scale", self.anchor_scale, 0)
+        require_range("warmup_ratio", self.warmup_ratio, 0, 1)
+        for name in ("warmup_steps", "roi_points", "box_convs", "mask_convs"):
+            require_range(name, getattr(self, name), 0)
+        for name in (
+            "fpn_channels", "num_proposals", "rpn_samples", "roi_samples", "box_channels", "mask_roi_size",
+        ):  # fmt: skip
+            require_range(name, getattr(self, name), 1)
 
 
 CAE = "CAE's Mask R-CNN protocol (a7fd162)"

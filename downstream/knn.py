@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
 from mimbench.errors import UserError
-from mimbench.recipe import require_range
+from mimbench.recipe import require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store import RunFolder
@@ -40,6 +40,8 @@ class KNNRecipe(TransferRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("k", self.k, 1)
+        require_above("temperature", self.temperature, 0)
+        require_above("crop_pct", self.crop_pct, 0)
 
 
 def recipes() -> Mapping[str, KNNRecipe]:

@@ -21,7 +21,7 @@ from downstream.classification import accuracy, images
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.errors import UserError
-from mimbench.recipe import require_range
+from mimbench.recipe import require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store import RunFolder
@@ -44,6 +44,12 @@ class LinearRecipe(TransferRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("layer", self.layer, 0)
+        require_above("epochs", self.epochs, 0)
+        require_range("min_crop_scale", self.min_crop_scale, 0, 1)
+        require_above("crop_pct", self.crop_pct, 0)
+        require_range("head_init_std", self.head_init_std, 0)
+        require_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        require_range("min_lr", self.min_lr, 0)
 
 
 def recipes() -> Mapping[str, LinearRecipe]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from downstream.dense import DenseRecipe
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard
-from mimbench.errors import RunFailed, UserError
+from mimbench.errors import UserError
+from mimbench.recipe import require_range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,20 @@ class SegmentationRecipe(DenseRecipe):
     resize_ratio: tuple[float, float]
     cat_max_ratio: float  # a crop is redrawn where one class covers more than this
     photometric: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "slide_stride", "aux_channels"):
+            require_range(name, getattr(self, name), 1)
+        require_range("head_channels", self.head_channels or 1, 1)
+        require_range("warmup_steps", self.warmup_steps, 0, self.steps)
+        for name in ("warmup_ratio", "dropout", "cat_max_ratio"):
+            require_range(name, getattr(self, name), 0, 1)
+        for name in ("poly_power", "min_lr", "aux_weight"):
+            require_range(name, getattr(self, name), 0)
+        if min(*self.resize_scale, *self.resize_ratio) <= 0:
+            value = [*self.resize_scale, *self.resize_ratio]
+            raise UserError("resize_scale and resize_ratio", value, remedy="All must be above 0.")
 
 
 PAPER = "BEiT/MAE/iBOT UperNet protocol"
@@ -100,13 +115,14 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def check_labels(labels: np.ndarray, num_classes: int, path: str) -> None:
-    """Raises RunFailed where an annotation `[H, W]`, already reduced, has a label without a class."""
+    """Raises UserError where an annotation `[H, W]`, already reduced, has a label without a class."""
     wrong = labels[(labels != IGNORED) & (labels >= num_classes)]
     if wrong.size:
-        raise RunFailed(
-            f"{path}: label {int(wrong.max()) + 1} is out of range; with {num_classes} classes labels are "
-            f"0 (other) to {num_classes}. `mimbench data check` lists all such files."
+        remedy = (
+            f"With {num_classes} classes labels are 0 (other) to {num_classes}. "
+            "`mimbench data check` lists all such files."
         )
+        raise UserError(path, int(wrong.max()) + 1, remedy=remedy)
 
 
 def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Subset
 from downstream.classification import images
 from downstream.linear_probe import flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
-from mimbench.recipe import require_range
+from mimbench.recipe import require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store import RunFolder
@@ -54,6 +54,10 @@ class TokenRecipe(TransferRecipe):
         super().__post_init__()
         require_range("num_merged", self.num_merged, 0)
         require_range("num_rounds", self.num_rounds, 1)
+        require_above("epochs", self.epochs, 0)
+        require_range("min_crop_scale", self.min_crop_scale, 0, 1)
+        require_above("crop_pct", self.crop_pct, 0)
+        require_range("head_init_std", self.head_init_std, 0)
 
 
 def recipes() -> Mapping[str, TokenRecipe]:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -212,6 +213,10 @@ class Catalog:
         about = self.describe(kind, name)
         if scale not in about.scales:
             raise Unavailable(f"{about.title} has no recipe for the scale {scale!r}")
+        for where, change in changes:
+            for field, value in change.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UserError(f"{where} {field}", value, remedy="Give a finite number.")
         arguments = {
             "scale": scale,
             "changes": [[where, dict(change)] for where, change in changes],

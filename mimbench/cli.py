@@ -30,6 +30,9 @@ class Guarded(TyperGroup):
         except RunFailed as error:
             typer.echo(f"mimbench: {error}", err=True)
             raise typer.Exit(1) from None
+        except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            typer.echo(f"mimbench: {error.filename}: {error.strerror}. Give another place.", err=True)
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("mimbench: stopped. The same command goes on from the last checkpoints.", err=True)
             raise typer.Exit(130) from None
@@ -327,23 +330,28 @@ def list_runs() -> None:
     from mimbench.progress import duration
     from mimbench.store import RunStore
 
-    table = Table(Column("run", no_wrap=True, overflow="fold"), "seed", "state", "step", "time", "result")
+    name, outcome = Column("run", no_wrap=True, overflow="fold"), Column("state", no_wrap=True)
+    table = Table(name, "seed", outcome, "step", "time", "result")
     for folder in RunStore(paths.runs()):
         status = folder.status
         numbers = (folder.result or {}).get("metrics", {})
-        text = ", ".join(f"{name} {value:.4g}" for name, value in list(numbers.items())[:2])
+        text = ", ".join(f"{metric} {value:.4g}" for metric, value in list(numbers.items())[:2])
         steps = f"{status['step']}/{status['total']}" if status.get("total") else ""
         seconds = duration(status.get("seconds"))
-        table.add_row(folder.path.name, str(folder.spec.seed), _state(folder), steps, seconds, text)
+        state = _state(folder)
+        seed = "" if state == "damaged" else str(folder.spec.seed)
+        table.add_row(folder.path.name, seed, state, steps, seconds, text)
     _console().print(table)
 
 
 def _state(folder: Any) -> str:
-    """The outcome; a run whose method is no longer there cannot be judged, but can be listed."""
+    """The outcome; a run that is damaged, or whose method is gone, cannot be judged, but can be listed."""
     try:
         outcome = str(folder.outcome())
     except UserError:
         return "orphaned"
+    except RunFailed:
+        return "damaged"
     return "interrupted" if outcome == "missing" and folder.status.get("state") == "running" else outcome
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from mimbench.recipe import PretrainRecipe, Recipe, require_range
+from mimbench.recipe import PretrainRecipe, Recipe, require_optimizer, require_range
 
 if TYPE_CHECKING:
     import torch
@@ -132,6 +132,7 @@ class TransferRecipe(Recipe):
         require_range("global_batch_size", self.global_batch_size, 1)
         require_range("layer_decay", self.layer_decay, 0, 1)
         require_range("drop_path", self.drop_path, 0, 1)
+        require_optimizer(self.base_lr, self.weight_decay, self.betas, self.clip_grad)
 
     @property
     def peak_lr(self) -> float:

@@ -51,6 +51,7 @@ class Worker:
         events: queue.SimpleQueue[tuple[Worker, dict[str, Any]]],
     ) -> None:
         self.node: Node | None = None
+        self.gpu = environment.get("CUDA_VISIBLE_DEVICES")
         self.ready = False
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # for what it says when it dies outside a run
         self.process = subprocess.Popen(
@@ -115,7 +116,6 @@ class Pool:
         self.jobs = jobs or len(self.gpus) or num_cores()
         self.workers: list[Worker] = []
         self.events: queue.SimpleQueue[tuple[Worker, dict[str, Any]]] = queue.SimpleQueue()
-        self._started = 0
 
     def __enter__(self) -> Pool:
         return self
@@ -130,7 +130,6 @@ class Pool:
         while len(self.workers) < min(count or self.jobs, self.jobs):
             self.store.root.mkdir(parents=True, exist_ok=True)
             self.workers.append(Worker(self.store.root, self._environment(), self.events))
-            self._started += 1
 
     def _environment(self) -> dict[str, str]:
         """One thread a worker on CPU: repeatable, and two runs side by side beat one on two threads."""
@@ -138,7 +137,8 @@ class Pool:
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
         if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[self._started % len(self.gpus)]
+            taken = [worker.gpu for worker in self.workers]
+            environment["CUDA_VISIBLE_DEVICES"] = min(self.gpus, key=taken.count)
         return environment
 
     def close(self) -> None:

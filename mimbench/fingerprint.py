@@ -155,16 +155,20 @@ def forget() -> None:
         function.cache_clear()
 
 
-PRETRAINING = "mimbench.train.pretraining"
+PRETRAINING, ADOPTION = "mimbench.train.pretraining", "mimbench.train.adopt"
 
 
-def run_fingerprint(stage: str, name: str) -> str:
-    """The fingerprint of the code that computes the runs of a stage of `name`."""
+def run_fingerprint(stage: str, name: str, *, adopted: bool = False) -> str:
+    """The fingerprint of the code that computes the runs of a stage of `name`.
+
+    Args:
+        adopted: the run converts a checkpoint in the place of training.
+    """
     from mimbench import catalog
 
     kind = {"pretrain": "method", "downstream": "task"}.get(stage, stage)
-    modules = (catalog.module_of(kind, name),)
-    return source_fingerprint(modules if kind == "task" else (*modules, PRETRAINING), plain_data=False)
+    training = () if kind == "task" else (ADOPTION,) if adopted else (PRETRAINING,)
+    return source_fingerprint((catalog.module_of(kind, name), *training), plain_data=False)
 
 
 def data_fingerprint(path: Path, *, field: str = "--data") -> str:
@@ -216,7 +220,12 @@ def _files(root: Path, field: str) -> Iterator[tuple[str, int]]:
     for folder, _, names in os.walk(root, followlinks=True, onerror=onerror):
         for name in names:
             file = os.path.join(folder, name)
-            yield os.path.relpath(file, root).replace(os.sep, "/"), os.stat(file).st_size
+            try:
+                size = os.stat(file).st_size
+            except OSError as error:
+                remedy = f"It cannot be read ({error.strerror}): restore what it links to, or remove it."
+                raise UserError(field, file, remedy=remedy) from error
+            yield os.path.relpath(file, root).replace(os.sep, "/"), size
 
 
 def _sha(text: str) -> str:

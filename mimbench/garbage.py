@@ -9,6 +9,7 @@ from pathlib import Path
 from mimbench import catalog as cards
 from mimbench.catalog import Catalog
 from mimbench.datasets import Data
+from mimbench.errors import RunFailed
 from mimbench.plan import Node, Planner
 from mimbench.recipe import SCALES
 from mimbench.request import Request
@@ -30,7 +31,7 @@ class _AnyData(Data):
         return ""
 
     def size(self, role: str, *, labelled: bool) -> int:
-        return 1
+        return 1_000_000
 
 
 class _AnyPlanner(Planner):
@@ -61,7 +62,11 @@ def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
     def is_wanted(folder: RunFolder) -> str | None:
         """The run's signature if a table has it; a parent that is gone cannot speak against its child."""
         parents = {}
-        for role, key in folder.spec.parents.items():
+        try:
+            spec = folder.spec
+        except RunFailed:
+            return None  # damaged
+        for role, key in spec.parents.items():
             parent = store.get(key)
             if parent is None:
                 return ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mimbench.errors import UserError
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -16,8 +18,19 @@ def share(name: str) -> Path:
 
 
 def workspace() -> Path:
-    """The folder that holds runs/, data/ and reports/out: MIMBENCH_HOME, else the current directory."""
-    return Path(os.environ.get("MIMBENCH_HOME") or Path.cwd()).expanduser().resolve()
+    """The folder that holds runs/, data/ and reports/out: MIMBENCH_HOME, else the current directory.
+
+    Raises:
+        UserError: it is no folder and cannot become one.
+    """
+    place = Path(os.environ.get("MIMBENCH_HOME") or Path.cwd()).expanduser().resolve()
+    base = place
+    while not base.exists():
+        base = base.parent
+    if not base.is_dir() or (base != place and not os.access(base, os.W_OK)):
+        remedy = f"It must be a folder, or one that can be made; {base} does not allow that."
+        raise UserError("MIMBENCH_HOME", str(place), remedy=remedy)
+    return place
 
 
 def runs() -> Path:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+SHAPE = {"arch", "img_size", "patch_size"}
+"""The fields of a pretraining that say what its encoder is, not how it learns."""
+
+
 class Row(Protocol):
     """What the plan needs of a table's row."""
 
@@ -193,9 +197,19 @@ class Planner:
         for change in sorted(set(self.request.changes) - self._used):
             if not any(self._is_field_of(row, change) for row in self._rows if row.id in blocked):
                 found["--set", change] = self._settable(change)
-        for name in sorted(set(self.request.weights) - self._loaded) if not blocked else ():
-            found["--weights", name] = set(self._loaded)
+        known = self._checkpoints() if blocked else set()  # of a blocked row it cannot be told what it loads
+        for name in sorted(set(self.request.weights) - self._loaded - known):
+            found["--weights", name] = self._loaded | known
         return found
+
+    def _checkpoints(self) -> set[str]:
+        """Every name that --weights has a meaning for: a method's, or one that a teacher's recipe loads."""
+        names = set(cards.names("method"))
+        for teacher in cards.names("teacher"):
+            if "paper" in self.catalog.describe("teacher", teacher).scales:
+                recipe = self.catalog.resolve("teacher", teacher, "paper", data_size=0)
+                names.add(recipe.values.get("weights") or teacher)
+        return names
 
     def _is_field_of(self, row: Row, change: str) -> bool:
         """Whether a change names a field of a blocked row's pretraining or of a task."""
@@ -253,7 +267,7 @@ class Planner:
         kind = cards.kind_of(row.method)
         resolved = self._resolve(kind, row.method, self._changes(row.method, self._overrides(row), where))
         given = row.method in self.request.weights and kind == "method"
-        own = sorted(set(self._own_fields(row)) - {"arch", "img_size", "patch_size"})
+        own = sorted(set(self._own_fields(row)) - SHAPE)
         if given and own:
             raise Unavailable(f"--weights {row.method} is not of this row's recipe: {', '.join(own)} differ")
         if kind == "teacher" or given:
@@ -317,7 +331,11 @@ class Planner:
         return fields or {f"{spec.name}.{next(iter(spec.recipe))}" for spec in nodes}
 
     def _has_field(self, method: str, name: str) -> bool:
-        return name in self._resolve(cards.kind_of(method), method, ()).values
+        """Whether a bare --set concerns a pretraining; only its shape does where nothing is trained."""
+        kind = cards.kind_of(method)
+        if not self.catalog.describe(kind, method).trains and name not in SHAPE:
+            return False
+        return name in self._resolve(kind, method, ()).values
 
     def _resolve(self, kind: Any, name: str, changes: Changes, **rest: Any) -> Resolved:
         size = self.data.size(self.catalog.describe(kind, name).data, labelled=kind == "task")
@@ -335,7 +353,12 @@ class Planner:
     ) -> str:
         size_of(arch)  # an unknown size is the user's mistake, and must not wait for the run
         about = resolved.about
-        weights = self._weights(about.title, weights_name or resolved.values.get("weights"))
+        loaded = weights_name or resolved.values.get("weights")
+        weights = self._weights(about.title, loaded)
+        batch = resolved.values["global_batch_size"]
+        if stage != "downstream" and about.trains and not loaded and round(resolved.images / batch) < 1:
+            remedy = f"{about.title} sees {resolved.images} pictures in all its epochs: less than a batch."
+            raise UserError("global_batch_size", batch, remedy=remedy)
         role = {} if weights else {about.data: self.data.path(about.data)}  # what is loaded sees no picture
         data = {name: self.data.fingerprint(name) for name in role}
         data |= {f"weights {n}": self.data.weights_fingerprint(n, path) for n, path in weights.items()}

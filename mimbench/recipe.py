@@ -87,7 +87,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is tuple and isinstance(value, (list, tuple)):
         items = parts[:1] * len(value) if parts[-1] is ... else parts
         return len(items) == len(value) and all(map(_fits, value, items))
-    if kind in (int, float) and isinstance(value, bool):
+    if kind in (int, float) and (isinstance(value, bool) or value != value or value in (math.inf, -math.inf)):
         return False
     return isinstance(value, (int, float) if kind is float else kind)
 
@@ -159,6 +159,24 @@ def require_range(name: str, value: float, low: float, high: float = math.inf) -
         raise UserError(name, value, remedy=f"It must be {bounds}.")
 
 
+def require_above(name: str, value: float, low: float) -> None:
+    """Raises UserError unless `low < value`."""
+    if not low < value:
+        raise UserError(name, value, remedy=f"It must be above {low}.")
+
+
+def require_optimizer(
+    base_lr: float, weight_decay: float, betas: tuple[float, ...], clip_grad: float | None
+) -> None:
+    """Raises UserError for what AdamW and the clipping of gradients cannot take."""
+    require_range("base_lr", base_lr, 0)
+    require_range("weight_decay", weight_decay, 0)
+    if not all(0 <= beta < 1 for beta in betas):
+        raise UserError("betas", list(betas), remedy="Each must be at least 0 and below 1.")
+    if clip_grad is not None:
+        require_above("clip_grad", clip_grad, 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainRecipe(Recipe):
     """What every pretraining run must say. Methods add their own fields."""
@@ -181,7 +199,12 @@ class PretrainRecipe(Recipe):
     precision: Precision
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1 or self.img_size % self.patch_size:
+        require_range("patch_size", self.patch_size, 1)
+        require_range("img_size", self.img_size, self.patch_size)
+        require_optimizer(self.base_lr, self.weight_decay, self.betas, self.clip_grad)
+        require_range("min_lr", self.min_lr, 0)
+        require_range("color_jitter", self.color_jitter, 0)
+        if self.img_size % self.patch_size:
             remedy = f"It must be a multiple of patch_size, {self.patch_size}."
             raise UserError("img_size", self.img_size, remedy=remedy)
         require_range("global_batch_size", self.global_batch_size, 1)

@@ -16,8 +16,8 @@ from mimbench.datasets import Data
 from mimbench.errors import UserError
 from mimbench.execute import Pool, Report, gpu_ids, num_cores
 from mimbench.plan import Node, Plan, Planner, show
-from mimbench.progress import Progress
-from mimbench.request import Request, check, command_of
+from mimbench.progress import Progress, duration
+from mimbench.request import Request, check, command_of, report_name
 from mimbench.spec import canonical_json
 from mimbench.store import Options, RunFolder, RunStore
 
@@ -74,7 +74,8 @@ def reproduce_table(
         report = execute(plan, pool, console, rerun_stale=rerun_stale)
     finished = aggregate(spec, plan, report, request, store, where=f"tables/{method}/{table}.toml")
     terminal.show(finished, console)
-    files = render.write_all(finished, paths.reports_out() / method, table, context(spec, plan, command))
+    told, name = context(spec, plan, command), report_name(table, request)
+    files = render.write_all(finished, paths.reports_out() / method, name, told)
     tell_failures(plan, report, store, console)
     tell_sharing(plan, store, console)
     for file in reversed(files):  # the page comes last
@@ -101,7 +102,6 @@ def reproduce_all(
     """
     from mimbench import render
     from mimbench.render import index, terminal
-    from mimbench.table import cell, reported
     from mimbench.table import spec as tables
 
     check(request)
@@ -109,32 +109,19 @@ def reproduce_all(
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
         catalog = Catalog(paths.cache(), on_miss=None if dry_run else pool.start)
-        data = dataset(request, console)
-        planners = {name: Planner(catalog, store, data, request) for name in names}
-        plans = {
-            name: planners[name].table(spec.rows, spec.columns, f"tables/{'/'.join(name)}.toml")
-            for name, spec in specs.items()
-        }
-        refuse(planners.values())
-        whole = Plan.union(plans.values())
-        whole.blocked = {
-            (f"{'/'.join(name)} {row}", column): reason
-            for name, plan in plans.items()
-            for (row, column), reason in plan.blocked.items()
-        }
-        for name, spec in specs.items():  # a wrong reference must not wait for the last run
-            cell.aggregate(spec, {}, reported.read(), request.scale, where=f"tables/{'/'.join(name)}.toml")
+        plans, whole = plan_tables(specs, request, catalog, store, console)
         if dry_run:
             show(whole, console, rerun_stale=rerun_stale)
             return 0
         report = execute(whole, pool, console, rerun_stale=rerun_stale)
-    finished = {}
+    finished: dict[str, Table] = {}
     for (method, table), plan in plans.items():
         spec, where = specs[method, table], f"tables/{method}/{table}.toml"
-        finished[method, table] = aggregate(spec, plan, report, request, store, where=where)
-        terminal.show(finished[method, table], console)
-        folder, told = paths.reports_out() / method, context(spec, plan, command_of(method, table, request))
-        render.write_all(finished[method, table], folder, table, told)
+        result = aggregate(spec, plan, report, request, store, where=where)
+        terminal.show(result, console)
+        told = context(spec, plan, command_of(method, table, request))
+        page, *_ = render.write_all(result, paths.reports_out() / method, report_name(table, request), told)
+        finished[f"{method}/{page.name}"] = result
     tell_failures(whole, report, store, console)
     tell_sharing(whole, store, console)
     page = index.write(finished, paths.reports_out(), command)
@@ -165,10 +152,41 @@ def dataset(request: Request, console: Console) -> Data:
 def plan_table(
     method: str, spec: TableSpec, request: Request, catalog: Catalog, store: RunStore, console: Console
 ) -> Plan:
-    planner = Planner(catalog, store, dataset(request, console), request)
-    plan = planner.table(spec.rows, spec.columns, f"tables/{method}/{spec.name}.toml")
-    refuse([planner])
-    return plan
+    """Plan one table, and refuse what is wrong with it, its references included, before anything runs."""
+    plans, _ = plan_tables({(method, spec.name): spec}, request, catalog, store, console)
+    return plans[method, spec.name]
+
+
+def plan_tables(
+    specs: Mapping[tuple[str, str], TableSpec],
+    request: Request,
+    catalog: Catalog,
+    store: RunStore,
+    console: Console,
+) -> tuple[dict[tuple[str, str], Plan], Plan]:
+    """The plans of several tables, given as (method, table), and the one of all their runs.
+
+    Raises:
+        UserError: a mistake in a table, a reference to no reported figure, a --set or --weights that no table
+            knows.
+    """
+    from mimbench.table import cell, reported
+
+    data = dataset(request, console)
+    planners = {name: Planner(catalog, store, data, request) for name in specs}
+    plans = {}
+    for (method, table), spec in specs.items():
+        where = f"tables/{method}/{table}.toml"
+        plans[method, table] = planners[method, table].table(spec.rows, spec.columns, where)
+        cell.aggregate(spec, {}, reported.read(), request.scale, where=where)
+    refuse(planners.values())
+    whole = Plan.union(plans.values())
+    whole.blocked = {
+        (f"{'/'.join(name)} {row}", column): reason
+        for name, plan in plans.items()
+        for (row, column), reason in plan.blocked.items()
+    }
+    return plans, whole
 
 
 def refuse(planners: Iterable[Planner]) -> None:
@@ -297,8 +315,8 @@ def tell_sharing(plan: Plan, store: RunStore, console: Console) -> None:
     alone = sum(len(node.users) for node in plan.nodes.values())
     if alone > len(plan.nodes):
         console.print(
-            f"{len(plan.nodes)} runs, {spent / 60:.0f} minutes of work; "
-            f"every row by itself: {alone} runs, {(spent + saved) / 60:.0f} minutes",
+            f"{len(plan.nodes)} runs, {duration(spent)} of work; "
+            f"every row by itself: {alone} runs, {duration(spent + saved)}",
             highlight=False,
         )
 
@@ -326,7 +344,9 @@ def run_one(
         catalog = Catalog(paths.cache(), on_miss=None if dry_run else pool.start)
         pretrainings = (*cards.names("method"), *cards.names("teacher"))
         if task is None and name not in pretrainings and any(True for _ in store):
-            plan = plan_stored(store.find(name), store)
+            stored = store.find(name, also=pretrainings)
+            refuse_for_stored(request, seed)
+            plan = plan_stored(stored, store)
         else:
             row = MethodRow(name, catalog.describe(kind_of(name), name).title, name)
             builder = Planner(catalog, store, dataset(request, console), request)
@@ -355,9 +375,22 @@ def with_unavailable(plan: Any) -> None:
     try:
         plan()
     except Unavailable as reason:
-        raise UserError(
-            "RUN", str(reason), remedy="Choose another --scale, or give what is missing."
-        ) from None
+        remedy = f"{reason}. Choose another --scale, or give what is missing."
+        raise UserError("RUN", remedy=remedy) from None
+
+
+def refuse_for_stored(request: Request, seed: int) -> None:
+    """Raises UserError for options that would change what a run of the store is."""
+    given = [
+        *(f"--set {name}" for name in request.changes),
+        *(f"--data {name}" for name in request.data),
+        *(f"--weights {name}" for name in request.weights),
+        *(["--seed"] if seed else []),
+        *(["--skip-corrupt"] if request.skip_corrupt else []),
+    ]
+    if given:
+        remedy = "A run of the store is what it is; name its method to compute another one."
+        raise UserError("RUN", ", ".join(given), remedy=remedy)
 
 
 def plan_stored(folder: RunFolder, store: RunStore) -> Plan:

@@ -66,6 +66,12 @@ def parse_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def report_name(table: str, request: Request) -> str:
+    """The stem of a table's files: with the scale where it is not the default, and `changed` under --set."""
+    scale = [] if request.scale == "toy" else [request.scale]
+    return "-".join([table, *scale, *(["changed"] if request.changes else [])])
+
+
 def command_of(method: str, table: str, request: Request) -> str:
     """The command that makes this table again."""
     words = ["mimbench", "reproduce-table", method, "--table", table]

@@ -58,6 +58,11 @@ class RunSpec:
         """`<stage>-<name>-<arch>-<key8>`, the run's folder in the store."""
         return f"{self.stage}-{self.name}-{self.arch}-{self.key[:8]}"
 
+    @property
+    def adopted(self) -> bool:
+        """Whether a checkpoint takes the place of its training."""
+        return self.stage == "pretrain" and any(role.startswith("weights ") for role in self.data)
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -6,10 +6,11 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -33,6 +34,8 @@ RESULTS = (
     "metrics.jsonl",
     "status.json",
 )
+
+FOLDER_NAME = re.compile(r"(teacher|pretrain|downstream)-.+-[0-9a-f]{8}")  # as RunSpec.folder makes it
 
 Outcome = Literal["missing", "running", "failed", "done", "stale"]
 
@@ -84,16 +87,16 @@ class RunFolder:
     @cached_property
     def spec(self) -> RunSpec:
         values = read_json(self.path / "spec.json")
-        if values is None:
+        try:
+            return RunSpec.from_dict({name: value for name, value in values.items() if name != "key"})
+        except (AttributeError, KeyError, TypeError):
             raise RunFailed(
                 f"{self.path} has no readable spec.json: `mimbench runs rm {self.path.name}` removes it."
-            )
-        values.pop("key", None)
-        return RunSpec.from_dict(values)
+            ) from None
 
     @cached_property
     def inputs(self) -> Inputs:
-        values = read_json(self.path / "inputs.json") or {}
+        values = _mapping(self.path / "inputs.json") or {}
         return Inputs(values.get("data", {}), values.get("weights", {}), Options(**values.get("options", {})))
 
     @cached_property
@@ -130,19 +133,19 @@ class RunFolder:
     @cached_property
     def source(self) -> str:
         """The fingerprint of the code that computes this run, as it was when first asked for."""
-        return run_fingerprint(self.spec.stage, self.spec.name)
+        return run_fingerprint(self.spec.stage, self.spec.name, adopted=self.spec.adopted)
 
     # -- what became of it -----------------------------------------------------------------------------------
 
     @property
     def status(self) -> dict[str, Any]:
         """The last heartbeat (state, step, total, time, pid, host, message, source, seconds), or {}."""
-        return read_json(self.path / "status.json") or {}
+        return _mapping(self.path / "status.json") or {}
 
     @property
     def result(self) -> dict[str, Any] | None:
         """metrics, details, source, parents' sources, schema; None until the run is done."""
-        return read_json(self.path / "result.json")
+        return _mapping(self.path / "result.json")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -187,7 +190,7 @@ class RunFolder:
             if parent is None:
                 continue  # removed to save space: its code cannot be told, the number it led to stands
             found = parent.result
-            if result["parents"].get(role) != (found["source"] if found else parent.source):
+            if result.get("parents", {}).get(role) != (found["source"] if found else parent.source):
                 return False
             if found and not parent._is_current(found):
                 return False
@@ -310,16 +313,23 @@ class RunStore:
             raise UserError("run", key, remedy="`mimbench runs list` shows the runs there are.")
         return folder
 
-    def find(self, text: str) -> RunFolder:
-        """The one run whose folder's name or key starts with what the user typed."""
+    def find(self, text: str, also: Iterable[str] = ()) -> RunFolder:
+        """The one run whose folder's name or key starts with what the user typed.
+
+        Raises:
+            UserError: none or several do; `also` are the other words that were valid in its place.
+        """
         folders = list(self)
         found = [f for f in folders if f.path.name == text]
-        found = found or [f for f in folders if f.path.name.startswith(text) or f.spec.key.startswith(text)]
+        found = found or [f for f in folders if f.path.name.startswith(text) or _key(f).startswith(text)]
         if len(found) != 1:
             why = "No run has that name" if not found else f"{len(found)} runs begin like that"
             names = [f.path.name for f in (found or folders)]
             raise UserError(
-                "RUN", text, allowed=names[:20], remedy=f"{why}; `mimbench runs list` shows them all."
+                "RUN",
+                text,
+                allowed=[*also, *names[:20]],
+                remedy=f"{why}; `mimbench runs list` shows them all.",
             )
         return found[0]
 
@@ -342,8 +352,8 @@ class RunStore:
         """Temporary files of killed writers (of runs that nobody holds), and folders without a spec."""
         found: list[Path] = []
         for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            if not path.is_dir() or path.name == ".cache":
-                continue
+            if not path.is_dir() or not FOLDER_NAME.fullmatch(path.name):
+                continue  # nothing of ours
             if not (path / "spec.json").is_file():
                 found.append(path)
             elif not RunFolder(self, path).is_locked():
@@ -365,6 +375,20 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+
+
+def _mapping(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where it is missing or damaged."""
+    values = read_json(path)
+    return values if isinstance(values, dict) else None
+
+
+def _key(folder: RunFolder) -> str:
+    """A run's key; of a damaged one what its folder's name has of it."""
+    try:
+        return folder.spec.key
+    except RunFailed:
+        return folder.path.name.rpartition("-")[2]
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

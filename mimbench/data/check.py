@@ -25,6 +25,13 @@ LAYOUTS = {
     "coco": "{train,val}2017/*.jpg and annotations/instances_{train,val}2017.json",
 }
 ADE20K_CLASSES = 150
+ADE20K_SUFFIXES = {"images": ".jpg", "annotations": ".png"}  # mmsegmentation reads no others
+COCO_FIELDS = {
+    "images": {"id", "file_name", "width", "height"},
+    "annotations": {"id", "image_id", "category_id", "bbox", "segmentation"},
+    "categories": {"id", "name"},
+}
+LABELLED = "train_labelled.txt"
 LABEL_MODES = ("L", "P", "I", "I;16")  # one number a pixel
 BOX_SLACK = 0.5  # pixels: official boxes are rounded
 PARSE_BYTES = 100 * 2**20  # `require` parses JSON up to this size (official COCO takes half a minute)
@@ -129,6 +136,8 @@ def print_report(report: Report, console: Console) -> None:
 def require(role: str, path: Path) -> None:
     """A quick look before a run starts: the role's folders are there and not empty, its JSON parses.
 
+    Also that ADE20K's files have the suffixes that are read, and that every labelled picture is there.
+
     Args:
         role: `imagenet`, `ade20k`, `coco` or `captions` (ImageNet's format with captions.json).
 
@@ -148,16 +157,28 @@ def require(role: str, path: Path) -> None:
     for folder, pattern in _needed(expected, path):
         if not folder.is_dir():
             raise UserError(where, str(path), remedy=f"{folder} is missing. {layout}")
+        if expected == "ade20k":
+            suffix = ADE20K_SUFFIXES[folder.parent.name]
+            for file in _wrong_type(folder, suffix):
+                remedy = f"Of {folder} only {suffix} files are read: convert or remove the others, which"
+                raise UserError(where, str(file), remedy=f"{remedy} `mimbench data check` lists.")
         if next(folder.glob(pattern), None) is None:
             raise UserError(where, str(path), remedy=f"{folder} holds no files like {pattern}. {layout}")
     if role == "captions":
         read_captions(path)
+    if role == "imagenet":
+        for number, line in _labelled_but_missing(path):
+            remedy = f"There is no such picture in {path / 'train'}: put it back, or remove the line."
+            raise UserError(f"{where}, line {number} of {path / LABELLED}", line, remedy=remedy)
     for file in sorted((path / "annotations").glob("instances_*2017.json")) if role == "coco" else ():
         if file.stat().st_size <= PARSE_BYTES:
             try:
-                json.loads(file.read_bytes())
+                missing = _missing_parts(json.loads(file.read_bytes()))
             except ValueError as error:
                 raise UserError(where, str(file), remedy=f"It is not JSON: {error}.") from error
+            if missing:
+                remedy = f"It lacks {', '.join(missing)}; it must hold the lists {', '.join(COCO_FIELDS)}."
+                raise UserError(where, str(file), remedy=remedy)
 
 
 def _needed(kind: str, root: Path) -> list[tuple[Path, str]]:
@@ -168,9 +189,36 @@ def _needed(kind: str, root: Path) -> list[tuple[Path, str]]:
         annotations = [(root / "annotations", f"instances_{split}2017.json") for split in ("train", "val")]
         return [*((root / f"{split}2017", "*.*") for split in ("train", "val")), *annotations]
     return [
-        (root / part / split, "*.*")
-        for part in ("images", "annotations")
+        (root / part / split, f"*{suffix}")
+        for part, suffix in ADE20K_SUFFIXES.items()
         for split in ("training", "validation")
+    ]
+
+
+def _wrong_type(folder: Path, suffix: str) -> list[Path]:
+    """The pictures in `folder` that are never read for their suffix, whose case counts."""
+    return [file for file in picture_files(folder) if file.suffix != suffix]
+
+
+def _labelled_but_missing(root: Path) -> list[tuple[int, str]]:
+    """Number and text of the lines of `train_labelled.txt` that name no picture of `train`."""
+    file, train = root / LABELLED, root / "train"
+    if not file.is_file():
+        return []
+    lines = enumerate(map(str.strip, file.read_text(encoding="utf-8").splitlines()), 1)
+    listed = {(number, line): str(root / line) for number, line in lines if line}
+    gone = set(listed.values())
+    for name in class_folders(train) if train.is_dir() else ():
+        gone.difference_update(map(str, picture_files(train / name)))
+    return [where for where, path in listed.items() if path in gone]
+
+
+def _missing_parts(document: Any) -> list[str]:
+    """The lists that a COCO annotation file must have and this one, as parsed, has not."""
+    return [
+        part
+        for part in COCO_FIELDS
+        if not isinstance(document, dict) or not isinstance(document.get(part), list)
     ]
 
 
@@ -230,11 +278,9 @@ def _check_imagenet(root: Path, report: Report) -> None:
         for name in sorted(train ^ val):
             have, lack = ("train", "val") if name in train else ("val", "train")
             report.add("class order", f"class {name!r} is in {root / have} and not in {root / lack}")
-    listed = root / "train_labelled.txt"
-    if listed.is_file():
-        for line in filter(None, map(str.strip, listed.read_text(encoding="utf-8").splitlines())):
-            if line not in names:
-                report.add("broken reference", f"{listed} lists {line}, which is not there")
+    for number, line in _labelled_but_missing(root):
+        place = f"{root / LABELLED}, line {number}"
+        report.add("broken reference", f"{place} lists {line}, which is not in {root / 'train'}")
     if (root / "captions.json").is_file():
         _check_captions(root, names, report)
 
@@ -278,6 +324,10 @@ def _check_ade20k(root: Path, report: Report) -> None:
     for split in ("training", "validation"):
         pictures = _pictures_of(root / "images" / split, report)
         annotations = _pictures_of(root / "annotations" / split, report)
+        for part, suffix in ADE20K_SUFFIXES.items():
+            folder = root / part / split
+            for path in _wrong_type(folder, suffix) if folder.is_dir() else ():
+                report.add("wrong file type", f"{path} is not a {suffix} file and would not be read")
         sizes = {Path(name).stem: size for name, size in _read_pictures(pictures, report).items()}
         picture_stems, annotation_stems = {p.stem for p in pictures}, {p.stem for p in annotations}
         for path in pictures:
@@ -332,11 +382,6 @@ def _check_coco(root: Path, report: Report) -> None:
 
 def _read_instances(source: Path, report: Report) -> dict[str, Any] | None:
     """The parsed file if every entry has the fields that the other checks read."""
-    needed = {
-        "images": {"id", "file_name", "width", "height"},
-        "annotations": {"id", "image_id", "category_id", "bbox", "segmentation"},
-        "categories": {"id", "name"},
-    }
     if not source.is_file():
         report.add("missing file", str(source))
         return None
@@ -345,11 +390,13 @@ def _read_instances(source: Path, report: Report) -> dict[str, Any] | None:
     except ValueError as error:
         report.add("bad JSON", f"{source}: {error}")
         return None
-    lacking = [
-        f"{source}: {f'{part}[{index}] lacks {fields}' if isinstance(entry, dict) else f'{part} is missing'}"
-        for part, wanted in needed.items()
-        for index, entry in enumerate(document.get(part, [None]) if isinstance(document, dict) else [None])
-        if (fields := ", ".join(sorted(wanted - set(entry or ()))))
+    missing = _missing_parts(document)
+    lacking = [f"{source}: {part} is missing" for part in missing] + [
+        f"{source}: {part}[{index}] lacks {fields}"
+        for part, wanted in COCO_FIELDS.items()
+        if part not in missing
+        for index, entry in enumerate(document[part])
+        if (fields := ", ".join(sorted(wanted - set(entry if isinstance(entry, dict) else ()))))
     ]
     for message in lacking:
         report.add("bad JSON", message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,15 +24,6 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 class CorruptPicture(UserError):
     """A picture that cannot be decoded; `value` is its path."""
 
-    def __init__(self, path: Path | str) -> None:
-        # A DataLoader rebuilds its worker's exception from the traceback's text: find the path again in it.
-        again = re.search(r"CorruptPicture: picture: ['\"](.+)['\"] is not valid", str(path))
-        super().__init__(
-            "picture",
-            again[1] if again else str(path),
-            remedy="It cannot be decoded: replace the file, or leave such pictures out with --skip-corrupt.",
-        )
-
 
 def decode(path: Path) -> np.ndarray:
     """The picture's pixels, [H, W, 3] of uint8. Raises CorruptPicture."""
@@ -43,7 +33,8 @@ def decode(path: Path) -> np.ndarray:
     except UNREADABLE as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
-        raise CorruptPicture(path) from error
+        remedy = "It cannot be decoded: replace the file, or leave such pictures out with --skip-corrupt."
+        raise CorruptPicture("picture", str(path), remedy=remedy) from error
 
 
 def class_folders(split_folder: Path) -> list[str]:

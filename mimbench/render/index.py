@@ -14,10 +14,10 @@ from mimbench.table.cell import Table
 from mimbench.table.verdict import MEANINGS
 
 
-def write(tables: Mapping[tuple[str, str], Table], out_dir: Path, command: str) -> Path:
-    """Write `index.html` into `out_dir`, beside the folders of the tables given as (method, table)."""
+def write(tables: Mapping[str, Table], out_dir: Path, command: str) -> Path:
+    """Write `index.html` into `out_dir`; the tables by their pages' paths from there."""
     page = out_dir / "index.html"
-    items = [_item(table, f"{method}/{name}.html") for (method, name), table in tables.items()]
+    items = [_item(table, href) for href, table in tables.items()]
     write_text(page, template("index.html.j2").render(tables=items, command=command))
     return page
 

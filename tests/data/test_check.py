@@ -55,6 +55,12 @@ def blank_split(root: Path) -> None:
         Image.fromarray(np.zeros((64, 64), dtype=np.uint8)).save(path)
 
 
+def retype(path: Path, suffix: str) -> None:
+    with Image.open(path) as image:
+        image.save(path.with_suffix(suffix))
+    path.unlink()
+
+
 def resize(path: Path) -> None:
     Image.open(path).resize((40, 40), Image.Resampling.NEAREST).save(path)
 
@@ -81,6 +87,10 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
     "imagenet labelled": (
         "broken reference",
         lambda r: (r / "imagenet/train_labelled.txt").write_text("train/dotted-disc/gone.jpg\n"),
+    ),
+    "imagenet labelled in val": (
+        "broken reference",
+        lambda r: (r / "imagenet/train_labelled.txt").write_text("val/dotted-disc/0000.jpg\n"),
     ),
     "captions json": ("bad JSON", lambda r: truncate(r / "imagenet/captions.json")),
     "captions extra": (
@@ -109,6 +119,18 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
     "ade size": ("size mismatch", lambda r: resize(first(r, "ade20k/annotations/training/*.png"))),
     "ade range": ("label out of range", lambda r: relabel(r, 16)),
     "ade blank": ("empty mask", blank_split),
+    "ade picture type": (
+        "wrong file type",
+        lambda r: retype(first(r, "ade20k/images/training/*.jpg"), ".png"),
+    ),
+    "ade annotation type": (
+        "wrong file type",
+        lambda r: retype(first(r, "ade20k/annotations/validation/*.png"), ".tif"),
+    ),
+    "ade suffix's case": (
+        "wrong file type",
+        lambda r: retype(first(r, "ade20k/images/validation/*.jpg"), ".JPG"),
+    ),
     "ade class twice": (
         "class order",
         lambda r: (r / "ade20k/classes.txt").write_text("wall\nsky\nwall\n" * 9),
@@ -121,6 +143,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda r: edit_json(r / TRAIN_JSON, lambda d: d["annotations"][3].pop("bbox")),
     ),
     "coco part": ("bad JSON", lambda r: edit_json(r / TRAIN_JSON, lambda d: d.pop("categories"))),
+    "coco null part": ("bad JSON", lambda r: edit_json(r / TRAIN_JSON, lambda d: d.update(images=None))),
+    "coco entry": ("bad JSON", lambda r: edit_json(r / TRAIN_JSON, lambda d: d["images"].append(5))),
     "coco list": ("bad JSON", lambda r: (r / TRAIN_JSON).write_text("[]")),
     "coco bbox": ("bad JSON", annotation(bbox=[1, 2])),
     "coco truncated": ("unreadable picture", lambda r: truncate(first(r, "coco/train2017/*.jpg"))),
@@ -240,3 +264,50 @@ def test_require_finds_empty_folders_and_broken_json(data: Path) -> None:
         (data / "empty" / name).mkdir(parents=True)
     with pytest.raises(UserError, match="holds no files"):
         require("imagenet", data / "empty")
+
+
+@pytest.mark.parametrize(
+    ("part", "suffix"),
+    [("images/validation", ".png"), ("images/training", ".JPG"), ("annotations/training", ".tif")],
+)
+def test_require_refuses_what_segmentation_would_not_read(part: str, suffix: str, data: Path) -> None:
+    folder = data / "ade20k" / part
+    file = first(folder, "*")
+    retype(file, suffix)
+    allowed = file.suffix
+    named = f"--data ade20k: '{file.with_suffix(suffix)}'.* Of {folder} only {allowed} files are read"
+    with pytest.raises(UserError, match=named):
+        require("ade20k", data / "ade20k")
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=f"{folder} holds no files like \\*{allowed}"):
+        require("ade20k", data / "ade20k")
+
+
+@pytest.mark.parametrize(
+    ("text", "lacking"),
+    [
+        ('{"images": [], "categories": []}', "annotations"),
+        ('{"images": [], "annotations": [], "categories": null}', "categories"),
+        ("[]", "images, annotations, categories"),
+    ],
+)
+def test_require_wants_the_parts_of_cocos_json(text: str, lacking: str, data: Path) -> None:
+    path = data / "coco/annotations/instances_val2017.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"{path}.* It lacks {lacking};"):
+        require("coco", data / "coco")
+
+
+@pytest.mark.parametrize(
+    "line", ["train/dotted-disc/gone.jpg", "val/dotted-disc/0000.jpg", "dotted-disc/0000.jpg"]
+)
+def test_require_wants_every_labelled_picture(line: str, data: Path) -> None:
+    root = data / "imagenet"
+    listed = root / "train_labelled.txt"
+    listed.write_text(f"train/dotted-disc/0000.jpg\n\n  ./train/dotted-disc/0001.jpg\n{line}\n")
+    with pytest.raises(
+        UserError, match=f"line 4 of {listed}: '{line}' is not valid.*{root / 'train'}.*remove"
+    ):
+        require("imagenet", root)
+    require("captions", root)  # which trains on all of them

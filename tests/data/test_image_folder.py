@@ -29,8 +29,8 @@ def root(smoke_data: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(smoke_data / "imagenet", tmp_path / "imagenet"))
 
 
-def spoil(root: Path) -> Path:
-    path = min(root.glob("train/dotted-disc/*.jpg"))
+def spoil(root: Path, class_name: str = "dotted-disc") -> Path:
+    path = min((root / "train" / class_name).glob("*.jpg"))
     path.write_bytes(path.read_bytes()[:300])
     return path
 
@@ -91,12 +91,16 @@ def test_other_modes_become_rgb(root: Path) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_corrupt_picture_is_named(root: Path, num_workers: int) -> None:
-    path = spoil(root)
+@pytest.mark.parametrize("class_name", ["dotted-disc", "dotted 'disc' \"é\\"])
+def test_corrupt_picture_is_named(root: Path, num_workers: int, class_name: str) -> None:
+    for split in ("train", "val"):
+        (root / split / "dotted-disc").rename(root / split / class_name)
+    path = spoil(root, class_name)
     pictures = PretrainPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
     with pytest.raises(CorruptPicture, match="--skip-corrupt") as caught:
         list(DataLoader(pictures, batch_size=48, num_workers=num_workers))  # type: ignore[arg-type]
     assert caught.value.value == str(path)
+    assert str(caught.value).startswith(f"picture: {str(path)!r} is not valid. It cannot be decoded")
 
 
 def test_skip_corrupt_leaves_it_out_and_says_so(root: Path) -> None:

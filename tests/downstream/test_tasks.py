@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mimbench.contract import TaskCard
-from mimbench.errors import RunFailed, UserError
+from mimbench.errors import UserError
 from mimbench.recipe import SCALES
 from mimbench.store import RunFolder
 from mimbench.train.loader import seed_everything
@@ -203,8 +203,11 @@ def test_a_label_beyond_the_classes_stops_the_run(smoke_data: Path, tmp_path: Pa
         dataset = build_dataset(root, "training", card("segmentation").recipes()["smoke"])
         index = next(i for i in range(len(dataset)) if dataset.get_data_info(i)["seg_map_path"] == str(path))
         if fails:
-            with pytest.raises(RunFailed, match=f"{path.name}.*label {label} is out of range"):
+            with pytest.raises(
+                UserError, match=f"labels are 0 .other. to {num_classes}.*data check"
+            ) as caught:
                 dataset[index]
+            assert (caught.value.field, caught.value.value) == (str(path), label)
         else:
             dataset[index]
 

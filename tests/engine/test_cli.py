@@ -93,11 +93,11 @@ def test_a_table_from_one_command(bench: Bench) -> None:
     assert "The title" in done.output and "40.0" in done.output
     last = Path(done.output.split()[-1])
     assert last.is_file() and last.parent == bench.root / "reports" / "out" / "plain"
-    markdown = (last.parent / "main.md").read_text()
+    markdown = (last.parent / "main-smoke.md").read_text()  # toy tables have the name to themselves
     assert "Plain" in markdown and "(ours)" not in markdown
     again = bench.call("reproduce-table", "plain", "--scale", "smoke")
     assert again.exit_code == 0 and "started" not in again.output
-    assert (last.parent / "main.md").read_text() == markdown
+    assert (last.parent / "main-smoke.md").read_text() == markdown
 
 
 def test_several_tables_share_their_runs(bench: Bench) -> None:
@@ -109,8 +109,8 @@ def test_several_tables_share_their_runs(bench: Bench) -> None:
     assert "The title" in done.output and "Another title" in done.output
     assert "every row by itself: 8 runs" in done.output  # four, each for two tables
     page = Path(done.output.split()[-1])
-    assert page.name == "index.html" and "plain/second.html" in page.read_text()
-    made = (page.parent / "plain" / "second.md").read_text()
+    assert page.name == "index.html" and "plain/second-smoke-changed.html" in page.read_text()
+    made = (page.parent / "plain" / "second-smoke-changed.md").read_text()
     assert "--table second --scale smoke --seeds 1 --set echo.steps=2" in made
     again = bench.call("reproduce-all", "--table", "all", "--scale", "smoke", "--set", "echo.steps=2")
     assert again.exit_code == 0 and "started" not in again.output
@@ -164,6 +164,40 @@ def test_one_run(bench: Bench) -> None:
     (bench.root / "runs" / key / "result.json").unlink()
     again = bench.call("run", key)
     assert again.exit_code == 0 and "score 40" in again.output
+    for option in (["--set", "echo.steps=1"], ["--seed", "5"], ["--skip-corrupt"]):
+        refused = bench.call("run", key, *option)
+        assert refused.exit_code == 2 and option[0] in refused.stderr
+
+
+def test_a_wrong_reference_is_found_before_anything_runs(bench: Bench) -> None:
+    table = bench.root / "share" / "tables" / "plain" / "main.toml"
+    reference = 'reported.score = { paper = "X", table_id = "1", row = "r", dataset = "d", metric = "m" }'
+    table.write_text(table.read_text() + reference + "\n")
+    for command in (["plan", "plain"], ["reproduce-table", "plain"], ["reproduce-all"]):
+        done = bench.call(*command, "--scale", "smoke")
+        assert done.exit_code == 2 and "rows[plain].reported.score" in done.stderr
+    assert all(folder.spec.stage == "pretrain" for folder in bench.store)
+
+
+def test_a_damaged_run_is_listed_as_such_and_can_be_collected(bench: Bench) -> None:
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    first, second, *_ = [folder.path for folder in bench.store if folder.spec.stage == "downstream"]
+    (first / "spec.json").write_text('{"stage": "pretrain"}')
+    (second / "result.json").write_text("[]")
+    listed = bench.call("runs", "list")
+    assert listed.exit_code == 0 and "damaged" in listed.output
+    assert next(folder for folder in bench.store if folder.path == second).outcome() == "missing"
+    assert first.name in bench.call("runs", "gc", "--dry-run").output
+
+
+@pytest.mark.parametrize("home", ["file", "file/below"])
+def test_a_workspace_that_cannot_be_is_the_users_mistake(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MIMBENCH_HOME", str(tmp_path / home))
+    done = bench.call("runs", "list")
+    assert done.exit_code == 2 and "MIMBENCH_HOME" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -187,6 +221,9 @@ def test_one_run(bench: Bench) -> None:
         (["reproduce-all", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
         (["reproduce-all", "--table", "mian"], "main"),
         (["reproduce-all", "--scale", "smoke", "--weights", "palin=."], "No run here takes it"),
+        (["run", "plain", "--scale", "smoke", "--set", "base_lr=NaN"], "--set base_lr: nan"),
+        (["run", "plain", "--scale", "smoke", "--set", "global_batch_size=1000"], "less than a batch"),
+        (["run", "plain", "--scale", "smoke", "--set", "clip_grad=-1"], "clip_grad: -1.0"),
     ],
 )
 def test_the_users_mistakes_end_with_status_2_and_a_way_out(

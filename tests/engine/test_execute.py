@@ -277,3 +277,13 @@ def test_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert execute.gpu_ids() == ["0", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert execute.gpu_ids() == []
+
+
+def test_a_new_worker_gets_the_gpu_that_has_fewest(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with Pool(store) as pool:
+        pool.start()
+        assert [worker.gpu for worker in pool.workers] == ["0", "1"]
+        pool.workers.pop().close()  # as when it dies
+        pool.start()
+        assert [worker.gpu for worker in pool.workers] == ["0", "1"]

@@ -80,6 +80,13 @@ def test_an_edit_touches_the_runs_that_it_concerns_and_no_others(world: Path) ->
     assert changed(before) == []
 
 
+def test_an_adopted_checkpoint_depends_on_the_conversion_and_on_no_training() -> None:
+    forget()
+    adopted = set(closure(["pretrain.methods.mae", fingerprint.ADOPTION]))
+    assert {"mimbench.foreign", "mimbench.train.adopt"} <= adopted
+    assert run_fingerprint("pretrain", "mae", adopted=True) != run_fingerprint("pretrain", "mae")
+
+
 def test_a_recipe_counts_for_the_catalog(world: Path) -> None:
     before = source_fingerprint(("pretrain.methods.plain",))
     edit(world / "pretrain/methods/plain.py", "epochs=4.0", "epochs=5.0")
@@ -115,6 +122,13 @@ def test_missing_or_empty_data_is_the_users_mistake(tmp_path: Path, make) -> Non
     make(tmp_path / "d")
     with pytest.raises(UserError, match="--data coco"):
         data_fingerprint(tmp_path / "d", field="--data coco")
+
+
+def test_a_link_to_nothing_is_named(data: Path) -> None:
+    link = data / "imagenet/train/a/link.jpg"
+    link.symlink_to(data / "gone.jpg")
+    with pytest.raises(UserError, match=f"--data imagenet: '{link}'.*No such file.*remove it"):
+        data_fingerprint(data / "imagenet", field="--data imagenet")
 
 
 def test_file_fingerprint(tmp_path: Path) -> None:

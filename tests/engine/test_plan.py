@@ -332,6 +332,25 @@ def test_a_row_is_a_reconstruction_as_its_recipe_is(build, add) -> None:
     assert build([Row("o", "partly", {"tau": 0.75}, not_at={"smoke": "no"})]).rebuilt == {"o"}
 
 
+def test_weights_of_no_known_name_are_refused_whatever_is_blocked(build, tmp_path: Path) -> None:
+    rows = [Row("a", "plain"), Row("b", "taught", not_at={"smoke": "no"})]
+    with pytest.raises(UserError, match="Did you mean 'wise'"):
+        build(rows, weights={"wisee": tmp_path})
+    build(rows, weights={"wise": tmp_path})  # the blocked row may have wanted it
+
+
+def test_a_bare_setting_leaves_alone_what_does_not_train(build) -> None:
+    rows = [Row("n", "none-at-all"), Row("a", "plain")]
+    before, after = build(rows), build(rows, changes={"epochs": 3.0, "warmup_epochs": 1.0})
+    untrained = {key for key, node in before.nodes.items() if node.label.startswith("N")}
+    assert untrained <= after.nodes.keys() and len(before.nodes.keys() & after.nodes.keys()) == len(untrained)
+
+
+def test_a_batch_larger_than_all_pictures_is_refused(build) -> None:
+    with pytest.raises(UserError, match="plain sees 12 pictures in all its epochs: less than a batch"):
+        build([Row("a", "plain")], changes={"global_batch_size": 1000})
+
+
 def test_weights_that_nothing_loads_are_refused(build, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--weights"):
         build([Row("a", "plain")], weights={"wise": tmp_path})

@@ -248,7 +248,7 @@ def test_the_brief_form_has_the_cells_and_no_sources() -> None:
 
 
 def test_the_index_leads_to_every_table(tmp_path: Path) -> None:
-    tables = {("dtm", "main"): sample("toy"), ("dtm", "loss"): sample("paper")}
+    tables = {"dtm/main.html": sample("toy"), "dtm/loss.html": sample("paper")}
     page = index_page.write(tables, tmp_path, "make it").read_text()
     assert 'href="dtm/main.html"' in page and 'href="dtm/loss.html"' in page and "make it" in page
     assert "--page" in page
