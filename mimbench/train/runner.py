@@ -330,7 +330,7 @@ class Checkpoint:
 class CheckpointHook(Hook):
     """Saves when `seconds` have passed since the last checkpoint; any moment is as good as another.
 
-    Where saving takes long it is done up to 40 times more seldom, so that a thirtieth of the time goes into it.
+    Where saving takes long it is done more seldom, so that a thirtieth of the time goes into it.
     A checkpoint is written only while it is sound, so that a run that diverged can go on from before it did.
     """
 
