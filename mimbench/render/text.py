@@ -137,12 +137,12 @@ def row_notes(table: Table, row: TableRow) -> list[str]:
 
 
 def row_note(table: Table, row: TableRow) -> str:
-    """The row's own note, and which of the paper's figures are of another protocol than ours."""
+    """The row's own note, which of the paper's figures are of another protocol, and why nothing is run."""
     by_protocol: dict[str, list[str]] = {}
     for metric, protocol in row.spec.other_protocol.items():
         by_protocol.setdefault(protocol, []).append(metric_title(table, metric))
     notes = [f"paper's {' and '.join(titles)}: {protocol}" for protocol, titles in by_protocol.items()]
-    return "; ".join([*([row.spec.note] if row.spec.note else []), *notes])
+    return "; ".join(filter(None, [row.spec.note, *notes, row.unavailable]))
 
 
 def is_baseline(table: Table, row: TableRow) -> bool:

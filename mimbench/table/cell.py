@@ -84,9 +84,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
+    """`unavailable`: why none of its cells can be run here; their verdicts then leave the reason out."""
+
     spec: Row
     cells: tuple[Cell, ...]
     reconstruction: bool
+    unavailable: str = ""
 
     @property
     def average(self) -> float | None:
@@ -183,16 +186,21 @@ def aggregate(
                 reconstruction=row.id in rebuilt,
                 protocol=protocol,
             )
-    rows = tuple(
-        TableRow(
-            row,
-            tuple(_compare(spec, row, index, drafts, scale) for index in range(len(spec.columns))),
-            row.id in rebuilt,
-        )
-        for row in spec.rows
-    )
+    rows = tuple(_row(spec, row, drafts, scale, row.id in rebuilt) for row in spec.rows)
     claims = tuple(_claim(spec, claim, drafts, reported, scale, where) for claim in spec.claims)
     return Table(spec, scale, seeds, rows, claims)
+
+
+def _row(
+    spec: TableSpec, row: Row, drafts: Mapping[tuple[str, int], Cell], scale: str, rebuilt: bool
+) -> TableRow:
+    cells = tuple(_compare(spec, row, index, drafts, scale) for index in range(len(spec.columns)))
+    verdicts = {cell.verdict for cell in cells}
+    verdict = next(iter(verdicts))
+    if len(verdicts) > 1 or verdict is None or verdict.word != "not runnable":
+        return TableRow(row, cells, rebuilt)
+    cells = tuple(replace(cell, verdict=Verdict(verdict.word)) for cell in cells)
+    return TableRow(row, cells, rebuilt, unavailable=verdict.reason)
 
 
 def _compare(

@@ -238,3 +238,12 @@ def test_claim_of_an_incomplete_row():
 def test_an_outcome_has_a_finite_value_exactly_when_done(bad):
     with pytest.raises(ValueError, match="an outcome"):
         Outcome(*bad)
+
+
+def test_a_reason_that_holds_for_the_whole_row_is_said_once():
+    nowhere = {seed: Outcome("not_runnable", note="needs 24 GB") for seed in range(3)}
+    result = table(good_0=nowhere, good_1=nowhere, new_1=nowhere)
+    good, new = result.row("good"), result.row("new")
+    assert good.unavailable == "needs 24 GB" and {str(c.verdict) for c in good.cells} == {"not runnable"}
+    assert row_note(result, good) == "needs 24 GB"
+    assert new.unavailable == "" and str(new.cells[1].verdict) == "not runnable (needs 24 GB)"
