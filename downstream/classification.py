@@ -86,7 +86,7 @@ def recipes() -> Mapping[str, ClassificationRecipe]:
     )  # fmt: skip
     small = paper.vary(
         OURS, img_size=64, global_batch_size=32, base_lr=1e-3, lr_rule="absolute", layer_decay=0.8,
-        epochs=5.0, warmup_epochs=1.0, precision="fp32", rand_augment="rand-m5-mstd0.5-inc1",
+        epochs=3.0, warmup_epochs=0.5, precision="fp32", rand_augment="rand-m5-mstd0.5-inc1",
         random_erase=0.0, min_crop_scale=0.35, crop_pct=1.0, mixup=0.2, cutmix=0.5,
     )  # fmt: skip
     toy = small.vary(

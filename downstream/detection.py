@@ -90,11 +90,14 @@ def recipes() -> Mapping[str, DetectionRecipe]:
     )  # fmt: skip
     small = paper.vary(
         OURS, img_size=96, global_batch_size=8, base_lr=1e-3, layer_decay=0.8, drop_path=0.1,
-        precision="fp32", clip_grad=10.0, epochs=12.0, warmup_steps=20, resize="square", fpn_channels=64,
-        anchor_scale=4.0, num_proposals=64, rpn_samples=128, roi_samples=64, roi_points=2, box_convs=0,
-        box_channels=128, box_loss="l1", mask_convs=1, mask_roi_size=7,
+        precision="fp32", clip_grad=10.0, epochs=6.0, milestones=(4.5, 5.5), warmup_steps=10,
+        resize="square", fpn_channels=64, anchor_scale=4.0, num_proposals=64, rpn_samples=128,
+        roi_samples=64, roi_points=2, box_convs=0, box_channels=128, box_loss="l1", mask_convs=1,
+        mask_roi_size=7,
     )  # fmt: skip
-    toy = small.vary(OURS, epochs=3.0, milestones=(2.25, 2.75), fpn_channels=32, base_lr=2e-3)
+    toy = small.vary(
+        OURS, epochs=3.0, milestones=(2.25, 2.75), warmup_steps=20, fpn_channels=32, base_lr=2e-3
+    )
     smoke = toy.vary(
         OURS, img_size=64, global_batch_size=2, epochs=0.75, milestones=(0.5,), warmup_steps=1,
         fpn_channels=16, num_proposals=8, rpn_samples=16, roi_samples=8, box_channels=16,

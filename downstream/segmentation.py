@@ -86,8 +86,8 @@ def recipes() -> Mapping[str, SegmentationRecipe]:
         }
     )  # fmt: skip
     small = paper.vary(
-        OURS, img_size=64, global_batch_size=16, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=200,
-        warmup_steps=20, slide_stride=42, head_channels=64, aux_channels=32, resize_scale=(384, 96),
+        OURS, img_size=64, global_batch_size=16, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=100,
+        warmup_steps=10, slide_stride=42, head_channels=64, aux_channels=32, resize_scale=(384, 96),
         add_rel_pos=False, add_layer_scale=None,
     )  # fmt: skip
     toy = small.vary(

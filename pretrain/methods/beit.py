@@ -164,13 +164,17 @@ def recipes() -> Mapping[str, BEiTRecipe]:
         min_mask_block=5,  # 8 % of the grid, as 16 of 196
         num_codes=256,
         token_size=32,  # half of the student's side, as 112 of 224
-        epochs=11.0,
+        epochs=5.0,
         warmup_epochs=1.0,
         global_batch_size=32,
         precision="fp32",
     )
     toy = small.vary(
-        "ours: two CPU cores, pictures of few patches", color_jitter=0.0, min_crop_scale=0.6, drop_path=0.0
+        "ours: two CPU cores, pictures of few patches",
+        color_jitter=0.0,
+        min_crop_scale=0.6,
+        drop_path=0.0,
+        epochs=11.0,
     )
     smoke = toy.vary(
         "ours: seconds",

@@ -127,8 +127,8 @@ def recipes() -> Mapping[str, BEiTDDSRecipe]:
         num_masked=24,  # 38 % of 64 patches, as 75 of 196
         min_mask_block=5,  # 8 % of the grid, as 16 of 196
         drop_path=0.0,
-        epochs=15.0,
-        warmup_epochs=1.5,
+        epochs=6.0,
+        warmup_epochs=1.0,
         global_batch_size=32,
         precision="fp32",
     )

@@ -167,8 +167,8 @@ def recipes() -> Mapping[str, Data2vecRecipe]:
         momentum=0.99,  # a memory of a tenth of a thousand steps
         layer_scale_init=0.1,  # a thousand steps do not open branches scaled by 1e-4
         drop_path=0.1,
-        epochs=15.0,
-        warmup_epochs=1.5,
+        epochs=6.0,
+        warmup_epochs=1.0,
         global_batch_size=32,
         precision="fp32",
     )

@@ -154,15 +154,15 @@ def recipes() -> Mapping[str, DDAERecipe]:
         decoder_dim=64,
         decoder_depth=1,  # it runs four times; MAE's two blocks once
         decoder_heads=2,
-        epochs=15.0,
-        warmup_epochs=1.5,
+        epochs=6.0,
+        warmup_epochs=1.0,
         global_batch_size=32,
         base_lr=1.5e-3,
         lr_rule="absolute",
         precision="fp32",
         momentum=0.99,  # thousands of steps, not hundreds of thousands
         final_momentum=0.995,
-        momentum_epochs=5.0,
+        momentum_epochs=2.0,
     )
     toy = small.vary(
         "ours: two CPU cores, pictures of few patches",

@@ -219,7 +219,7 @@ def recipes() -> Mapping[str, DeepMIMRecipe]:
         "ours: minutes on two CPU cores for some thousand pictures",
         arch="vit_toy", img_size=64, patch_size=8, taps=(1, 2, 3), decoder_dim=64, decoder_heads=2,
         decoder_depth=1,  # half of MAE's, as in the paper
-        epochs=20.0, warmup_epochs=2.0, global_batch_size=32, base_lr=1.5e-3, lr_rule="absolute",
+        epochs=8.0, warmup_epochs=1.0, global_batch_size=32, base_lr=1.5e-3, lr_rule="absolute",
         precision="fp32",
     )  # fmt: skip
     toy = small.vary(

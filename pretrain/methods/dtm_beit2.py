@@ -203,13 +203,15 @@ def host_recipes() -> Mapping[str, BEiT2Recipe]:
         min_mask_block=5,  # 8 % of the grid, as 16 of 196
         early_layers=3,
         head_layers=1,
-        epochs=9.0,
+        epochs=5.0,
         warmup_epochs=1.0,
         global_batch_size=32,
         base_lr=2e-3,
         precision="fp32",
     )
-    toy = small.vary("ours: two CPU cores, pictures of few patches", color_jitter=0.0, min_crop_scale=0.6)
+    toy = small.vary(
+        "ours: two CPU cores, pictures of few patches", color_jitter=0.0, min_crop_scale=0.6, epochs=9.0
+    )
     smoke = toy.vary(
         "ours: seconds",
         arch="vit_smoke",

@@ -169,9 +169,10 @@ def host_recipes() -> Mapping[str, BYOLRecipe]:
             if name in shared:
                 groups.setdefault(f"DTM's own recipe: {base.sources[name]}", {})[name] = value
         result[scale] = BYOLRecipe.cited(groups)
-    small = {"hidden_dim": 192, "projection_dim": 64, "epochs": 5.0, "color_jitter": 0.4}
-    result["small"] = result["small"].vary("ours: two views cost as much as two pictures", **small)
-    result["toy"] = result["toy"].vary("ours: two views cost as much as two pictures", **small)
+    small = {"hidden_dim": 192, "projection_dim": 64, "color_jitter": 0.4}
+    for scale, epochs in (("small", 3.0), ("toy", 5.0)):
+        source = "ours: two views cost as much as two pictures"
+        result[scale] = result[scale].vary(source, **small, epochs=epochs)
     result["smoke"] = result["smoke"].vary("ours: seconds", hidden_dim=64, projection_dim=32)
     return result
 

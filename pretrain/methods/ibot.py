@@ -155,8 +155,8 @@ def recipes() -> Mapping[str, IBOTRecipe]:
     )  # fmt: skip
     small = paper.vary(
         "ours: minutes on two CPU cores for some thousand pictures",
-        arch="vit_toy", img_size=64, patch_size=8, local_img_size=32, num_local_crops=2, epochs=6.0,
-        warmup_epochs=0.5, global_batch_size=16, base_lr=1.5e-3, lr_rule="absolute", min_lr=1e-5,
+        arch="vit_toy", img_size=64, patch_size=8, local_img_size=32, num_local_crops=2, epochs=2.0,
+        warmup_epochs=0.3, global_batch_size=16, base_lr=1.5e-3, lr_rule="absolute", min_lr=1e-5,
         weight_decay_end=0.1, drop_path=0.0, precision="fp32", blur_radius=0.6, out_dim=128,
         head_hidden_dim=96, bottleneck_dim=32, freeze_last_layer=0.1,
     ).vary(

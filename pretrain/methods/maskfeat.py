@@ -128,8 +128,8 @@ def recipes() -> Mapping[str, MaskFeatRecipe]:
         patch_size=8,
         num_masked=26,  # 40 % of 64 patches
         min_mask_block=5,
-        epochs=15.0,
-        warmup_epochs=1.5,
+        epochs=6.0,
+        warmup_epochs=1.0,
         global_batch_size=32,
         base_lr=1.5e-3,
         lr_rule="absolute",

@@ -138,8 +138,8 @@ def recipes() -> Mapping[str, SimMIMRecipe]:
         img_size=64,
         patch_size=8,
         mask_patch_size=16,  # 2 x 2 patches, as 32 pixels of 16
-        epochs=15.0,
-        warmup_epochs=1.5,
+        epochs=6.0,
+        warmup_epochs=1.0,
         global_batch_size=32,
         base_lr=1.5e-3,
         lr_rule="absolute",
