@@ -31,7 +31,7 @@ class Guarded(TyperGroup):
             typer.echo(f"mimbench: {error}", err=True)
             raise typer.Exit(1) from None
         except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-            typer.echo(f"mimbench: {error.filename}: {error.strerror}. Give another place.", err=True)
+            typer.echo(f"mimbench: {error}. Give another place.", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.echo("mimbench: stopped. The same command goes on from the last checkpoints.", err=True)

@@ -355,11 +355,11 @@ class Planner:
         about = resolved.about
         loaded = weights_name or resolved.values.get("weights")
         weights = self._weights(about.title, loaded)
+        role = {} if weights else {about.data: self.data.path(about.data)}  # what is loaded sees no picture
         batch = resolved.values["global_batch_size"]
         if stage != "downstream" and about.trains and not loaded and round(resolved.images / batch) < 1:
             remedy = f"{about.title} sees {resolved.images} pictures in all its epochs: less than a batch."
             raise UserError("global_batch_size", batch, remedy=remedy)
-        role = {} if weights else {about.data: self.data.path(about.data)}  # what is loaded sees no picture
         data = {name: self.data.fingerprint(name) for name in role}
         data |= {f"weights {n}": self.data.weights_fingerprint(n, path) for n, path in weights.items()}
         spec = RunSpec(
