@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mimbench.atomic import write_json
 from mimbench.errors import UserError
 from mimbench.fingerprint import package_folder, source_fingerprint
-from mimbench.recipe import override
+from mimbench.recipe import override, place
 from mimbench.spec import canonical_json
 from mimbench.store import read_json
 
@@ -216,7 +216,7 @@ class Catalog:
         for where, change in changes:
             for field, value in change.items():
                 if isinstance(value, float) and not math.isfinite(value):
-                    raise UserError(f"{where} {field}", value, remedy="Give a finite number.")
+                    raise UserError(place(where, field), value, remedy="Give a finite number.")
         arguments = {
             "scale": scale,
             "changes": [[where, dict(change)] for where, change in changes],
@@ -287,7 +287,14 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
     for where, change in arguments["changes"]:
         values = override(values, change, where=where)
         sources.update(dict.fromkeys(change, where))
-    recipe = type(recipe).from_values(values, sources)
+    changed = {field: where for where, change in arguments["changes"] for field in change}
+    try:
+        recipe = type(recipe).from_values(values, sources)
+    except UserError as error:
+        if error.field not in changed:
+            raise
+        name = place(changed[error.field], error.field)
+        raise UserError(name, error.value, allowed=error.allowed, remedy=error.remedy) from None
     size, needs, rebuilt = arguments["data_size"], {}, False
     if kind == "task":
         arch, patch_size = arguments["encoder"]

@@ -130,11 +130,16 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: st
     """
     result = dict(values)
     for name, value in changes.items():
-        place = where + name if where.endswith(".") else f"{where} {name}"
         if name not in values:
-            raise UserError(place, value, allowed=sorted(values), remedy="Name a field of the recipe.")
-        result[name] = _like(values[name], value, place)
+            remedy = "Name a field of the recipe."
+            raise UserError(place(where, name), value, allowed=sorted(values), remedy=remedy)
+        result[name] = _like(values[name], value, place(where, name))
     return result
+
+
+def place(where: str, name: str) -> str:
+    """A field by the name that the user knows it under."""
+    return where + name if where.endswith(".") else f"{where} {name}"
 
 
 def _like(old: Any, new: Any, where: str) -> Any:

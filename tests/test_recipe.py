@@ -139,10 +139,24 @@ def test_peak_lr(rule: Any, factor: float) -> None:
         ("feature-mim", {"num_masked": 65}),
         ("dtm", {"max_merged": 65}),
         ("dtm", {"max_rounds": 0}),
+        ("mae", {"base_lr": -1.0}),
+        ("mae", {"betas": [0.9, 1.0]}),
+        ("mae", {"clip_grad": 0.0}),
+        ("mae", {"patch_size": -8}),
+        ("classification", {"epochs": -3.0}),
+        ("classification", {"crop_pct": 0.0}),
+        ("segmentation", {"steps": 0}),
+        ("segmentation", {"slide_stride": 0}),
+        ("detection", {"epochs": 0.0}),
+        ("detection", {"num_proposals": 0}),
+        ("linear", {"min_lr": -1e-3}),
+        ("knn", {"temperature": 0.0}),
+        ("token-aggregation", {"epochs": 0.0}),
     ],
 )
 def test_a_number_out_of_range_names_the_field_and_the_bounds(method: str, change: dict[str, Any]) -> None:
-    recipe = catalog.method(method).recipes()["toy"]
-    with pytest.raises(UserError, match="must be") as error:
+    kind = "task" if method in catalog.names("task") else "method"
+    recipe = catalog.card(kind, method).recipes()["toy"]
+    with pytest.raises(UserError, match="[Mm]ust be") as error:
         type(recipe).from_values({**recipe.values(), **change})
     assert error.value.field in change

@@ -223,7 +223,8 @@ def test_a_workspace_that_cannot_be_is_the_users_mistake(
         (["reproduce-all", "--scale", "smoke", "--weights", "palin=."], "No run here takes it"),
         (["run", "plain", "--scale", "smoke", "--set", "base_lr=NaN"], "--set base_lr: nan"),
         (["run", "plain", "--scale", "smoke", "--set", "global_batch_size=1000"], "less than a batch"),
-        (["run", "plain", "--scale", "smoke", "--set", "clip_grad=-1"], "clip_grad: -1.0"),
+        (["run", "plain", "--scale", "smoke", "--set", "clip_grad=-1"], "--set clip_grad: -1.0"),
+        (["plan", "plain", "--scale", "smoke", "--set", "echo.base_lr=-1"], "--set echo.base_lr: -1.0"),
     ],
 )
 def test_the_users_mistakes_end_with_status_2_and_a_way_out(
