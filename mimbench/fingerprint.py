@@ -21,7 +21,7 @@ INFRASTRUCTURE = (
     "mimbench.atomic",
     "mimbench.catalog",
     "mimbench.cli",
-    "mimbench.datasets",
+    "mimbench.data.roles",
     "mimbench.doctor",
     "mimbench.errors",
     "mimbench.execute",

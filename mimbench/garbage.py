@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mimbench import catalog as cards
 from mimbench.catalog import Catalog
-from mimbench.datasets import Data
+from mimbench.data.roles import Data
 from mimbench.errors import RunFailed
 from mimbench.plan import Node, Planner
 from mimbench.recipe import SCALES

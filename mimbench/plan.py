@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mimbench import catalog as cards
 from mimbench.arch import size_of
 from mimbench.catalog import Catalog, Changes, Resolved, Unavailable
-from mimbench.datasets import Data
+from mimbench.data.roles import Data
 from mimbench.errors import UserError
 from mimbench.request import Request
 from mimbench.spec import RunSpec

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mimbench import paths
 from mimbench.catalog import Catalog, kind_of
-from mimbench.datasets import Data
+from mimbench.data.roles import Data
 from mimbench.errors import UserError
 from mimbench.execute import Pool, Report, gpu_ids, num_cores
 from mimbench.plan import Node, Plan, Planner, show

@@ -22,7 +22,7 @@ LIGHT = (
     "atomic",
     "catalog",
     "cli",
-    "datasets",
+    "data/roles",
     "doctor",
     "errors",
     "fingerprint",

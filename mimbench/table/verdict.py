@@ -49,7 +49,7 @@ MEANINGS: dict[Word, str] = {
     "opposite direction": "its 95 % interval excludes 0 on the other side than the paper's difference",
     "inconclusive": "fewer than two paired seeds, or the interval of the difference contains 0",
     "not run": "at least one seed is missing, running or failed",
-    "not runnable": "cannot be run here, for the reason given",
+    "not runnable": "cannot be run here, or is left out at this scale, for the reason given",
 }
 
 _NOISE = {"top1": 0.1, "top5": 0.1, "miou": 0.3, "macc": 0.3, "aacc": 0.3}

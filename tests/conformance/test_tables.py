@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mimbench import catalog
-from mimbench.datasets import ROLES, Data
+from mimbench.data.roles import ROLES, Data
 from mimbench.plan import Planner
 from mimbench.recipe import SCALES
 from mimbench.request import Request

@@ -8,7 +8,7 @@ import pytest
 
 from mimbench import catalog
 from mimbench.contract import TaskCard, TransferRecipe
-from mimbench.datasets import ROLES
+from mimbench.data.roles import ROLES
 from mimbench.recipe import SCALES
 
 CARDS = [catalog.task(name) for name in catalog.names("task")]

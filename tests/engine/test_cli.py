@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from mimbench import paths
 from mimbench.catalog import Catalog
 from mimbench.cli import app
-from mimbench.datasets import Data
+from mimbench.data.roles import Data
 from mimbench.plan import Plan, Planner
 from mimbench.request import Request
 from mimbench.store import RunStore

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from mimbench.catalog import Catalog
-from mimbench.datasets import Data
+from mimbench.data.roles import Data
 from mimbench.errors import UserError
 from mimbench.plan import Plan, Planner, show
 from mimbench.reproduce import refuse
