@@ -49,7 +49,7 @@ no-method:
 	@echo 'For example: make $(firstword $(MAKECMDGOALS)) METHOD=$(firstword $(PAPERS))'
 	@exit 2
 
-leaderboard: $(STAMP)  ## every paper's main table, as far as it is computed, on one page
+leaderboard: $(STAMP)  ## every pretraining of the main tables, best first, as far as it is computed
 	@$(BIN)/mimbench leaderboard $(SIZE)
 
 results: $(STAMP)  ## the finished main tables into README.md and RESULTS.md

@@ -288,7 +288,7 @@ def tables() -> None:
 
 @app.command()
 def leaderboard(scale: ScaleOption = "toy", seeds: SeedsOption = 1, data: DataOption = None) -> None:
-    """Every paper's main table, as far as it is computed, on one page."""
+    """Every pretraining of the papers' main tables on one page, best first, as far as it is computed."""
     from mimbench import overview
 
     raise typer.Exit(overview.leaderboard(_request(scale, seeds, data, None, None, False), _console()))

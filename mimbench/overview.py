@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,47 +12,38 @@ from mimbench import paths
 from mimbench.atomic import write_text
 from mimbench.catalog import Catalog
 from mimbench.execute import Report
-from mimbench.render import markdown, readme, terminal
-from mimbench.reproduce import aggregate, context, plan_table
-from mimbench.request import Request, check, command_of
+from mimbench.plan import Plan
+from mimbench.render import Context, markdown, readme, terminal, write_all
+from mimbench.reproduce import aggregate, context, outcomes, plan_table, version
+from mimbench.request import Request, check, command_of, report_name
 from mimbench.store import RunStore
+from mimbench.table import cell, reported
 from mimbench.table import spec as tables
+from mimbench.table.cell import Outcome, Table, TableRow
+from mimbench.table.spec import Column, Row, TableSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mimbench.render import Context
-    from mimbench.table.cell import Table
+BASELINE = "scratch"
 
 
-def leaderboard(request: Request, console: Console) -> int:
-    """The main table of every paper as it stands in the store; nothing is computed."""
-    pages = ["# Leaderboard", f"Scale {request.scale}, {request.seeds} seed(s). What is not run yet says so."]
-    for table, told in stored_tables(request, console):
-        terminal.show(table, console)
-        pages.append("#" + markdown.render(table, told))  # its title becomes a section
-    path = paths.reports_out() / "leaderboard.md"
-    write_text(path, "\n\n".join(pages) + "\n")
-    console.print(str(path), markup=False, highlight=False, soft_wrap=True)
-    return 0
+@dataclass(frozen=True)
+class Stored:
+    """A paper's main table: what it asks for, the runs behind it, what became of them."""
+
+    method: str
+    spec: TableSpec
+    plan: Plan
+    outcomes: dict[tuple[str, int], dict[int, Outcome]]
+    table: Table
+
+    def told(self, request: Request) -> Context:
+        return context(self.spec, self.plan, command_of(self.method, self.spec.name, request))
 
 
-def results(document: Path, request: Request, console: Console) -> int:
-    """The finished main tables into a document: briefly between its marks, whole in RESULTS.md beside it."""
-    found = [
-        (table, told)
-        for table, told in stored_tables(request, console)
-        if any(cell.complete for row in table.rows for cell in row.cells)
-    ]
-    readme.update(document, [markdown.brief(table) for table, _ in found])
-    whole = ["# Results", *("#" + markdown.render(table, told) for table, told in found)]
-    write_text(document.parent / "RESULTS.md", "\n\n".join(whole) + "\n")
-    console.print(f"{document} and RESULTS.md brought up to date", highlight=False)
-    return 0
-
-
-def stored_tables(request: Request, console: Console) -> Iterator[tuple[Table, Context]]:
-    """The main table of every paper as it stands in the store."""
+def stored_tables(request: Request, console: Console) -> Iterator[Stored]:
+    """The main table of every paper."""
     check(request)
     store, catalog = RunStore(paths.runs()), Catalog(paths.cache())
     for method, name in tables.list_tables():
@@ -60,4 +53,69 @@ def stored_tables(request: Request, console: Console) -> Iterator[tuple[Table, C
         plan = plan_table(method, spec, request, catalog, store, console)
         where = f"tables/{method}/{name}.toml"
         table = aggregate(spec, plan, Report(), request, store, where=where)
-        yield table, context(spec, plan, command_of(method, name, request))
+        yield Stored(method, spec, plan, outcomes(spec, plan, Report(), request, store), table)
+
+
+def leaderboard(request: Request, console: Console) -> int:
+    """Every pretraining of the main tables once, best first in the first column, against scratch."""
+    columns: dict[str, Column] = {}
+    rows: dict[str, Row] = {}  # by the key of the pretraining with seed 0
+    found: dict[tuple[str, str], dict[int, Outcome]] = {}  # (row's id, metric) to what became of its runs
+    rebuilt = set()
+    for stored in stored_tables(request, console):
+        columns |= {column.metric: column for column in stored.spec.columns if column.metric not in columns}
+        for row in stored.spec.rows:
+            keys = [stored.plan.cells.get((row.id, index)) for index in range(len(stored.spec.columns))]
+            run = next((key[0] for key in keys if key), None)
+            if run is None:
+                continue  # reported only, or left out at this scale
+            pretraining = stored.plan.nodes[run].spec.parents["encoder"]
+            if pretraining not in rows:
+                name = BASELINE if row.method == BASELINE else f"{stored.method} {row.id}"
+                rows[pretraining] = row.model_copy(update={"id": name, "baseline": None})
+                if row.id in stored.plan.rebuilt:
+                    rebuilt.add(name)
+            name = rows[pretraining].id
+            for index, column in enumerate(stored.spec.columns):
+                found.setdefault((name, column.metric), stored.outcomes.get((row.id, index), {}))
+    ids = [row.id for row in rows.values()]
+    spec = TableSpec(
+        paper="The main tables of all papers",
+        name="leaderboard",
+        title="Leaderboard",
+        section="Every pretraining that is run, once, best first",
+        note="A row's reported values are those of the first table that has it.",
+        baseline=BASELINE if BASELINE in ids else ids[0],
+        columns=tuple(columns.values()),
+        rows=tuple(rows.values()),
+    )
+    places = {metric: index for index, metric in enumerate(columns)}
+    by_index = {(name, places[metric]): by_seed for (name, metric), by_seed in found.items()}
+    table = cell.aggregate(spec, by_index, reported.read(), request.scale, rebuilt, where="leaderboard")
+    table = replace(table, rows=tuple(sorted(table.rows, key=_worst_last)))
+    terminal.show(table, console)
+    command = f"mimbench leaderboard --scale {request.scale} --seeds {request.seeds}"
+    told = Context(command, {"mimbench": version()})
+    files = write_all(table, paths.reports_out(), report_name("leaderboard", request), told)
+    for file in reversed(files):
+        console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _worst_last(row: TableRow) -> float:
+    mean = row.cells[0].mean
+    return math.inf if mean is None else -mean
+
+
+def results(document: Path, request: Request, console: Console) -> int:
+    """The finished main tables into a document: briefly between its marks, whole in RESULTS.md beside it."""
+    found = [
+        stored
+        for stored in stored_tables(request, console)
+        if any(cell.complete for row in stored.table.rows for cell in row.cells)
+    ]
+    readme.update(document, [markdown.brief(stored.table) for stored in found])
+    whole = ["# Results", *("#" + markdown.render(stored.table, stored.told(request)) for stored in found)]
+    write_text(document.parent / "RESULTS.md", "\n\n".join(whole) + "\n")
+    console.print(f"{document} and RESULTS.md brought up to date", highlight=False)
+    return 0

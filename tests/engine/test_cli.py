@@ -263,12 +263,20 @@ def test_gc_takes_what_no_table_has_and_nothing_else(bench: Bench) -> None:
     assert {folder.path.name for folder in bench.store} == kept
 
 
-def test_leaderboard_holds_every_main_table(bench: Bench) -> None:
+def test_leaderboard_has_every_pretraining_of_the_main_tables_once_and_best_first(bench: Bench) -> None:
+    main = bench.root / "share" / "tables" / "plain" / "main.toml"
+    other = main.parent.parent / "other" / "main.toml"
+    other.parent.mkdir()
+    taught = TABLE[TABLE.index("[[rows]]") :].replace("plain", "taught").replace("Plain", "Taught")
+    taught = taught.replace('"nothing"', '"nothing-again"').replace("MODE", "ok")
+    other.write_text(main.read_text() + taught)  # the first table's rows, and two more of which one is theirs
     bench.call("reproduce-table", "plain", "--scale", "smoke")
     done = bench.call("leaderboard", "--scale", "smoke")
     assert done.exit_code == 0
-    page = (bench.root / "reports" / "out" / "leaderboard.md").read_text()
-    assert "## The title" in page and "40.0" in page
+    page = (bench.root / "reports" / "out" / "leaderboard-smoke.md").read_text()
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| **")]
+    assert len(rows) == 3 and rows[-1].startswith("**Taught**") and "not run" in page and "40.0" in page
+    assert (bench.root / "reports" / "out" / "leaderboard-smoke.html").is_file()
 
 
 def command(bench: Bench, world: Path, after: str = "") -> subprocess.Popen[str]:
