@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mimbench import paths
 from mimbench.atomic import write_text
 from mimbench.catalog import Catalog
+from mimbench.errors import UserError
 from mimbench.execute import Report
 from mimbench.plan import Plan
 from mimbench.render import Context, markdown, readme, terminal, write_all
@@ -77,8 +78,12 @@ def leaderboard(request: Request, console: Console) -> int:
                     rebuilt.add(name)
             name = rows[pretraining].id
             for index, column in enumerate(stored.spec.columns):
-                found.setdefault((name, column.metric), stored.outcomes.get((row.id, index), {}))
+                if by_seed := stored.outcomes.get((row.id, index)):
+                    found.setdefault((name, column.metric), by_seed)
     ids = [row.id for row in rows.values()]
+    if not ids:
+        remedy = "No row of a main table can be run at this scale with what is given; see `mimbench plan`."
+        raise UserError("--scale", request.scale, remedy=remedy)
     spec = TableSpec(
         paper="The main tables of all papers",
         name="leaderboard",

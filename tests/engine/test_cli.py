@@ -220,6 +220,7 @@ def test_a_workspace_that_cannot_be_is_the_users_mistake(
         (["run", "plain", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
         (["reproduce-all", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
         (["reproduce-all", "--table", "mian"], "main"),
+        (["leaderboard", "--scale", "paper"], "No row of a main table can be run"),
         (["reproduce-all", "--scale", "smoke", "--weights", "palin=."], "No run here takes it"),
         (["run", "plain", "--scale", "smoke", "--set", "base_lr=NaN"], "--set base_lr: nan"),
         (["run", "plain", "--scale", "smoke", "--set", "global_batch_size=1000"], "less than a batch"),
