@@ -2,6 +2,7 @@
 
 The mean of the patch tokens after the last block, a new LayerNorm (`fc_norm`) in place of the encoder's own
 final norm, a linear head; mixup, cutmix, label smoothing, layer-wise learning-rate decay, stochastic depth.
+With `num_blocks` the encoder ends there: what its first blocks have learnt, fine-tuned.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class ClassificationRecipe(TransferRecipe):
     crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
     head_init_std: float
     ema_momentum: float | None  # of the weights that are evaluated; None = the last step's
+    num_blocks: int  # of the encoder, from the first, that are kept; 0 = all
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +58,7 @@ class ClassificationRecipe(TransferRecipe):
         require_above("crop_pct", self.crop_pct, 0)
         require_range("crop_pct", self.crop_pct, 0, 1)
         require_range("ema_momentum", self.ema_momentum or 0.0, 0, 1)
+        require_range("num_blocks", self.num_blocks, 0)
         if self.global_batch_size % 2:
             remedy = "Mixup pairs pictures: give an even one."
             raise UserError("global_batch_size", self.global_batch_size, remedy=remedy)
@@ -80,7 +83,7 @@ def recipes() -> Mapping[str, ClassificationRecipe]:
                 "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16", "min_lr": 1e-6, "mixup": 0.8,
                 "cutmix": 1.0, "mixup_switch_prob": 0.5, "label_smoothing": 0.1,
                 "rand_augment": "rand-m9-mstd0.5-inc1", "random_erase": 0.25, "min_crop_scale": 0.08,
-                "crop_pct": 0.875, "head_init_std": 2e-5, "ema_momentum": None,
+                "crop_pct": 0.875, "head_init_std": 2e-5, "ema_momentum": None, "num_blocks": 0,
             },
         }
     )  # fmt: skip
@@ -139,6 +142,21 @@ class Classifier(BaseModel):
         return self.head(self.fc_norm(features))
 
 
+def kept_depth(num_blocks: int, depth: int) -> int:
+    """Blocks that are fine-tuned of an encoder of `depth`. Raises UserError where it has not so many."""
+    if num_blocks > depth:
+        raise UserError("num_blocks", num_blocks, remedy=f"The encoder has {depth} blocks; 0 keeps them all.")
+    return num_blocks or depth
+
+
+def keep_blocks(encoder: ViT, num_blocks: int) -> list[str]:
+    """Drop the blocks after the first `num_blocks` (0: none); returns the names of their parameters."""
+    depth = kept_depth(num_blocks, len(encoder.blocks))
+    names = [name for name, _ in encoder.named_parameters()]
+    encoder.blocks = encoder.blocks[:depth]
+    return sorted(set(names) - {name for name, _ in encoder.named_parameters()})
+
+
 def run(folder: RunFolder) -> dict[str, float]:
     """Fine-tune on the labelled pictures and evaluate the last epoch; top-1 and top-5 accuracy in percent."""
     from downstream.backbone import remove_final_norm
@@ -158,6 +176,7 @@ def run(folder: RunFolder) -> dict[str, float]:
         folder.parents["encoder"].encoder_path, drop_path=recipe.drop_path, img_size=recipe.img_size
     )
     report.dropped += remove_final_norm(encoder)
+    report.dropped += keep_blocks(encoder, recipe.num_blocks)
     model = Classifier(encoder, len(train.classes), recipe)
     steps_per_epoch = len(train) / recipe.global_batch_size
     steps = max(round(recipe.epochs * steps_per_epoch), 1)
@@ -220,6 +239,7 @@ def accuracy(
 def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
     """One training picture, forward and backward (three times forward): the encoder, without its head."""
     dim, depth, _ = size_of(arch)
+    depth = kept_depth(recipe["num_blocks"], depth)
     cells = (recipe["img_size"] // patch_size) ** 2
     return 3.0 * (patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1))
 

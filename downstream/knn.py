@@ -90,7 +90,7 @@ def run(folder: RunFolder) -> dict[str, float]:
         scores = vote(x, bank, bank_labels, len(train.classes), recipe.k, recipe.temperature)
         hits += (scores.argmax(dim=1) == y).sum()
     all_reduce(hits)
-    return {"top1": 100 * hits.item() / len(val)}
+    return {"top1_knn": 100 * hits.item() / len(val)}
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ TASK = TaskCard(
     title="ImageNet k-NN",
     protocol="frozen features, weighted k-NN",
     data="imagenet",
-    metrics=(Metric(name="top1", title="k-NN top-1"),),
+    metrics=(Metric(name="top1_knn", title="k-NN top-1"),),
     recipes=recipes,
     run=run,
     flops=flops,

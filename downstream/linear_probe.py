@@ -139,7 +139,7 @@ def run(folder: RunFolder) -> dict[str, float]:
         min_lr=recipe.min_lr,
     )
     pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
-    return {"top1": accuracy(model, pictures, num_workers=folder.options.num_workers)["top1"]}
+    return {"top1_linear": accuracy(model, pictures, num_workers=folder.options.num_workers)["top1"]}
 
 
 def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
@@ -154,7 +154,7 @@ TASK = TaskCard(
     title="ImageNet linear probing",
     protocol="frozen encoder, batch norm and a linear layer; BEiT's AdamW recipe, last epoch",
     data="imagenet",
-    metrics=(Metric(name="top1", title="linear top-1"),),
+    metrics=(Metric(name="top1_linear", title="linear top-1"),),
     recipes=recipes,
     run=run,
     flops=flops,

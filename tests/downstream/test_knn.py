@@ -53,7 +53,7 @@ def test_features_are_the_normed_tokens_at_unit_length(
 def test_smoke_run_uses_the_labelled_pictures_only(task_folder: MakeFolder) -> None:
     folder = task_folder("knn", "imagenet", SMOKE)
     metrics = TASK.run(folder)
-    assert list(metrics) == ["top1"] and 0 <= metrics["top1"] <= 100
+    assert list(metrics) == ["top1_knn"] and 0 <= metrics["top1_knn"] <= 100
     listed = (folder.data("imagenet") / "train_labelled.txt").read_text().split()
     assert folder.details["labelled_pictures"] == len(listed) < 48
     assert folder.details["load_report"]["dropped"] == [] == folder.details["load_report"]["new"]
@@ -67,7 +67,7 @@ def test_a_bank_that_holds_the_queries_scores_100(
     for split in ("train", "val"):
         (tmp_path / "imagenet" / split).symlink_to(smoke_data / "imagenet" / "val")
     folder = task_folder("knn", "imagenet", SMOKE.vary("test", k=1), root=tmp_path / "imagenet")
-    assert TASK.run(folder) == {"top1": 100.0}
+    assert TASK.run(folder) == {"top1_knn": 100.0}
 
 
 def test_more_neighbours_than_pictures(task_folder: MakeFolder) -> None:

@@ -105,7 +105,7 @@ def test_paper_recipe_is_beits() -> None:
 def test_smoke_run(task_folder: MakeFolder) -> None:
     folder = task_folder("linear", "imagenet", SMOKE)
     metrics = TASK.run(folder)
-    assert list(metrics) == ["top1"] and 0 <= metrics["top1"] <= 100
+    assert list(metrics) == ["top1_linear"] and 0 <= metrics["top1_linear"] <= 100
     report = folder.details["load_report"]
     assert "norm.weight" in report["loaded"] and report["dropped"] == report["new"] == []
     assert folder.details["steps"] == round(folder.details["labelled_pictures"] / 8)

@@ -122,6 +122,30 @@ def test_adapter_leaves_the_classifiers_logits_unchanged(encoder_file: Path) -> 
     torch.testing.assert_close(model(images), model.head(model.fc_norm(last.mean((2, 3)))))
 
 
+def test_the_classifier_may_end_at_an_earlier_block(encoder_file: Path, task_folder: MakeFolder) -> None:
+    from downstream.backbone import ViTBackbone
+    from downstream.classification import Classifier, keep_blocks
+    from mimbench.encoder import load_encoder
+
+    task = card("classification")
+    recipe = task.recipes()["smoke"].vary("t", num_blocks=2, head_init_std=0.5)
+    vit, _ = load_encoder(encoder_file)
+    depth, images = len(vit.blocks), torch.randn(2, 3, 32, 32)
+    second = ViTBackbone(encoder_file, taps=[1]).eval()(images)[0]
+    gone = keep_blocks(vit, 2)
+    assert {name.split(".")[1] for name in gone} == {str(block) for block in range(2, depth)}
+    model = Classifier(vit, 12, recipe).eval()
+    torch.testing.assert_close(model(images), model.head(model.fc_norm(second.mean((2, 3)))))
+
+    folder = task_folder("classification", "imagenet", recipe)
+    task.run(folder)
+    assert set(gone) <= set(folder.details["load_report"]["dropped"])
+    values = recipe.values()
+    assert task.flops(values, "vit_smoke", 8) < task.flops(values | {"num_blocks": 0}, "vit_smoke", 8)
+    with pytest.raises(UserError, match=f"has {depth} blocks"):
+        task.flops(values | {"num_blocks": depth + 1}, "vit_smoke", 8)
+
+
 def test_classifier_head_starts_small_and_only_labelled_pictures_are_used(task_folder: MakeFolder) -> None:
     task = card("classification")
     recipe = task.recipes()["smoke"]
