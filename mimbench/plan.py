@@ -109,6 +109,15 @@ class Plan:
         parents = self.nodes[key].spec.parents.values()
         return [key, *(run for parent in parents for run in self.lineage(parent))]
 
+    def pretraining_flops(self) -> dict[str, float]:
+        """Row id to the FLOPs of its own pretraining, without those of teachers; not where it is loaded."""
+        found = {}
+        for (row, _), keys in self.cells.items():
+            parents = self.nodes[next(iter(keys.values()))].spec.parents
+            if "encoder" in parents and (flops := self.nodes[parents["encoder"]].flops):
+                found[row] = flops
+        return found
+
     def todo(self, *, rerun_stale: bool = False) -> list[Node]:
         """The runs to do, parents first: targets that are not done, and what these still need."""
         settled = {"done"} if rerun_stale else {"done", "stale"}

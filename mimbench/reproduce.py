@@ -255,7 +255,8 @@ def aggregate(
 
     found = outcomes(spec, plan, report, request, store)
     scale = f"changed {request.scale}" if request.changes else request.scale  # no longer the paper's recipe
-    return cell.aggregate(spec, found, reported.read(), scale, plan.rebuilt, where=where)
+    flops = plan.pretraining_flops()
+    return cell.aggregate(spec, found, reported.read(), scale, plan.rebuilt, flops, where=where)
 
 
 def context(spec: TableSpec, plan: Plan, command: str) -> Context:

@@ -12,7 +12,10 @@ __all__ = ["Context", "UsedRecipe", "write_all"]
 
 
 def write_all(table: Table, out_dir: Path, name: str, context: Context | None = None) -> list[Path]:
-    """Write `<name>.{html,md,csv,tex}` and `<name>-<metric>.svg` into `out_dir`; the page comes first."""
+    """Write `<name>.{html,md,csv,tex}` and the plots `<name>-<metric>.svg` into `out_dir`; the page first.
+
+    A table that asks for it has `<name>-<metric>-cost.svg` as well.
+    """
     from mimbench.render import delimited, html, latex, markdown, plot
 
     context = context or Context()
@@ -20,6 +23,11 @@ def write_all(table: Table, out_dir: Path, name: str, context: Context | None = 
         column.metric: plot.render(table, index, salt=f"{name}-{column.metric}")
         for index, column in enumerate(table.spec.columns)
     }
+    if table.spec.cost:
+        plots |= {
+            f"{column.metric}-cost": plot.render_cost(table, index, salt=f"{name}-{column.metric}-cost")
+            for index, column in enumerate(table.spec.columns)
+        }
     files = {
         f"{name}.html": html.render(table, context, plots),
         f"{name}.md": markdown.render(table, context),

@@ -6,16 +6,16 @@ import csv
 import io
 from typing import Any
 
-from mimbench.table.cell import Table
+from mimbench.table.cell import Cost, Table
 from mimbench.table.reported import Reported
 from mimbench.table.stats import Estimate
 from mimbench.table.verdict import Verdict
 
 FIELDS = (
     "kind", "table", "scale", "row", "label", "method", "reconstruction", "task", "metric", "status", "stale",
-    "n", "mean", "std", "low", "high", "values", "runs", "notes", "reported", "reported_kind",
-    "reported_source", "against", "delta_n", "delta", "delta_low", "delta_high", "reported_delta",
-    "verdict", "reason",
+    "pretraining_flops", "reported_cost", "n", "mean", "std", "low", "high", "values", "runs", "notes",
+    "reported", "reported_kind", "reported_source", "against", "delta_n", "delta", "delta_low", "delta_high",
+    "reported_delta", "verdict", "reason",
 )  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def render(table: Table) -> str:
                     "reconstruction": int(row.reconstruction),
                     "task": column.task,
                     "metric": column.metric,
+                    **_cost(row.cost),
                     "status": cell.status,
                     "stale": int(cell.stale),
                     **_estimate(cell.ours),
@@ -76,6 +77,15 @@ def _plain(value: float | None) -> str:
 
 def _by_seed(values: dict[int, str]) -> str:
     return ";".join(f"{seed}={value}" for seed, value in values.items())
+
+
+def _cost(cost: Cost | None) -> dict[str, str]:
+    if cost is None:
+        return {}
+    return {
+        "pretraining_flops": _plain(cost.flops),
+        "reported_cost": cost.reported.text if cost.reported else "",
+    }
 
 
 def _estimate(ours: Estimate | None) -> dict[str, Any]:

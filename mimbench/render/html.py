@@ -41,7 +41,7 @@ def template(name: str) -> jinja2.Template:
 
 
 def render(table: Table, context: Context, plots: Mapping[str, str]) -> str:
-    """The page; `plots` maps a column's metric to its SVG."""
+    """The page; `plots` maps a column's metric, and `<metric>-cost`, to the SVG."""
     numbers = text.sources(table)
     return template("table.html.j2").render(
         spec=table.spec,
@@ -73,11 +73,13 @@ def _plots(table: Table, plots: Mapping[str, str]) -> list[dict[str, Any]]:
         cells = [row.cells[index] for row in table.rows]
         return any(cell.ours or cell.reported_delta is not None for cell in cells)
 
-    return [
-        {"title": column.title, "svg": Markup(plot.inline(plots[column.metric], column.metric))}
-        for index, column in enumerate(table.spec.columns)
-        if shown(index)
-    ]
+    titles = {}
+    for index, column in enumerate(table.spec.columns):
+        if shown(index):
+            titles[column.metric] = column.title
+            if table.spec.cost:
+                titles[f"{column.metric}-cost"] = f"{column.title} against the cost of pretraining"
+    return [{"title": title, "svg": Markup(plot.inline(plots[name], name))} for name, title in titles.items()]
 
 
 def _progress(table: Table) -> dict[str, str]:

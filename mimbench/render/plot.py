@@ -12,6 +12,7 @@ from mimbench.table.cell import Table, TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CARD, INK, MUTED, GRID, OURS, PAPER = "#fefefe", "#1c2430", "#66707f", "#dfe3e9", "#2458c5", "#b4561f"
 # The page replaces the colours by its own, so that the plots follow its light and dark themes.
@@ -60,8 +61,58 @@ def render(table: Table, index: int, *, salt: str) -> str:
         margin = max(0.165, (0.25 + CHARACTER * longest) / figure.get_figwidth())
         figure.subplots_adjust(left=margin, right=0.985, wspace=0.08)
         figure.subplots_adjust(top=1 - 0.42 / figure.get_figheight(), bottom=0.5 / figure.get_figheight())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return _svg(figure)
+
+
+def render_cost(table: Table, index: int, *, salt: str) -> str:
+    """One column against what the pretraining costs, ours and the paper's; as SVG like `render`.
+
+    Rows of one method are joined to a curve; what has no cost is left out.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    assert table.spec.cost
+    ours: dict[str, list[tuple[float, float]]] = {}
+    paper: dict[str, list[tuple[float, float]]] = {}
+    for row in table.rows:
+        name, cell = row.spec.label.partition(",")[0], row.cells[index]
+        if row.cost and row.cost.flops and cell.mean is not None:
+            ours.setdefault(name, []).append((row.cost.flops, cell.mean))
+        if row.cost and row.cost.reported and cell.reported:
+            paper.setdefault(name, []).append((row.cost.reported.value, cell.reported.value))
+    muted = table.row(table.spec.baseline).spec.label.partition(",")[0]
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        figure = Figure(figsize=(6.6, 3.0))
+        left, right = figure.subplots(1, 2)
+        _curves(left, ours, muted, OURS, f"ours, {table.scale} scale", "FLOPs")
+        _curves(right, paper, muted, PAPER, "paper", table.spec.cost.unit)
+        figure.subplots_adjust(left=0.07, right=0.985, wspace=0.16, top=0.89, bottom=0.17)
+        return _svg(figure)
+
+
+def _curves(
+    axes: Axes, curves: dict[str, list[tuple[float, float]]], muted: str, colour: str, title: str, unit: str
+) -> None:
+    axes.set_title(title, loc="left", fontsize=9, color=colour)
+    axes.set_xlabel(unit)
+    _frame(axes, both=True)
+    for name, points in curves.items():
+        x, y = zip(*sorted(points), strict=True)
+        shade = colour if len(points) > 1 and name != muted else MUTED
+        axes.plot(x, y, color=shade, linewidth=1.4, marker="o", markersize=4.5, markeredgewidth=0)
+        axes.annotate(name, (x[-1], y[-1]), (6, 0), textcoords="offset points", fontsize=8, va="center")
+    axes.margins(x=0.28, y=0.12)
+    axes.set_xlim(left=0)
+    if not curves:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "nothing to show yet", transform=axes.transAxes, ha="center", color=MUTED)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
@@ -144,7 +195,7 @@ def _paper(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
     axes.set_xlim(low - span * (0.35 if low < 0 else 0.08), high + span * (0.35 if high > 0 else 0.08))
 
 
-def _frame(axes: Axes) -> None:
+def _frame(axes: Axes, *, both: bool = False) -> None:
     axes.tick_params(length=0, pad=5)
-    axes.grid(axis="x", color=GRID, linewidth=0.7)
+    axes.grid(axis="both" if both else "x", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)

@@ -137,12 +137,22 @@ def row_notes(table: Table, row: TableRow) -> list[str]:
 
 
 def row_note(table: Table, row: TableRow) -> str:
-    """The row's own note, which of the paper's figures are of another protocol, and why nothing is run."""
+    """The row's note, its cost, which of the paper's figures are of another protocol, why nothing is run."""
     by_protocol: dict[str, list[str]] = {}
     for metric, protocol in row.spec.other_protocol.items():
         by_protocol.setdefault(protocol, []).append(metric_title(table, metric))
     notes = [f"paper's {' and '.join(titles)}: {protocol}" for protocol, titles in by_protocol.items()]
-    return "; ".join(filter(None, [row.spec.note, *notes, row.unavailable]))
+    return "; ".join(filter(None, [row.spec.note, cost(table, row), *notes, row.unavailable]))
+
+
+def cost(table: Table, row: TableRow) -> str:
+    """`pretraining: paper 16.4 GPU-days, ours 1.23e12 FLOPs`; empty where neither is known."""
+    if row.cost is None or table.spec.cost is None:
+        return ""
+    theirs = f"paper {row.cost.reported.text} {table.spec.cost.unit}" if row.cost.reported else ""
+    ours = f"ours {row.cost.flops:.2e} FLOPs".replace("e+", "e") if row.cost.flops else ""
+    known = ", ".join(filter(None, [theirs, ours]))
+    return f"pretraining: {known}" if known else ""
 
 
 def is_baseline(table: Table, row: TableRow) -> bool:
@@ -192,7 +202,9 @@ def findings(table: Table) -> list[str]:
 
 def sources(table: Table) -> dict[Reported, int]:
     """Every reported line that the table shows, numbered in reading order."""
-    lines = [cell.reported for row in table.rows for cell in row.cells]
+    lines = []
+    for row in table.rows:
+        lines += [*(cell.reported for cell in row.cells), row.cost.reported if row.cost else None]
     lines += [line for claim in table.claims for line in claim.reported]
     return {line: i for i, line in enumerate(dict.fromkeys(line for line in lines if line), start=1)}
 

@@ -83,13 +83,24 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a row's own pretraining costs: FLOPs here, and the paper's figure in the table's unit."""
+
+    flops: float | None
+    reported: Reported | None
+
+
+@dataclass(frozen=True)
 class TableRow:
-    """`unavailable`: why none of its cells can be run here; their verdicts then leave the reason out."""
+    """`unavailable`: why none of its cells can be run here; their verdicts then leave the reason out.
+    `cost`: in a table that asks for it.
+    """
 
     spec: Row
     cells: tuple[Cell, ...]
     reconstruction: bool
     unavailable: str = ""
+    cost: Cost | None = None
 
     @property
     def average(self) -> float | None:
@@ -145,6 +156,7 @@ def aggregate(
     reported: Sequence[Reported],
     scale: str,
     rebuilt: Collection[str] = (),
+    flops: Mapping[str, float] | None = None,
     *,
     where: str = "table",
 ) -> Table:
@@ -155,6 +167,7 @@ def aggregate(
             counts as missing in the other.
         reported: the lines of reported.csv.
         rebuilt: ids of the rows that are rebuilt without their authors' code.
+        flops: row's id to the FLOPs of its own pretraining.
         where: how the user knows the table's file, for errors.
 
     Raises:
@@ -164,12 +177,7 @@ def aggregate(
     drafts: dict[tuple[str, int], Cell] = {}
     for row in spec.rows:
         for index, column in enumerate(spec.columns):
-            reference = row.reported.get(column.metric)
-            line = (
-                find(reported, reference, where=f"{where}: rows[{row.id}].reported.{column.metric}")
-                if reference
-                else None
-            )
+            line = _reported(row, column.metric, reported, where)
             protocol = row.other_protocol.get(column.metric, "")
             if row.method is None:
                 drafts[row.id, index] = Cell("reported_only", reported=line, protocol=protocol)
@@ -187,8 +195,21 @@ def aggregate(
                 protocol=protocol,
             )
     rows = tuple(_row(spec, row, drafts, scale, row.id in rebuilt) for row in spec.rows)
+    if spec.cost:
+        figures = [_reported(row, spec.cost.metric, reported, where) for row in spec.rows]
+        rows = tuple(
+            replace(row, cost=Cost((flops or {}).get(row.spec.id), figure))
+            for row, figure in zip(rows, figures, strict=True)
+        )
     claims = tuple(_claim(spec, claim, drafts, reported, scale, where) for claim in spec.claims)
     return Table(spec, scale, seeds, rows, claims)
+
+
+def _reported(row: Row, metric: str, lines: Sequence[Reported], where: str) -> Reported | None:
+    """The paper's figure that a row names for a metric."""
+    reference = row.reported.get(metric)
+    here = f"{where}: rows[{row.id}].reported.{metric}"
+    return find(lines, reference, where=here) if reference else None
 
 
 def _row(

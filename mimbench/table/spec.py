@@ -87,12 +87,24 @@ class Claim(_Strict):
     reported_delta: Reference | None = None
 
 
+class Cost(_Strict):
+    """What pretraining costs, in the paper: a line of reported.csv that rows name like those of the columns.
+
+    Attributes:
+        metric: its metric. `unit`: of its values, as people see it.
+    """
+
+    metric: str
+    unit: str
+
+
 class TableSpec(_Strict):
     """One table of a paper, rows in the file's order.
 
     Attributes:
         paper: the citation people see. `section`: where the table stands in it.
         baseline: the row that every other row is compared with.
+        cost: where it is given, the columns are also shown against the cost of pretraining.
     """
 
     paper: str
@@ -104,6 +116,7 @@ class TableSpec(_Strict):
     columns: tuple[Column, ...] = Field(min_length=1)
     rows: tuple[Row, ...] = Field(min_length=1)
     claims: tuple[Claim, ...] = ()
+    cost: Cost | None = None
 
     def row(self, row_id: str) -> Row:
         return next(row for row in self.rows if row.id == row_id)
@@ -161,12 +174,14 @@ def _check_names(spec: TableSpec, where: str, name: str) -> None:
     _unique(rows, f"{where}: rows.id")
     _unique(metrics, f"{where}: columns.metric")
     _one_of(spec.baseline, rows, f"{where}: baseline")
+    figures = [*metrics, spec.cost.metric] if spec.cost else metrics
+    _unique(figures, f"{where}: cost.metric")
     for row in spec.rows:
         here = f"{where}: rows[{row.id}]"
         if row.baseline is not None:
             _one_of(row.baseline, rows, f"{here}.baseline")
         for metric in row.reported:
-            _one_of(metric, metrics, f"{here}.reported")
+            _one_of(metric, figures, f"{here}.reported")
         for metric in row.other_protocol:
             _one_of(metric, list(row.reported), f"{here}.other_protocol")
         if row.method is None and (row.set or row.at or row.not_at):
@@ -202,6 +217,7 @@ _NESTED: Mapping[str, type[BaseModel]] = {
     "columns": Column,
     "rows": Row,
     "claims": Claim,
+    "cost": Cost,
     "reported": Reference,
     "reported_delta": Reference,
 }

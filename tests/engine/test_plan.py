@@ -172,6 +172,13 @@ def test_estimates_count_labelled_pictures_for_tasks_only(build) -> None:
     assert nodes["N"].images == 0 and nodes["A · echo"].images == 12
 
 
+def test_a_row_costs_its_own_pretraining_alone(build) -> None:
+    plan = build([Row("a", "taught"), Row("n", "none-at-all"), Row("quoted", None)], seeds=2)
+    (teacher,), student = by_stage(plan, "teacher"), by_stage(plan, "pretrain")[0]
+    assert plan.pretraining_flops() == {"a": student.flops}
+    assert 0 < student.flops and 0 < teacher.flops
+
+
 # -- what a recipe needs, rows by scale, teachers as rows ----------------------------------------------------
 
 

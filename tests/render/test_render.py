@@ -205,6 +205,26 @@ def test_write_all_gives_the_same_bytes_twice(table, tmp_path):
         assert one.read_bytes() == two.read_bytes()
 
 
+def test_a_table_of_costs_shows_them_beside_the_labels_and_as_curves(tmp_path):
+    spec = load("mixedae", "cost")
+    means = {"mae-short": 30.0, "mae": 40.0, "mixedae": 45.0, "ibot": 16.0}
+    outcomes = {(row, 0): {0: Outcome("ok", mean)} for row, mean in means.items()}
+    table = aggregate(spec, outcomes, reported.read(), "toy", (), {"mae": 5.3e12, "mixedae": 5.46e12})
+    notes = {row.spec.id: text.row_note(table, row) for row in table.rows}
+    assert notes["mixedae"] == "pretraining: paper 90.1 GPU-days, ours 5.46e12 FLOPs"
+    assert notes["dino"] == "pretraining: paper 120.5 GPU-days"
+    assert sum(line.metric == "pretrain_gpu_days" for line in text.sources(table)) == len(table.rows)
+    by_row = {line["row"]: line for line in csv.DictReader(io.StringIO(delimited.render(table)))}
+    assert by_row["mixedae"]["pretraining_flops"] == "5.46e+12"
+    assert by_row["ibot"]["pretraining_flops"] == "" and by_row["ibot"]["reported_cost"] == "172"
+    written = {path.name: path.read_text() for path in write_all(table, tmp_path, "cost", CONTEXT)}
+    curves = written["cost-top1-cost.svg"]
+    xml.etree.ElementTree.fromstring(curves)
+    assert curves.count(">MixedAE<") == 2 and curves.count(">iBOT<") == 1 and ">GPU-days<" in curves
+    assert "against the cost of pretraining" in written["cost.html"]
+    assert text.cost(sample(), sample().rows[0]) == ""
+
+
 def test_numbers():
     assert text.number(-0.04, 1) == "0.0"
     assert text.number(-1.25, 1) == "−1.2"

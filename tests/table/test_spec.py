@@ -69,6 +69,8 @@ def test_good_is_good():
         ("claims.0.row", "bb", r"claims\[c\]\.row: 'bb'.*Did you mean 'b'"),
         ("claims.0.column", "top5", r"claims\[c\]\.column: 'top5'.*Did you mean 'top1'"),
         ("name", "mian", r"name: 'mian'.*Did you mean 'main'"),
+        ("cost", {"metric": "gpu_days", "unit": "d", "uni": 1}, r"cost\.key: 'uni'.*Did you mean 'unit'"),
+        ("cost", {"metric": "top1", "unit": "%"}, r"cost\.metric: 'top1'.*given twice"),
         ("columns", [], r"t\.toml: columns: \[\]"),
         ("title", 3, r"t\.toml: title: 3.*string"),
     ],
