@@ -49,7 +49,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-runs = _group("What has been computed: list, show, rm, gc.")
+runs = _group("What has been computed: list, show, export, rm, gc.")
 data = _group("Make the toy data, or check a dataset.")
 app.add_typer(runs, name="runs")
 app.add_typer(data, name="data")
@@ -327,6 +327,7 @@ def list_runs() -> None:
     from rich.table import Column, Table
 
     from mimbench import paths
+    from mimbench.frame import state
     from mimbench.progress import duration
     from mimbench.store import RunStore
 
@@ -338,21 +339,10 @@ def list_runs() -> None:
         text = ", ".join(f"{metric} {value:.4g}" for metric, value in list(numbers.items())[:2])
         steps = f"{status['step']}/{status['total']}" if status.get("total") else ""
         seconds = duration(status.get("seconds"))
-        state = _state(folder)
-        seed = "" if state == "damaged" else str(folder.spec.seed)
-        table.add_row(folder.path.name, seed, state, steps, seconds, text)
+        became = state(folder)
+        seed = "" if became == "damaged" else str(folder.spec.seed)
+        table.add_row(folder.path.name, seed, became, steps, seconds, text)
     _console().print(table)
-
-
-def _state(folder: Any) -> str:
-    """The outcome; a run that is damaged, or whose method is gone, cannot be judged, but can be listed."""
-    try:
-        outcome = str(folder.outcome())
-    except UserError:
-        return "orphaned"
-    except RunFailed:
-        return "damaged"
-    return "interrupted" if outcome == "missing" and folder.status.get("state") == "running" else outcome
 
 
 @runs.command("show")
@@ -363,11 +353,12 @@ def show_run(
     import json
 
     from mimbench import paths
+    from mimbench.frame import state
     from mimbench.store import RunStore
 
     folder = RunStore(paths.runs()).find(run)
     shown = {
-        "state": _state(folder),
+        "state": state(folder),
         "key": folder.spec.key,
         "spec": folder.spec.as_dict(),
         "status": folder.status,
@@ -377,6 +368,19 @@ def show_run(
     if shown["state"] == "failed" and folder.log_path.is_file():
         typer.echo("\n".join(folder.log_path.read_text(errors="replace").splitlines()[-20:]))
     typer.echo(str(folder.path))
+
+
+@runs.command("export")
+def export_runs(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A name that ends in .csv or .json.")],
+) -> None:
+    """Every run with its recipe and its numbers, a line each, as CSV or JSON."""
+    from mimbench import paths
+    from mimbench.frame import export
+    from mimbench.store import RunStore
+
+    count = export(RunStore(paths.runs()), file)
+    typer.echo(f"{count} runs: {file}")
 
 
 @runs.command("rm")

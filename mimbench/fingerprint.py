@@ -26,6 +26,7 @@ INFRASTRUCTURE = (
     "mimbench.errors",
     "mimbench.execute",
     "mimbench.fingerprint",
+    "mimbench.frame",
     "mimbench.garbage",
     "mimbench.overview",
     "mimbench.paths",
