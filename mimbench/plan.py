@@ -271,7 +271,11 @@ class Planner:
         return key
 
     def _pretrain(self, row: Row, seed: int, where: str) -> str:
-        """The row's own pretraining (or the teacher that it is about), and what that needs."""
+        """The row's own pretraining (or the teacher that it is about), and what that needs.
+
+        What a row learns from is of seed 0, but a teacher that the row is about, and
+        that is trained, varies with the seed.
+        """
         assert row.method is not None
         kind = cards.kind_of(row.method)
         resolved = self._resolve(kind, row.method, self._changes(row.method, self._overrides(row), where))
@@ -279,11 +283,12 @@ class Planner:
         own = sorted(set(self._own_fields(row)) - SHAPE)
         if given and own:
             raise Unavailable(f"--weights {row.method} is not of this row's recipe: {', '.join(own)} differ")
-        if kind == "teacher" or given:
-            seed = 0
-        if given:  # the row's encoder comes with --weights METHOD=PATH
+        if given:
+            seed = 0  # the row's encoder comes with --weights METHOD=PATH
             label = f"{row.label} · loaded"
             return self._add("pretrain", resolved, resolved.values["arch"], seed, label, {}, row.method)
+        if resolved.values.get("weights"):
+            seed = 0  # a checkpoint is the same for every seed
         return self._with_parents(kind, resolved, seed, row.label, row, where)
 
     def _parent(self, name: str, row: Row, where: str) -> str:
@@ -387,7 +392,7 @@ class Planner:
                 weights={name: str(path.resolve()) for name, path in weights.items()},
                 options=self.request.options,
             )
-            if self.request.seeds > 1 and stage != "teacher":
+            if self.request.seeds > 1 and (stage != "teacher" or seed):
                 label = f"{label} · seed {seed}"
             outcome = self.store.outcome(spec.key)
             cost = (0, 0.0) if weights else (resolved.images, resolved.flops)

@@ -294,6 +294,8 @@ def _claim(
         verdict = _not_run(incomplete)
     elif stated is None:
         verdict = None
+    elif scale == "paper" and (cell.protocol or against.protocol):
+        verdict = None  # a difference of figures of another protocol is not ours to reach
     elif scale == "paper" and delta:
         verdict = rules.absolute(delta, stated, claim.column)
     else:

@@ -54,16 +54,10 @@ class DeepMIM(nn.Module):
         config = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
         self.encoder = ViT(config, drop_path=recipe.drop_path)
         self.encoder.pos_embed.requires_grad_(False)
+        size = {"dim": recipe.decoder_dim, "depth": recipe.decoder_depth, "num_heads": recipe.decoder_heads}
+        grid, out_dim = config.grid_size, target_dim(recipe, teacher)
         self.decoders = nn.ModuleList(
-            MAEDecoder(
-                config.embed_dim,
-                config.grid_size,
-                dim=recipe.decoder_dim,
-                depth=recipe.decoder_depth,
-                num_heads=recipe.decoder_heads,
-                out_dim=target_dim(recipe, teacher),
-            )
-            for _ in recipe.branches
+            MAEDecoder(config.embed_dim, grid, **size, out_dim=out_dim) for _ in recipe.branches
         )
         for decoder in self.decoders:
             decoder.pos_embed = self.decoders[0].pos_embed
@@ -102,8 +96,10 @@ class DeepMIM(nn.Module):
     def forward_target(self, images: Tensor) -> Tensor:
         """What the whole pictures say about every patch, `[B, N, C]`."""
         if self.recipe.target == "clip":
-            project = self.recipe.project_target
-            return teacher_tokens(self.teacher, images, project=project, clip_normalisation=True)
+            r = self.recipe
+            return teacher_tokens(
+                self.teacher, images, project=r.project_target, clip_normalisation=r.clip_normalisation
+            )
         if self.recipe.target == "dino":
             return self.teacher(images)[:, 1:]
         if self.recipe.target == "hog":
@@ -153,6 +149,7 @@ def target_dim(recipe: DeepMIMRecipe, teacher: nn.Module | None) -> int:
 class DeepMIMRecipe(MAERecipe):
     target: Literal["pixels", "clip", "hog", "dino"]
     project_target: bool  # CLIP's projection on its features; off: the width before it
+    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
     taps: tuple[int, ...]  # blocks, from 1, whose outputs an auxiliary decoder reads; the last has its own
     loss_weights: tuple[float, ...]  # of the branches, the last block's at the end; () = 1 each
     hybrid_alphas: tuple[float, ...]  # share of the raw pixels in the target of each tap; () = not hybrid
@@ -211,7 +208,7 @@ def recipes() -> Mapping[str, DeepMIMRecipe]:
                 "decoder_depth": 4,  # although the model's name says 8
                 "drop_path": 0.0,
             },
-            "DeepMIM code, clip.py@7bf1e80": {"project_target": True},
+            "DeepMIM code, clip.py@7bf1e80": {"project_target": True, "clip_normalisation": True},
             "not in the released code": {"hybrid_alphas": ()},
         }
     )  # fmt: skip
@@ -221,6 +218,7 @@ def recipes() -> Mapping[str, DeepMIMRecipe]:
         decoder_depth=1,  # half of MAE's, as in the paper
         epochs=8.0, warmup_epochs=1.0, global_batch_size=32, base_lr=1.5e-3, lr_rule="absolute",
         precision="fp32",
+        clip_normalisation=False,  # the project's CLIP learns from pictures as the student sees them
     )  # fmt: skip
     toy = small.vary(
         "ours: two CPU cores, pictures of few patches",

@@ -89,7 +89,7 @@ class VQKD(nn.Module):
         super().__init__()
         self.tokenizer = Tokenizer(recipe)
         self.decoder = Decoder(recipe)
-        self.teacher = teacher
+        self.teacher, self.clip_normalisation = teacher, recipe.clip_normalisation
 
     @property
     def encoder(self) -> nn.Module:
@@ -107,7 +107,9 @@ class VQKD(nn.Module):
         self.tokenizer.quantizer.update()
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
-        target = teacher_tokens(self.teacher, images, project=True, clip_normalisation=True)  # [B, N, C]
+        target = teacher_tokens(  # [B, N, C]
+            self.teacher, images, project=True, clip_normalisation=self.clip_normalisation
+        )
         codes, _, commitment = self.tokenizer.quantizer(self.tokenizer.features(images))
         distance = cosine_error(self.decoder(codes), target).mean() / 2  # 1 - cos
         return {"loss": distance + commitment, "distance": distance.detach()}
@@ -120,6 +122,7 @@ class VQKDRecipe(PretrainRecipe):
     decay: float  # of the codes' moving averages
     decoder_depth: int
     target_dim: int  # of CLIP's projected tokens
+    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
 
     def step_flops(self) -> float:
         size, tokens = size_of(self.arch), self.num_patches
@@ -160,6 +163,7 @@ def recipes() -> Mapping[str, VQKDRecipe]:
                 "img_size": 224,
                 "patch_size": 16,
                 "target_dim": 512,
+                "clip_normalisation": True,
                 "decay": 0.99,
                 "drop_path": 0.0,
             },
@@ -184,6 +188,7 @@ def recipes() -> Mapping[str, VQKDRecipe]:
         code_dim=16,
         decoder_depth=1,
         target_dim=64,
+        clip_normalisation=False,  # the project's CLIP learns from pictures as the student sees them
         epochs=6.0,
         warmup_epochs=1.0,
         global_batch_size=32,

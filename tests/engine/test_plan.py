@@ -276,12 +276,13 @@ def probe(add) -> None:
 def test_a_teacher_can_be_a_row_and_is_the_run_that_methods_learn_from(build, probe) -> None:
     row = Row("w", "wise", {"probe.steps": 7})
     plan = build([row], [Column("probe")], seeds=2)
-    (teacher,) = by_stage(plan, "teacher")
-    assert not by_stage(plan, "pretrain") and teacher.spec.seed == 0
+    teachers = by_stage(plan, "teacher")
+    assert not by_stage(plan, "pretrain") and [teacher.spec.seed for teacher in teachers] == [0, 1]
     tasks = [plan.nodes[plan.cells["w", 0][seed]].spec for seed in (0, 1)]
     assert [task.seed for task in tasks] == [0, 1] and {task.recipe["steps"] for task in tasks} == {7}
-    assert all(teacher.key in task.parents.values() for task in tasks)
-    assert teacher.key in build([Row("b", "taught")], [Column("echo")]).nodes
+    pairs = zip(teachers, tasks, strict=True)
+    assert all(list(task.parents.values()) == [teacher.key] for teacher, task in pairs)
+    assert teachers[0].key in build([Row("b", "taught")], [Column("echo")]).nodes
     varied = build([Row("w", "wise", {"t": 0.125})], [Column("probe")])
     assert by_stage(varied, "teacher")[0].spec.recipe["t"] == 0.125
 

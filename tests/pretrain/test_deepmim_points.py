@@ -42,6 +42,7 @@ def twelve_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def build(mae: MAE | None = None, **changes: object) -> DeepMIM:
     """A narrow encoder of twelve blocks on the paper's grid, 14 x 14 patches of 2 pixels, with its taps."""
     narrow = {"arch": "vit_deep", "img_size": 28, "patch_size": 2, "mask_ratio": 0.75, "taps": (6, 8, 10)}
+    narrow |= {"clip_normalisation": True}
     recipe = METHOD.recipes()["smoke"].vary("test", **{**narrow, **changes})
     teacher = None
     if recipe.target == "clip":

@@ -250,7 +250,9 @@ def test_beit2_student_and_recipe_are_beit2s() -> None:
 
 @pytest.fixture
 def quantising() -> vqkd.VQKD:
-    return vqkd.VQKD(vqkd.METHOD.recipes()["smoke"], clip()).train()
+    recipes = vqkd.METHOD.recipes()
+    assert recipes["paper"].clip_normalisation and not recipes["toy"].clip_normalisation  # our own CLIP
+    return vqkd.VQKD(recipes["smoke"].vary("test", clip_normalisation=True), clip()).train()
 
 
 def test_vqkd_codes_are_nearest_by_cosine(quantising: vqkd.VQKD) -> None:

@@ -21,7 +21,7 @@ GRID = {"img_size": 28, "patch_size": 2, "mask_ratio": 0.75, "decoder_depth": 1}
 
 
 def build(**changes: object) -> DeepMIM:
-    recipe = METHOD.recipes()["smoke"].vary("test", **{**GRID, **changes})
+    recipe = METHOD.recipes()["smoke"].vary("test", **{**GRID, "clip_normalisation": True, **changes})
     teacher = ClipVisual(img_size=28, patch_size=2, width=16, depth=1, num_heads=1, output_dim=24)
     return METHOD.build(recipe, teacher=teacher.eval().requires_grad_(False)).train()
 
@@ -53,6 +53,10 @@ def statistics(values: tuple[float, ...]) -> Tensor:
 
 
 def test_p01_clip_normalisation_is_applied_once_to_a_frozen_teacher(method: DeepMIM) -> None:
+    recipes = METHOD.recipes()
+    assert method.recipe.clip_normalisation and recipes["paper"].clip_normalisation
+    # The CLIP of the smaller scales is ours, which learns from pictures of ImageNet's statistics.
+    assert not any(recipes[scale].clip_normalisation for scale in ("smoke", "toy", "small"))
     pixels = torch.rand(2, 3, 28, 28, dtype=torch.float64)
     images = ((pixels - statistics(MEAN)) / statistics(STD)).float()
     (seen,) = pictures_the_teacher_sees(method, images)

@@ -220,6 +220,8 @@ def test_a_figure_of_another_protocol_is_shown_but_not_compared():
         assert good.reported.text == "82.0" and good.protocol == "SETR"
         assert good.reported_delta is None and good.verdict is None
         assert result.claims[1].reported == ()
+        stated = result.claims[0]  # of the row "new" against this one, with a line of its own
+        assert stated.reported_delta == 0.5 and (stated.verdict is None) == (scale == "paper")
         assert row_note(result, result.row("good")) == "paper's Top-1: SETR"
     assert word(cell(table("paper", good_0=ok(82.0, 82.1, 81.9)), "good", 0)) == "reproduced"
 
