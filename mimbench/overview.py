@@ -20,7 +20,7 @@ from mimbench.request import Request, check, command_of, report_name
 from mimbench.store import RunStore
 from mimbench.table import cell, reported
 from mimbench.table import spec as tables
-from mimbench.table.cell import Outcome, Table, TableRow
+from mimbench.table.cell import SeedOutcome, Table, TableRow
 from mimbench.table.spec import Column, Row, TableSpec
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Stored:
     method: str
     spec: TableSpec
     plan: Plan
-    outcomes: dict[tuple[str, int], dict[int, Outcome]]
+    outcomes: dict[tuple[str, int], dict[int, SeedOutcome]]
     table: Table
 
     def told(self, request: Request) -> Context:
@@ -61,7 +61,7 @@ def leaderboard(request: Request, console: Console) -> int:
     """Every pretraining of the main tables once, best first in the first column, against scratch."""
     columns: dict[str, Column] = {}
     rows: dict[str, Row] = {}  # by the key of the pretraining with seed 0
-    found: dict[tuple[str, str], dict[int, Outcome]] = {}  # (row's id, metric) to what became of its runs
+    found: dict[tuple[str, str], dict[int, SeedOutcome]] = {}  # (row's id, metric) to what became of its runs
     rebuilt = set()
     for stored in stored_tables(request, console):
         columns |= {column.metric: column for column in stored.spec.columns if column.metric not in columns}

@@ -24,7 +24,7 @@ from mimbench.store import Options, RunFolder, RunStore
 if TYPE_CHECKING:
     from mimbench.catalog import Resolved
     from mimbench.render import Context, UsedRecipe
-    from mimbench.table.cell import Outcome, Table
+    from mimbench.table.cell import SeedOutcome, Table
     from mimbench.table.spec import TableSpec
 
 MAX_LOADER_WORKERS = 8  # per GPU
@@ -211,13 +211,13 @@ def execute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = Fal
 
 def outcomes(
     spec: TableSpec, plan: Plan, report: Report, request: Request, store: RunStore
-) -> dict[tuple[str, int], dict[int, Outcome]]:
+) -> dict[tuple[str, int], dict[int, SeedOutcome]]:
     """What the aggregation needs: every cell's outcome by seed, as it stands in the store now."""
-    from mimbench.table.cell import Outcome
+    from mimbench.table.cell import SeedOutcome
 
-    found: dict[tuple[str, int], dict[int, Outcome]] = {}
+    found: dict[tuple[str, int], dict[int, SeedOutcome]] = {}
     for cell, reason in plan.blocked.items():
-        found[cell] = {seed: Outcome("not_runnable", note=reason) for seed in range(request.seeds)}
+        found[cell] = {seed: SeedOutcome("not_runnable", note=reason) for seed in range(request.seeds)}
     for (row, column), keys in plan.cells.items():
         metric = spec.columns[column].metric
         found[row, column] = {
@@ -226,26 +226,26 @@ def outcomes(
     return found
 
 
-def _outcome(node: Node, metric: str, report: Report, store: RunStore) -> Outcome:
-    from mimbench.table.cell import Outcome
+def _outcome(node: Node, metric: str, report: Report, store: RunStore) -> SeedOutcome:
+    from mimbench.table.cell import SeedOutcome
 
     run = node.spec.folder
     if node.key in report.failed:
-        return Outcome("failed", run=run, note=report.failed[node.key])
+        return SeedOutcome("failed", run=run, note=report.failed[node.key])
     if node.key in report.unreached:
-        return Outcome("failed", run=run, note=report.unreached[node.key])
+        return SeedOutcome("failed", run=run, note=report.unreached[node.key])
     folder = store.get(node.key)
     status = folder.outcome() if folder else "missing"
     if folder is None or status == "missing":
-        return Outcome("missing", run=run)
+        return SeedOutcome("missing", run=run)
     if status == "running":
-        return Outcome("running", run=run)
+        return SeedOutcome("running", run=run)
     if status == "failed":
-        return Outcome("failed", run=run, note=folder.status.get("message", ""))
+        return SeedOutcome("failed", run=run, note=folder.status.get("message", ""))
     value = (folder.result or {}).get("metrics", {}).get(metric)
     if value is None:
-        return Outcome("not_runnable", run=run, note=f"this run cannot give {metric}")
-    return Outcome("stale" if status == "stale" else "ok", value=value, run=run)
+        return SeedOutcome("not_runnable", run=run, note=f"this run cannot give {metric}")
+    return SeedOutcome("stale" if status == "stale" else "ok", value=value, run=run)
 
 
 def aggregate(

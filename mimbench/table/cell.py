@@ -20,8 +20,12 @@ _WORST_FIRST: tuple[Status, ...] = ("not_runnable", "failed", "running", "missin
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one run: `value` where done (ok or stale), `run` its folder's name, `note` a reason."""
+class SeedOutcome:
+    """What became of a cell's run of one seed.
+
+    Attributes:
+        value: where it is done (ok or stale). `run`: its folder's name. `note`: a reason.
+    """
 
     status: Status
     value: float | None = None
@@ -39,7 +43,7 @@ class Cell:
     """One row in one column. `ours` covers the seeds that are done; `status` says whether these are all."""
 
     status: CellStatus
-    outcomes: Mapping[int, Outcome] = field(default_factory=dict)
+    outcomes: Mapping[int, SeedOutcome] = field(default_factory=dict)
     ours: Estimate | None = None
     reported: Reported | None = None
     delta: Estimate | None = None  # row minus baseline, over paired seeds
@@ -152,7 +156,7 @@ class Table:
 
 def aggregate(
     spec: TableSpec,
-    outcomes: Mapping[tuple[str, int], Mapping[int, Outcome]],
+    outcomes: Mapping[tuple[str, int], Mapping[int, SeedOutcome]],
     reported: Sequence[Reported],
     scale: str,
     rebuilt: Collection[str] = (),
@@ -183,7 +187,7 @@ def aggregate(
                 drafts[row.id, index] = Cell("reported_only", reported=line, protocol=protocol)
                 continue
             by_seed = outcomes.get((row.id, index), {})
-            cell = {seed: by_seed.get(seed, Outcome("missing")) for seed in seeds}
+            cell = {seed: by_seed.get(seed, SeedOutcome("missing")) for seed in seeds}
             done = [outcome.value for outcome in cell.values() if outcome.value is not None]
             statuses = {outcome.status for outcome in cell.values()} or {"missing"}
             drafts[row.id, index] = Cell(
@@ -320,7 +324,7 @@ def _not_run(cell: Cell) -> Verdict:
     """Why the cell is incomplete, in the words of its worst seed."""
     seed, outcome = next(
         ((seed, outcome) for seed, outcome in cell.outcomes.items() if outcome.status == cell.status),
-        (None, Outcome("missing")),
+        (None, SeedOutcome("missing")),
     )
     if outcome.status == "not_runnable":
         return Verdict("not runnable", outcome.note)

@@ -23,7 +23,7 @@ from mimbench.render import (
 )
 from mimbench.render import index as index_page
 from mimbench.table import reported
-from mimbench.table.cell import Outcome, aggregate
+from mimbench.table.cell import SeedOutcome, aggregate
 from mimbench.table.spec import load
 
 SPEC = load("dtm", "main")
@@ -40,7 +40,7 @@ def sample(scale="toy", seeds=3, broken=False):
     means = {"scratch": 30, "mae": 35, "feature-mim": 36, "dtm": 38}
     outcomes = {
         (row, index): {
-            seed: Outcome(
+            seed: SeedOutcome(
                 "ok",
                 mean / (index + 1) + seed + 0.1 * ((seed * 7 + mean) % 5),
                 run=f"run-{row}-{index}-{seed}",
@@ -51,9 +51,11 @@ def sample(scale="toy", seeds=3, broken=False):
         for index in range(len(METRICS))
     }
     if broken:
-        outcomes["dtm", 2][1] = Outcome("failed", note="loss is NaN | at <step> 8")
-        outcomes["mae", 3] = {seed: Outcome("not_runnable", note="needs 24 GB") for seed in range(seeds)}
-        outcomes["mae", 1] = {seed: Outcome("stale", item.value) for seed, item in outcomes["mae", 1].items()}
+        outcomes["dtm", 2][1] = SeedOutcome("failed", note="loss is NaN | at <step> 8")
+        outcomes["mae", 3] = {seed: SeedOutcome("not_runnable", note="needs 24 GB") for seed in range(seeds)}
+        outcomes["mae", 1] = {
+            seed: SeedOutcome("stale", item.value) for seed, item in outcomes["mae", 1].items()
+        }
     return aggregate(SPEC, outcomes, reported.read(), scale, {"feature-mim"})
 
 
@@ -209,7 +211,7 @@ def test_write_all_gives_the_same_bytes_twice(table, tmp_path):
 def test_a_table_of_costs_shows_them_beside_the_labels_and_as_curves(tmp_path):
     spec = load("mixedae", "cost")
     means = {"mae-short": 30.0, "mae": 40.0, "mixedae": 45.0, "ibot": 16.0}
-    outcomes = {(row, 0): {0: Outcome("ok", mean)} for row, mean in means.items()}
+    outcomes = {(row, 0): {0: SeedOutcome("ok", mean)} for row, mean in means.items()}
     table = aggregate(spec, outcomes, reported.read(), "toy", (), {"mae": 5.3e12, "mixedae": 5.46e12})
     notes = {row.spec.id: text.row_note(table, row) for row in table.rows}
     assert notes["mixedae"] == "pretraining: paper 90.1 GPU-days, ours 5.46e12 FLOPs"
@@ -240,7 +242,7 @@ def test_no_heavy_import():
         "import sys\n"
         "from mimbench.render import Context, markdown, delimited, latex, terminal\n"
         "from mimbench.table import cell, reported, spec\n"
-        "outcomes = {('dtm', 0): {0: cell.Outcome('ok', 1.0)}}\n"
+        "outcomes = {('dtm', 0): {0: cell.SeedOutcome('ok', 1.0)}}\n"
         "table = cell.aggregate(spec.load('dtm'), outcomes, reported.read(), 'toy')\n"
         "markdown.render(table, Context()), delimited.render(table), latex.render(table, 'x')\n"
         "print([m for m in ('torch', 'mmengine', 'pandas', 'matplotlib', 'jinja2') if m in sys.modules])\n"

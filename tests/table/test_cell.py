@@ -3,7 +3,7 @@ import math
 import pytest
 
 from mimbench.render.text import claim_paper, row_note
-from mimbench.table.cell import Outcome, aggregate
+from mimbench.table.cell import SeedOutcome, aggregate
 from mimbench.table.reported import Reported
 from mimbench.table.spec import parse
 
@@ -67,8 +67,8 @@ SPEC = parse(
 )
 
 
-def ok(*values: float) -> dict[int, Outcome]:
-    return {seed: Outcome("ok", value, run=f"run-{seed}") for seed, value in enumerate(values)}
+def ok(*values: float) -> dict[int, SeedOutcome]:
+    return {seed: SeedOutcome("ok", value, run=f"run-{seed}") for seed, value in enumerate(values)}
 
 
 def table(scale="toy", **changes):
@@ -137,10 +137,10 @@ def test_paper_scale(values, expected):
 @pytest.mark.parametrize(
     ("outcome", "status", "expected"),
     [
-        (Outcome("missing"), "missing", "not run (2 of 3 seeds)"),
-        (Outcome("running"), "running", "not run (seed 2 running)"),
-        (Outcome("failed", note="NaN"), "failed", "not run (seed 2 failed: NaN)"),
-        (Outcome("not_runnable", note="no GPU"), "not_runnable", "not runnable (no GPU)"),
+        (SeedOutcome("missing"), "missing", "not run (2 of 3 seeds)"),
+        (SeedOutcome("running"), "running", "not run (seed 2 running)"),
+        (SeedOutcome("failed", note="NaN"), "failed", "not run (seed 2 failed: NaN)"),
+        (SeedOutcome("not_runnable", note="no GPU"), "not_runnable", "not runnable (no GPU)"),
     ],
 )
 @pytest.mark.parametrize("scale", ["toy", "paper"])
@@ -160,20 +160,20 @@ def test_nothing_ran():
 
 
 def test_stale_is_marked_and_still_compared():
-    stale = {seed: Outcome("stale", item.value) for seed, item in ok(35.0, 36.1, 34.4).items()}
+    stale = {seed: SeedOutcome("stale", item.value) for seed, item in ok(35.0, 36.1, 34.4).items()}
     good = cell(table(good_0=stale), "good", 0)
     assert (good.status, good.stale, word(good)) == ("stale", True, "same direction")
 
 
 def test_an_incomplete_baseline_decides_nothing():
-    result = table(base_0={**ok(30.0, 31.0), 2: Outcome("failed")})
+    result = table(base_0={**ok(30.0, 31.0), 2: SeedOutcome("failed")})
     assert word(cell(result, "good", 0)) == "inconclusive"
     assert cell(result, "good", 0).delta.n == 2
 
 
 def test_a_row_with_a_missing_cell_has_no_average():
     assert table().row("good").average == pytest.approx((35.1666667 + 12.4666667) / 2)
-    partial = table(good_1={**ok(12.0, 13.0), 2: Outcome("failed")})
+    partial = table(good_1={**ok(12.0, 13.0), 2: SeedOutcome("failed")})
     assert partial.row("good").average is None
     assert partial.row("base").average is not None
     assert partial.average is None
@@ -232,18 +232,18 @@ def test_claim_at_paper_scale_compares_the_difference():
 
 
 def test_claim_of_an_incomplete_row():
-    result = table(new_0={**ok(37.0, 38.0), 2: Outcome("running")})
+    result = table(new_0={**ok(37.0, 38.0), 2: SeedOutcome("running")})
     assert str(result.claims[0].verdict) == "not run (seed 2 running)"
 
 
 @pytest.mark.parametrize("bad", [("ok", None), ("stale", math.nan), ("failed", 1.0), ("ok", math.inf)])
 def test_an_outcome_has_a_finite_value_exactly_when_done(bad):
     with pytest.raises(ValueError, match="an outcome"):
-        Outcome(*bad)
+        SeedOutcome(*bad)
 
 
 def test_a_reason_that_holds_for_the_whole_row_is_said_once():
-    nowhere = {seed: Outcome("not_runnable", note="needs 24 GB") for seed in range(3)}
+    nowhere = {seed: SeedOutcome("not_runnable", note="needs 24 GB") for seed in range(3)}
     result = table(good_0=nowhere, good_1=nowhere, new_1=nowhere)
     good, new = result.row("good"), result.row("new")
     assert good.unavailable == "needs 24 GB" and {str(c.verdict) for c in good.cells} == {"not runnable"}
