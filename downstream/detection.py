@@ -79,9 +79,9 @@ def recipes() -> Mapping[str, DetectionRecipe]:
             "iBOT's detection protocol (da316d8)": {
                 "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16",
                 "warmup_steps": 500, "warmup_ratio": 1e-3, "resize": "detr", "add_rel_pos": False,
-                "add_layer_scale": None, "window": 0,
-                "positions": "interpolate", "final_norm": False, "checkpoint_blocks": False,
+                "window": 0, "positions": "interpolate", "final_norm": False, "checkpoint_blocks": False,
             },
+            "ours: none where the encoder has none (CAE's own has 0.1)": {"add_layer_scale": None},
             MMDET: {
                 "fpn_channels": 256, "anchor_scale": 8.0, "num_proposals": 1000, "rpn_samples": 256,
                 "roi_samples": 512, "roi_points": 0, "mask_convs": 4, "mask_roi_size": 14,
@@ -163,19 +163,20 @@ def build_dataset(root: Path, split: Literal["train", "val"], recipe: DetectionR
 
 
 def _detr_resize() -> Any:
-    """DETR's augmentation: one of many short sides, or a random crop in between (Carion et al., 2020)."""
+    """DETR's augmentation: one of many short sides, or a random crop in between (Carion et al., 2020).
+
+    No side grows beyond 1333 pixels, before the crop neither (iBOT@da316d8, its detection config).
+    """
     from mmcv.transforms import RandomChoice, RandomChoiceResize
     from mmdet.datasets.transforms import RandomCrop, Resize
 
-    def resize(short_sides: range, longest: int) -> Any:
-        scales = [(longest, side) for side in short_sides]
+    def resize(short_sides: range) -> Any:
+        scales = [(1333, side) for side in short_sides]
         return RandomChoiceResize(scales=scales, resize_type=Resize, keep_ratio=True)
 
     final = range(480, 801, 32)
     crop = RandomCrop(crop_size=(384, 600), crop_type="absolute_range", allow_negative_crop=True)
-    return RandomChoice(
-        [[resize(final, 1333)], [resize(range(400, 601, 100), 4200), crop, resize(final, 1333)]]
-    )
+    return RandomChoice([[resize(final)], [resize(range(400, 601, 100)), crop, resize(final)]])
 
 
 def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> BaseModel:

@@ -209,11 +209,12 @@ def recipes() -> Mapping[str, BootMAERecipe]:
             },
             "code, README@d604b18 (16 GPUs of 256)": {"epochs": 800.0, "global_batch_size": 4096},
             "code, run_pretraining.py@d604b18": {
-                "img_size": 224, "patch_size": 16, "lr_rule": "linear", "betas": (0.9, 0.999),
-                "weight_decay": 0.05, "clip_grad": None, "drop_path": 0.0, "min_crop_scale": 0.2,
+                "img_size": 224, "patch_size": 16, "lr_rule": "linear", "weight_decay": 0.05,
+                "clip_grad": None, "drop_path": 0.0, "min_crop_scale": 0.2,
                 "color_jitter": 0.0, "precision": "fp16", "num_block_masked": 120, "min_mask_block": 16,
                 "max_mask_block": 60, "feature_warmup": 0.25,
             },
+            "code, optim_factory.py@d604b18, whatever --opt_betas says": {"betas": (0.9, 0.95)},
             "code, models/modeling_pretrain_bootmae.py@d604b18": {"decoder_dim": 512, "decoder_depth": 2},
             "code, utils.py@d604b18": {
                 "momentum": (0.999, 0.9999, 0.99999), "momentum_epochs": (100.0, 400.0),

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
-from mimbench.contract import MethodCard
+from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import Block
 from pretrain import initial
@@ -33,7 +33,6 @@ from pretrain.grouping import Morphing
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
 from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
-from pretrain.methods.feature_mim import transfer
 from pretrain.target import masked_mean
 
 
@@ -228,6 +227,16 @@ def host_recipes() -> Mapping[str, BEiT2Recipe]:
 def recipes() -> Mapping[str, DTMBEiT2Recipe]:
     own = {"ours: DTM on this host": {"morphing": True}}
     return {scale: with_morphing(DTMBEiT2Recipe, host, own) for scale, host in host_recipes().items()}
+
+
+def transfer() -> TransferOverrides:
+    """BEiT v2's fine-tuning after 300 epochs."""
+    values = {
+        "base_lr": 5e-4, "lr_rule": "absolute", "layer_decay": 0.65, "drop_path": 0.1, "epochs": 100.0,
+        "warmup_epochs": 20.0,
+    }  # fmt: skip
+    source = "BEiT v2 code, get_started_for_image_classification.md@768a3c8"
+    return {"classification": {"paper": {source: values}}}
 
 
 METHOD = MethodCard(

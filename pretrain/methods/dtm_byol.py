@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
-from mimbench.contract import MethodCard
+from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.data.augment import PretrainAugment
 from mimbench.recipe import PretrainRecipe, require_range
 from pretrain import initial
@@ -37,7 +37,7 @@ from pretrain.ema import cosine_between, follow, frozen_copy
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
 from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
-from pretrain.methods.feature_mim import base_recipes, transfer
+from pretrain.methods.feature_mim import base_recipes
 from pretrain.target import cosine_error
 
 
@@ -186,6 +186,15 @@ def augment(recipe: DTMBYOLRecipe) -> Callable[[Image.Image], tuple[Tensor, Tens
     """A picture to its two views."""
     view = PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)
     return lambda picture: (view(picture), view(picture))
+
+
+def transfer() -> TransferOverrides:
+    """Fine-tuning as after DTM itself."""
+    values = {
+        "base_lr": 5e-4, "lr_rule": "absolute", "layer_decay": 0.65, "drop_path": 0.1, "epochs": 100.0,
+        "warmup_epochs": 20.0,
+    }  # fmt: skip
+    return {"classification": {"paper": {"ours: as DTM's; the study could not be read": values}}}
 
 
 METHOD = MethodCard(

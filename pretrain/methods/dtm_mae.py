@@ -26,11 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from mimbench.arch import patch_embed_flops
-from mimbench.contract import MethodCard
+from mimbench.contract import MethodCard, TransferOverrides
 from pretrain import initial
 from pretrain.feature_student import clip_flops, teacher_tokens, token_distance
 from pretrain.methods import mae
-from pretrain.methods.deepmim import transfer
 from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
 from pretrain.methods.feature_mim import base_recipes
 from pretrain.methods.mae import MAE, MAERecipe
@@ -115,6 +114,12 @@ def recipes() -> Mapping[str, DTMMAERecipe]:
     return result
 
 
+def transfer() -> TransferOverrides:
+    """Fine-tuning as of other MAEs with CLIP's features as their target."""
+    values = {"base_lr": 1e-4, "layer_decay": 0.6, "drop_path": 0.1}
+    return {"classification": {"paper": {"ours: as DeepMIM's; the study could not be read": values}}}
+
+
 METHOD = MethodCard(
     name="dtm-mae",
     title="DTM on MAE",
@@ -124,5 +129,5 @@ METHOD = MethodCard(
     recipes=recipes,
     build=DTMMAE,
     needs={"teacher": "clip"},
-    transfer=transfer,  # of an MAE with CLIP's features as its target
+    transfer=transfer,
 )

@@ -193,6 +193,13 @@ def transfer() -> TransferOverrides:
                 }
             }
         },
+        "detection": {
+            "paper": {
+                "iBOT code, evaluation/README.md@da316d8, of its Cascade Mask R-CNN": {
+                    "base_lr": 1e-4, "global_batch_size": 16, "milestones": (8.0, 11.0),
+                }
+            }
+        },
     }  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def recipes() -> Mapping[str, MaskFeatRecipe]:
                 "clip_grad": 0.02,
             },
             "code, defaults.py@287ec00": {"betas": (0.9, 0.999), "precision": "fp32"},
-            "code, defaults.py@287ec00: 1e-6 a shard of 256, as the rate": {"min_lr": 8e-6},
+            "code, in1k_VIT_B_MaskFeat_PT.yaml@287ec00: 1e-6 a shard of 256, as the rate": {"min_lr": 8e-6},
             "code, datasets/imagenet.py@287ec00: 40 %, blocks of at least a fifth of them": {
                 "num_masked": 78,
                 "min_mask_block": 15,
@@ -165,6 +165,8 @@ def transfer() -> TransferOverrides:
                     "epochs": 100.0,
                     "warmup_epochs": 20.0,
                 },
+                f"{source}: four shards, each with 1e-6 of it": {"global_batch_size": 2048, "min_lr": 4e-6},
+                "code, defaults.py@287ec00": {"precision": "fp32"},
             }
         }
     }

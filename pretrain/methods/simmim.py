@@ -173,6 +173,7 @@ def transfer() -> TransferOverrides:
                     "epochs": 100.0,
                     "warmup_epochs": 20.0,
                 },
+                f"{source}: 2.5e-7 for 512 pictures": {"min_lr": 5e-7},
                 "code, config.py@d3e29bc": {"clip_grad": 5.0},
             }
         }
