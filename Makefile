@@ -52,7 +52,7 @@ no-method:
 leaderboard: $(STAMP)  ## every pretraining of the main tables, best first, as far as it is computed
 	@$(BIN)/mimbench leaderboard $(SIZE)
 
-results: $(STAMP)  ## the finished main tables into README.md and RESULTS.md
+results: $(STAMP)  ## the main tables, as far as they are computed, into README.md and RESULTS.md
 	@$(BIN)/mimbench results README.md $(SIZE)
 
 test: $(STAMP)  ## the test suite (ARGS="-k word" narrows it)
@@ -68,7 +68,7 @@ format: $(STAMP)  ## let ruff fix and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP)  ## how long setup, the toy table and a training step take here
+bench: $(STAMP)  ## how long --help, a training step and the toy table take here (ARGS=setup: the installation)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 doctor: $(STAMP)  ## what is installed, what can run here, how to get the rest

@@ -74,7 +74,11 @@ WeightsOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Another value of a recipe's field, or of task.field."),
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A value for FIELD of every row's pretraining, or for METHOD.FIELD, TEACHER.FIELD, TASK.FIELD.",
+    ),
 ]
 SkipOption = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave unreadable pictures out, and record it.")
@@ -303,7 +307,7 @@ def results(
     seeds: SeedsOption = 1,
     data: DataOption = None,
 ) -> None:
-    """Write the finished main tables into a document, between its results marks, and into RESULTS.md."""
+    """Write the main tables, as far as they are done, between the marks of a document and into RESULTS.md."""
     from mimbench import overview
 
     request = _request(scale, seeds, data, None, None, False)

@@ -50,7 +50,6 @@ def main(console: Console | None = None) -> int:
         "machine": list(check_machine()),
         "devices": [] if broken else list(check_devices()),
         "dependencies": dependencies,
-        "optional": list(check_extras()),
         "places": list(check_places()),
     }
     if not broken:
@@ -144,23 +143,6 @@ def check_ops() -> Check:
     return Check("ok", "mmcv kernels", found[kind])
 
 
-def check_extras() -> Iterable[Check]:
-    """The optional extras: present, or the command that brings them."""
-    wanted: dict[str, list[Requirement]] = {}
-    for requirement in requirements():
-        for extra in ("slurm", "track"):
-            if requirement.marker is not None and _belongs(requirement, extra):
-                wanted.setdefault(extra, []).append(requirement)
-    for extra, needed in wanted.items():
-        names = ", ".join(requirement.name for requirement in needed)
-        missing = [requirement for requirement in needed if installed_version(requirement.name) is None]
-        if missing:
-            command = "pip install " + " ".join(f"'{_plain(requirement)}'" for requirement in missing)
-            yield Check("note", extra, f"{names}:", command)
-        else:
-            yield Check("ok", extra, names)
-
-
 def check_places() -> Iterable[Check]:
     """Where tables, data, runs and reports are, and the space that is left there."""
     tables = paths.share("tables")
@@ -216,11 +198,6 @@ def _declared(pyproject: Path) -> list[str]:
     extras = project["optional-dependencies"].items()
     optional = [f"{line}; extra == '{extra}'" for extra, lines in extras for line in lines]
     return [*project["dependencies"], *optional]
-
-
-def _belongs(requirement: Requirement, extra: str) -> bool:
-    assert requirement.marker is not None
-    return requirement.marker.evaluate({"extra": extra}) and not requirement.marker.evaluate({"extra": ""})
 
 
 def _plain(requirement: Requirement) -> str:

@@ -113,7 +113,7 @@ def _worst_last(row: TableRow) -> float:
 
 
 def results(document: Path, request: Request, console: Console) -> int:
-    """The finished main tables into a document: briefly between its marks, whole in RESULTS.md beside it."""
+    """The main tables, as far as they are done: briefly between a document's marks, whole in RESULTS.md."""
     found = [
         stored
         for stored in stored_tables(request, console)

@@ -37,7 +37,8 @@ def render(table: Table, context: Context) -> str:
 def brief(table: Table) -> str:
     """Title, cells, findings and claims, without sources and notes."""
     facts = f"{escape(table.spec.section)}. Scale {table.scale}, seeds {text.seeds(table)}."
-    lines = [f"# {escape(table.spec.title)}", "", facts, "", *_grid(table, {}), *_findings(table, {})]
+    note = [f"> {escape(text.scale_note(table))}", ""]
+    lines = [f"# {escape(table.spec.title)}", "", facts, "", *note, *_grid(table, {}), *_findings(table, {})]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ The first rule that applies gives the word:
 | scale `paper`: more than that, but our 95 % interval contains the reported value | `within noise` |
 | scale `paper`: otherwise, by the sign of the difference | `below`, `above` |
 | smaller scale: the baseline row itself, or the paper reports no difference to it in one protocol | none |
-| smaller scale: fewer than two paired seeds, or the paper's difference is 0 | `inconclusive` |
+| smaller scale: fewer than two paired seeds, incomplete baseline, the paper's difference 0 | `inconclusive` |
 | smaller scale: the interval of (row - baseline) contains 0 | `inconclusive` |
 | smaller scale: that interval lies on the side of the paper's difference | `same direction` |
 | smaller scale: on the other side | `opposite direction` |

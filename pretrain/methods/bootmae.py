@@ -222,13 +222,13 @@ def recipes() -> Mapping[str, BootMAERecipe]:
         }
     )  # fmt: skip
     small = paper.vary(
-        "ours: minutes on two CPU cores for some thousand pictures",
+        "ours: minutes on two CPU cores for a few thousand pictures",
         arch="vit_toy", img_size=64, patch_size=8, decoder_dim=48, decoder_depth=1, epochs=6.0,
         warmup_epochs=1.0, global_batch_size=32, base_lr=1.5e-3, lr_rule="absolute", min_lr=6e-5,
         precision="fp32", num_masked=48, num_block_masked=39, min_mask_block=5,
         max_mask_block=20,  # of 64 patches the paper's shares of 196
     ).vary(
-        "ours: some thousand steps, not some hundred thousand",
+        "ours: a few thousand steps, not several hundred thousand",
         momentum=(0.97, 0.99, 0.995), momentum_epochs=(0.8, 3.0),
     )  # fmt: skip
     toy = small.vary(

@@ -145,7 +145,7 @@ def recipes() -> Mapping[str, DDAERecipe]:
     )
     paper = paper.vary("reconstruction: half of MAE's, as it serves four taps", decoder_depth=4)
     small = paper.vary(
-        "ours: minutes on two CPU cores for some thousand pictures",
+        "ours: minutes on two CPU cores for a few thousand pictures",
         arch="vit_toy",
         img_size=64,
         patch_size=8,

@@ -213,7 +213,7 @@ def recipes() -> Mapping[str, DeepMIMRecipe]:
         }
     )  # fmt: skip
     small = paper.vary(
-        "ours: minutes on two CPU cores for some thousand pictures",
+        "ours: minutes on two CPU cores for a few thousand pictures",
         arch="vit_toy", img_size=64, patch_size=8, taps=(1, 2, 3), decoder_dim=64, decoder_heads=2,
         decoder_depth=1,  # half of MAE's, as in the paper
         epochs=8.0, warmup_epochs=1.0, global_batch_size=32, base_lr=1.5e-3, lr_rule="absolute",

@@ -194,7 +194,7 @@ def host_recipes() -> Mapping[str, BEiT2Recipe]:
         }
     )
     small = paper.vary(
-        "ours: minutes on two CPU cores for some thousand pictures",
+        "ours: minutes on two CPU cores for a few thousand pictures",
         arch="vit_toy",
         img_size=64,
         patch_size=8,

@@ -154,7 +154,7 @@ def recipes() -> Mapping[str, IBOTRecipe]:
         }
     )  # fmt: skip
     small = paper.vary(
-        "ours: minutes on two CPU cores for some thousand pictures",
+        "ours: minutes on two CPU cores for a few thousand pictures",
         arch="vit_toy", img_size=64, patch_size=8, local_img_size=32, num_local_crops=2, epochs=2.0,
         warmup_epochs=0.3, global_batch_size=16, base_lr=1.5e-3, lr_rule="absolute", min_lr=1e-5,
         weight_decay_end=0.1, drop_path=0.0, precision="fp32", blur_radius=0.6, out_dim=128,

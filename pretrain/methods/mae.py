@@ -118,7 +118,7 @@ def recipes() -> Mapping[str, MAERecipe]:
         }
     )
     small = paper.vary(
-        "ours: minutes on two CPU cores for some thousand pictures",
+        "ours: minutes on two CPU cores for a few thousand pictures",
         arch="vit_toy",
         img_size=64,
         patch_size=8,

@@ -133,7 +133,7 @@ def recipes() -> Mapping[str, SimMIMRecipe]:
         }
     )
     small = paper.vary(
-        "ours: minutes on two CPU cores for some thousand pictures",
+        "ours: minutes on two CPU cores for a few thousand pictures",
         arch="vit_toy",
         img_size=64,
         patch_size=8,

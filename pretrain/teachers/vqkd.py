@@ -196,7 +196,7 @@ def recipes() -> Mapping[str, VQKDRecipe]:
         min_crop_scale=0.6,
         precision="fp32",
     )
-    small = toy.vary("ours: minutes on two CPU cores for some thousand pictures", epochs=4.0)
+    small = toy.vary("ours: minutes on two CPU cores for a few thousand pictures", epochs=4.0)
     smoke = toy.vary(
         "ours: seconds",
         arch="vit_smoke",

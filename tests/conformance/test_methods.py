@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
+from downstream.backbone import ViTBackbone
 from mimbench import catalog
 from mimbench.contract import MethodCard
 from mimbench.data.captions import Tokenizer
@@ -282,6 +283,9 @@ def test_encoder_is_the_plain_vit_and_survives_its_file(
         torch.testing.assert_close(loaded.eval()(images), vit(images), rtol=0, atol=1e-5)
     larger, _ = load_encoder(tmp_path / "encoder.safetensors", img_size=2 * recipe.img_size)
     assert torch.isfinite(larger(torch.randn(1, 3, 2 * recipe.img_size, 2 * recipe.img_size))).all()
+    maps = ViTBackbone(tmp_path / "encoder.safetensors", img_size=2 * recipe.img_size)  # of the dense tasks
+    assert maps.load_report.new == [] and set(maps.load_report.dropped) <= {"norm.weight", "norm.bias"}
+    assert {tuple(x.shape[2:]) for x in maps(torch.randn(1, 3, 64, 64))} == {(64 // recipe.patch_size,) * 2}
 
 
 @every
