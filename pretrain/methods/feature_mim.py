@@ -95,7 +95,7 @@ def base_recipes() -> Mapping[str, FeatureRecipe]:
         }
     )
     small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
+        "ours: minutes on two CPU cores for some thousand pictures",
         arch="vit_toy",
         img_size=64,
         patch_size=8,
