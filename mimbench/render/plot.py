@@ -67,7 +67,8 @@ def render(table: Table, index: int, *, salt: str) -> str:
 def render_cost(table: Table, index: int, *, salt: str) -> str:
     """One column against what the pretraining costs, ours and the paper's; as SVG like `render`.
 
-    Rows of one method are joined to a curve; what has no cost is left out.
+    Rows whose labels agree up to a comma (`MAE, half of the length`) are one curve; the longest one but for
+    the baseline's has the colour. What has no cost is left out.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -97,9 +98,10 @@ def _curves(
     axes.set_title(title, loc="left", fontsize=9, color=colour)
     axes.set_xlabel(unit)
     _frame(axes, both=True)
+    longest = max((len(points) for name, points in curves.items() if name != muted), default=0)
     for name, points in curves.items():
         x, y = zip(*sorted(points), strict=True)
-        shade = colour if len(points) > 1 and name != muted else MUTED
+        shade = colour if len(points) == longest > 1 and name != muted else MUTED
         axes.plot(x, y, color=shade, linewidth=1.4, marker="o", markersize=4.5, markeredgewidth=0)
         axes.annotate(name, (x[-1], y[-1]), (6, 0), textcoords="offset points", fontsize=8, va="center")
     axes.margins(x=0.28, y=0.12)
