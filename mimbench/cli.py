@@ -306,12 +306,15 @@ def results(
     scale: ScaleOption = "toy",
     seeds: SeedsOption = 1,
     data: DataOption = None,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="The ablation tables instead, into ABLATIONS.md alone.")
+    ] = False,
 ) -> None:
     """Write the main tables, as far as they are done, between the marks of a document and into RESULTS.md."""
     from mimbench import overview
 
-    request = _request(scale, seeds, data, None, None, False)
-    raise typer.Exit(overview.results(document, request, _console()))
+    write = overview.ablations if ablations else overview.results
+    raise typer.Exit(write(document, _request(scale, seeds, data, None, None, False), _console()))
 
 
 @app.command()

@@ -1,9 +1,9 @@
-"""All papers' main tables at once, as they stand in the store; nothing is computed."""
+"""Many papers' tables at once, as they stand in the store; nothing is computed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ BASELINE = "scratch"
 
 @dataclass(frozen=True)
 class Stored:
-    """A paper's main table: what it asks for, the runs behind it, what became of them."""
+    """A paper's table: what it asks for, the runs behind it, what became of them."""
 
     method: str
     spec: TableSpec
@@ -43,12 +43,12 @@ class Stored:
         return context(self.spec, self.plan, command_of(self.method, self.spec.name, request))
 
 
-def stored_tables(request: Request, console: Console) -> Iterator[Stored]:
-    """The main table of every paper."""
+def stored_tables(request: Request, console: Console, *, ablations: bool = False) -> Iterator[Stored]:
+    """The main table of every paper, or all of its others."""
     check(request)
     store, catalog = RunStore(paths.runs()), Catalog(paths.cache())
     for method, name in tables.list_tables():
-        if name != "main":
+        if (name != "main") != ablations:
             continue
         spec = tables.load(method, name)
         plan = plan_table(method, spec, request, catalog, store, console)
@@ -114,13 +114,32 @@ def _worst_last(row: TableRow) -> float:
 
 def results(document: Path, request: Request, console: Console) -> int:
     """The main tables, as far as they are done: briefly between a document's marks, whole in RESULTS.md."""
-    found = [
-        stored
-        for stored in stored_tables(request, console)
-        if any(cell.complete for row in stored.table.rows for cell in row.cells)
-    ]
+    found = _begun(stored_tables(request, console))
     readme.update(document, [markdown.brief(stored.table) for stored in found])
-    whole = ["# Results", *("#" + markdown.render(stored.table, stored.told(request)) for stored in found)]
-    write_text(document.parent / "RESULTS.md", "\n\n".join(whole) + "\n")
-    console.print(f"{document} and RESULTS.md brought up to date", highlight=False)
+    whole = _write(document.parent / "RESULTS.md", "Results", found, request)
+    console.print(f"{document} and {whole.name} brought up to date", highlight=False)
     return 0
+
+
+def ablations(document: Path, request: Request, console: Console) -> int:
+    """The ablation tables, as far as they are done, whole in ABLATIONS.md beside a document."""
+    found = _begun(stored_tables(request, console, ablations=True))
+    if not found:
+        remedy = "Make a table first: mimbench reproduce-table METHOD --table TABLE."
+        raise UserError("ablations", "none", remedy=remedy)
+    whole = _write(document.parent / "ABLATIONS.md", "Ablations", found, request)
+    console.print(f"{whole} brought up to date", highlight=False)
+    return 0
+
+
+def _begun(found: Iterable[Stored]) -> list[Stored]:
+    """The tables with a cell that is done."""
+    return [
+        stored for stored in found if any(cell.complete for row in stored.table.rows for cell in row.cells)
+    ]
+
+
+def _write(path: Path, title: str, found: Sequence[Stored], request: Request) -> Path:
+    whole = [f"# {title}", *("#" + markdown.render(stored.table, stored.told(request)) for stored in found)]
+    write_text(path, "\n\n".join(whole) + "\n")
+    return path

@@ -126,6 +126,20 @@ def test_results_go_into_two_documents(bench: Bench) -> None:
     assert "Made with" in (bench.root / "RESULTS.md").read_text()
 
 
+def test_ablations_go_into_a_document_of_their_own(bench: Bench) -> None:
+    ablations = ("results", str(bench.root / "README.md"), "--scale", "smoke", "--ablations")
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    assert bench.call(*ablations).exit_code == 2  # a main table is none
+    main = bench.root / "share" / "tables" / "plain" / "main.toml"
+    second = TABLE.replace("MODE", "ok").replace('name = "main"', 'name = "second"')
+    (main.parent / "second.toml").write_text(second.replace("The title", "Another title"))
+    done = bench.call(*ablations)
+    assert done.exit_code == 0, done.output
+    written = (bench.root / "ABLATIONS.md").read_text()
+    assert "## Another title" in written and "The title" not in written and "--table second" in written
+    assert not (bench.root / "RESULTS.md").exists() and not (bench.root / "README.md").exists()
+
+
 def test_a_failed_run_is_a_cell_and_an_exit_status(bench: Bench) -> None:
     bench.table("raise")
     done = bench.call("reproduce-table", "plain", "--scale", "smoke")
