@@ -447,7 +447,10 @@ def _remove(store: Any, folder: Any) -> None:
 
 @data.command("toy")
 def make_toy(
-    path: Annotated[Path | None, typer.Argument(help="Where; default: data/toy in the workspace.")] = None,
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="Where; default: data/SIZE, or data/SIZE-seedN, in the workspace."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     size: Annotated[str, typer.Option("--size", help="toy or smoke.")] = "toy",
 ) -> None:
@@ -457,7 +460,8 @@ def make_toy(
     from mimbench import paths
     from mimbench.data.toy import ensure
 
-    typer.echo(str(ensure(path or paths.data() / size, seed=seed, size=cast(Any, size))))
+    place = path or paths.data() / (f"{size}-seed{seed}" if seed else size)  # seed 0 is what the tables use
+    typer.echo(str(ensure(place, seed=seed, size=cast(Any, size))))
 
 
 @data.command("check")

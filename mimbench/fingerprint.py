@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mimbench.errors import UserError
 PROJECT_PACKAGES = ("mimbench", "pretrain", "downstream")
 
 INFRASTRUCTURE = (
-    # They plan, store and show runs; none of them touches a tensor, so an edit leaves every number as it was.
+    # They plan, start, store and show runs and compute no number, so an edit leaves every number as it was.
     "mimbench",  # the package's own __init__: holds the version
     "mimbench.atomic",
     "mimbench.catalog",
@@ -91,7 +92,13 @@ class _Numerics(ast.NodeTransformer):
 def _parsed(module: str, path: Path, plain_data: bool) -> tuple[str, frozenset[str]]:
     """A file's digest and what it imports; read once a process, as Python itself does."""
     tree = _Numerics(plain_data).visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(_imports(module, path, tree))
+    return hashlib.sha256(_dump(tree).encode()).hexdigest(), frozenset(_imports(module, path, tree))
+
+
+def _dump(tree: ast.Module) -> str:
+    """`ast.dump` as Python 3.10 and 3.11 write it: 3.12 added a field, 3.13 leaves out empty lists."""
+    everything = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **everything).replace(", type_params=[]", "")
 
 
 def _imports(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
@@ -147,7 +154,7 @@ def source_fingerprint(modules: tuple[str, ...], *, plain_data: bool = True) -> 
             they do not for a run, whose key holds what they returned.
     """
     digests = closure(modules, plain_data=plain_data)
-    return _sha("\n".join(f"{name} {digest}" for name, digest in sorted(digests.items())))
+    return digest("\n".join(f"{name} {digest}" for name, digest in sorted(digests.items())))
 
 
 def forget() -> None:
@@ -229,5 +236,6 @@ def _files(root: Path, field: str) -> Iterator[tuple[str, int]]:
             yield os.path.relpath(file, root).replace(os.sep, "/"), size
 
 
-def _sha(text: str) -> str:
+def digest(text: str) -> str:
+    """What a fingerprint is of a text: 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

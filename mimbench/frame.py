@@ -21,7 +21,7 @@ def frame(store: RunStore) -> pd.DataFrame:
     Columns: what the run is (`stage`, `name`, `arch`, `seed`), what became of it (`state` as in `mimbench
     runs list`, `step`, `seconds`), the runs it starts from (`parent.<role>`, a folder's name), its data's
     fingerprints (`data.<role>`), its recipe (`recipe.<field>`) and its numbers (`metric.<name>`, in percent
-    but for the pilot study's cosine). A value that a run has not is missing.
+    but for the pilot study's cosine). A value that a run has not, or a parent that was removed, is missing.
     """
     import pandas as pd
 
@@ -67,6 +67,7 @@ def _lines(store: RunStore) -> Iterator[dict[str, Any]]:
         except RunFailed:
             continue  # what it was cannot be told
         status = folder.status
+        parents = {role: store.get(key) for role, key in spec.parents.items()}
         yield {
             "run": folder.path.name,
             "stage": spec.stage,
@@ -76,7 +77,7 @@ def _lines(store: RunStore) -> Iterator[dict[str, Any]]:
             "state": state(folder),
             "step": status.get("step"),
             "seconds": status.get("seconds"),
-            **{f"parent.{role}": parent.path.name for role, parent in folder.parents.items()},
+            **{f"parent.{role}": parent.path.name for role, parent in parents.items() if parent},
             **{f"data.{role}": fingerprint for role, fingerprint in spec.data.items()},
             **{f"recipe.{field}": value for field, value in spec.recipe.items()},
             **{f"metric.{name}": value for name, value in (folder.result or {}).get("metrics", {}).items()},

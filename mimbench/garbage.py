@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mimbench import catalog as cards
-from mimbench.catalog import Catalog
+from mimbench.catalog import Catalog, Unavailable
 from mimbench.data.roles import Data
-from mimbench.errors import RunFailed
-from mimbench.plan import Node, Planner
+from mimbench.errors import RunFailed, UserError
+from mimbench.plan import Node, Planner, Row
 from mimbench.recipe import SCALES
 from mimbench.request import Request
 from mimbench.spec import canonical_json
@@ -35,7 +35,16 @@ class _AnyData(Data):
 
 
 class _AnyPlanner(Planner):
-    """Plans as if every checkpoint that a recipe loads had been given."""
+    """Plans as if every checkpoint that a recipe loads had been given, and no row were left out for time."""
+
+    def cell(self, row: Row, task: str | None, seed: int, where: str) -> str:
+        if not row.not_at:
+            return super().cell(row, task, seed, where)
+        assert isinstance(row, tables.Row)
+        try:
+            return super().cell(row.model_copy(update={"not_at": {}}), task, seed, where)
+        except UserError as error:  # left out because its recipe is impossible at this scale
+            raise Unavailable(str(error)) from error
 
     def _weights(self, title: str, name: str | None) -> dict[str, Path]:
         del title, name
@@ -43,7 +52,10 @@ class _AnyPlanner(Planner):
 
 
 def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
-    """Runs whose recipe no table has today, at any scale; seed and data do not matter."""
+    """Runs whose recipe no table has today, at any scale; seed and data do not matter.
+
+    A row that a table leaves out at a scale, for time, counts: somebody may have run it by itself.
+    """
     wanted: set[str] = set()
     loaded = dict.fromkeys(cards.names("method"), Path())  # as --weights METHOD=PATH has it
     requests = [Request(scale=scale, weights=weights) for scale in SCALES for weights in ({}, loaded)]

@@ -26,8 +26,6 @@ from mimbench.table.spec import Column, Row, TableSpec
 if TYPE_CHECKING:
     from rich.console import Console
 
-BASELINE = "scratch"
-
 
 @dataclass(frozen=True)
 class Stored:
@@ -58,11 +56,11 @@ def stored_tables(request: Request, console: Console, *, ablations: bool = False
 
 
 def leaderboard(request: Request, console: Console) -> int:
-    """Every pretraining of the main tables once, best first in the first column, against scratch."""
+    """Every pretraining of the main tables once, best first in the first column, against none at all."""
     columns: dict[str, Column] = {}
     rows: dict[str, Row] = {}  # by the key of the pretraining with seed 0
     found: dict[tuple[str, str], dict[int, SeedOutcome]] = {}  # (row's id, metric) to what became of its runs
-    rebuilt = set()
+    rebuilt, untrained = set(), []
     for stored in stored_tables(request, console):
         columns |= {column.metric: column for column in stored.spec.columns if column.metric not in columns}
         for row in stored.spec.rows:
@@ -72,10 +70,12 @@ def leaderboard(request: Request, console: Console) -> int:
                 continue  # reported only, or left out at this scale
             pretraining = stored.plan.nodes[run].spec.parents["encoder"]
             if pretraining not in rows:
-                name = BASELINE if row.method == BASELINE else f"{stored.method} {row.id}"
+                name = f"{stored.method} {row.id}"
                 rows[pretraining] = row.model_copy(update={"id": name, "baseline": None})
                 if row.id in stored.plan.rebuilt:
                     rebuilt.add(name)
+                if not stored.plan.recipes[pretraining].about.trains:
+                    untrained.append(name)
             name = rows[pretraining].id
             for index, column in enumerate(stored.spec.columns):
                 if by_seed := stored.outcomes.get((row.id, index)):
@@ -90,7 +90,7 @@ def leaderboard(request: Request, console: Console) -> int:
         title="Leaderboard",
         section="Every pretraining that is run, once, best first",
         note="A row's reported values are those of the first table that has it.",
-        baseline=BASELINE if BASELINE in ids else ids[0],
+        baseline=next(iter(untrained), ids[0]),
         columns=tuple(columns.values()),
         rows=tuple(rows.values()),
     )

@@ -110,7 +110,10 @@ class Plan:
         return [key, *(run for parent in parents for run in self.lineage(parent))]
 
     def pretraining_flops(self) -> dict[str, float]:
-        """Row id to the FLOPs of its own pretraining, without those of teachers; not where it is loaded."""
+        """Row id to the FLOPs of its own pretraining; not where it is loaded.
+
+        A teacher's forward passes are in it, its own training is not.
+        """
         found = {}
         for (row, _), keys in self.cells.items():
             parents = self.nodes[next(iter(keys.values()))].spec.parents

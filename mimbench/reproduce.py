@@ -395,14 +395,22 @@ def refuse_for_stored(request: Request, seed: int) -> None:
 
 
 def plan_stored(folder: RunFolder, store: RunStore) -> Plan:
-    """The plan that computes a run of the store again from what its folder says."""
+    """The plan that computes a run of the store again from what its folder says.
+
+    Raises:
+        UserError: it is to do, and what it starts from was removed.
+    """
     plan = Plan(targets={folder.spec.key})
 
     def add(folder: RunFolder) -> None:
-        for parent in folder.parents.values():
-            add(parent)
-        spec, inputs = folder.spec, folder.inputs
-        plan.nodes[spec.key] = Node(spec, inputs, spec.folder, 0, 1.0, folder.outcome())
+        spec, inputs, outcome = folder.spec, folder.inputs, folder.outcome()
+        for role, key in spec.parents.items():
+            if parent := store.get(key):
+                add(parent)
+            elif outcome != "done":
+                remedy = f"Its {role} was removed from the store; name its method to compute both again."
+                raise UserError("RUN", folder.path.name, remedy=remedy)
+        plan.nodes[spec.key] = Node(spec, inputs, spec.folder, 0, 1.0, outcome)
 
     add(folder)
     return plan

@@ -21,10 +21,10 @@ from filelock import FileLock, Timeout
 
 from mimbench.atomic import write_json, write_text
 from mimbench.errors import RunFailed, UserError
-from mimbench.fingerprint import run_fingerprint
-from mimbench.spec import RunSpec
+from mimbench.fingerprint import digest, run_fingerprint
+from mimbench.spec import RunSpec, canonical_json
 
-SCHEMA = 1
+SCHEMA = 2  # 1: `parents` holds the parents' own sources, not their lineages
 HEARTBEAT_SECONDS = 1.0
 RESULTS = (
     "result.json",
@@ -144,7 +144,7 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """metrics, details, source, parents' sources, schema; None until the run is done."""
+        """metrics, details, source, parents' lineages, schema; None until the run is done."""
         return _mapping(self.path / "result.json")
 
     @contextmanager
@@ -190,26 +190,41 @@ class RunFolder:
             if parent is None:
                 continue  # removed to save space: its code cannot be told, the number it led to stands
             found = parent.result
-            if result.get("parents", {}).get(role) != (found["source"] if found else parent.source):
+            if result.get("schema") == 1:
+                stands_on = found["source"] if found else parent.source
+            else:
+                stands_on = parent.lineage
+            if result.get("parents", {}).get(role) != stands_on:
                 return False
             if found and not parent._is_current(found):
                 return False
         return True
 
+    @property
+    def lineage(self) -> str:
+        """The fingerprint of the code behind this run and behind all that it stands on.
+
+        What its result says, or, where there is none, what a result would say now.
+        """
+        result = self.result
+        source, parents = (result["source"], result["parents"]) if result else (self.source, self._lineages())
+        return digest(canonical_json([source, parents])) if parents else source
+
+    def _lineages(self) -> dict[str, str]:
+        """The parents' lineages by role; without those that were removed."""
+        found = {role: self.store.get(key) for role, key in self.spec.parents.items()}
+        return {role: parent.lineage for role, parent in found.items() if parent}
+
     # -- what a running stage reports ------------------------------------------------------------------------
 
     def begin(self, environment: Mapping[str, Any]) -> None:
         """Start or go on; a checkpoint of other code, or from a parent since recomputed, is thrown away."""
-        started = self.status
-        sources = {role: (parent.result or {}).get("source") for role, parent in self.parents.items()}
-        if self.trainer_path.exists() and (started.get("source"), started.get("parents")) != (
-            self.source,
-            sources,
-        ):
+        now, then = {"source": self.source, "parents": self._lineages()}, self.status
+        if self.trainer_path.exists() and any(then.get(name) != value for name, value in now.items()):
             self.reset()
         with _disk(self.path):
             write_json(self.path / "env.json", environment)
-        self._write_status("running", message="", source=self.source, parents=sources)
+        self._write_status("running", message="", **now)
 
     def progress(self, step: int, total: int, **scalars: float) -> None:
         """Heartbeat (at most once a second), and one line of metrics.jsonl when there are scalars."""
@@ -241,7 +256,9 @@ class RunFolder:
         return {name: value for name, value in last.items() if name not in ("step", "time")}
 
     def finish(self, metrics: Mapping[str, float], **details: Any) -> None:
-        """Write result.json, then say done.
+        """Write result.json, drop the checkpoint, which nothing reads any more, and say done.
+
+        The result names the parents as they were when the run began: one may have been recomputed since.
 
         Raises:
             RunFailed: a metric is not a finite number, or the disk is full; no result is left behind then.
@@ -250,16 +267,16 @@ class RunFolder:
         for name, value in numbers.items():
             if not math.isfinite(value):
                 raise RunFailed(f"{self.path.name}: {name} is {value}.")
-        parents = {role: (parent.result or {}).get("source") for role, parent in self.parents.items()}
         result = {
             "schema": SCHEMA,
             "metrics": numbers,
             "details": {**self.details, **details},
             "source": self.source,
-            "parents": parents,
+            "parents": self.status.get("parents", self._lineages()),
         }
         with _disk(self.path):
             write_json(self.path / "result.json", result)
+        self.trainer_path.unlink(missing_ok=True)
         self._write_status("done", message="")
 
     def fail(self, message: str) -> None:
@@ -349,15 +366,19 @@ class RunStore:
             shutil.rmtree(folder.path)
 
     def leftovers(self) -> list[Path]:
-        """Temporary files of killed writers (of runs that nobody holds), and folders without a spec."""
+        """Of runs that nobody holds: temporary files of killed writers, checkpoints of finished runs; and
+        folders without a spec.
+        """
         found: list[Path] = []
         for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
             if not path.is_dir() or not FOLDER_NAME.fullmatch(path.name):
                 continue  # nothing of ours
             if not (path / "spec.json").is_file():
                 found.append(path)
-            elif not RunFolder(self, path).is_locked():
+            elif not (folder := RunFolder(self, path)).is_locked():
                 found += [file for file in sorted(path.glob(".*.*")) if file.is_file()]
+                if folder.trainer_path.exists() and folder.result is not None:
+                    found.append(folder.trainer_path)
         return found
 
     def remove_leftovers(self, paths: list[Path]) -> None:

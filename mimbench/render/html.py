@@ -50,6 +50,7 @@ def render(table: Table, context: Context, plots: Mapping[str, str]) -> str:
         facts={"Scale": table.scale, "Seeds": text.seeds(table), **_progress(table), **context.facts},
         scale_note=text.scale_note(table).removeprefix(f"{text.NOT_COMPARABLE} "),
         findings=text.findings(table),
+        one_baseline=text.one_baseline(table),
         footer_notes=[text.INTERVAL_NOTE, text.delta_note(table)],
         rows=[_row(table, row, numbers) for row in table.rows],
         claims=[_claim(table, claim, numbers) for claim in table.claims],

@@ -134,7 +134,7 @@ def _ours(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
     axes.set_xlabel(table.spec.columns[index].title)
     _frame(axes)
     baseline = table.row(table.spec.baseline).cells[index].ours
-    if baseline:
+    if baseline and text.one_baseline(table):
         axes.axvline(baseline.mean, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
     for y, row in enumerate(rows):
         ours = row.cells[index].ours

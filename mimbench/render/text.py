@@ -173,9 +173,13 @@ def scale_note(table: Table) -> str:
     )
 
 
+def one_baseline(table: Table) -> bool:
+    """Whether all rows are compared with the same one."""
+    return len({table.spec.baseline_of(row.spec) for row in table.rows}) == 1
+
+
 def delta_note(table: Table) -> str:
-    baselines = {table.spec.baseline_of(row.spec) for row in table.rows}
-    against = table.row(table.spec.baseline).spec.label if len(baselines) == 1 else "its baseline"
+    against = table.row(table.spec.baseline).spec.label if one_baseline(table) else "its baseline"
     return f"Δ is the row minus {against} over paired seeds, with its 95 % interval"
 
 
@@ -185,6 +189,7 @@ def findings(table: Table) -> list[str]:
     Only from paired seeds: with one seed there is no interval, and nothing to say.
     """
     lines = []
+    against = "the baseline" if one_baseline(table) else "their baselines"
     for index, column in enumerate(table.spec.columns):
         groups: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
         for row in table.rows:
@@ -194,7 +199,7 @@ def findings(table: Table) -> list[str]:
             low, high = delta.interval
             word = "above" if low > 0 else "below" if high < 0 else "not told apart from"
             groups[word].append(row.spec.label)
-        told = [f"{', '.join(labels)} {word} the baseline" for word, labels in groups.items() if labels]
+        told = [f"{', '.join(labels)} {word} {against}" for word, labels in groups.items() if labels]
         if told:
             lines.append(f"{column.title}: {'; '.join(told)}")
     return lines

@@ -297,7 +297,7 @@ def _claim(
     elif incomplete:
         verdict = _not_run(incomplete)
     elif stated is None:
-        verdict = None
+        verdict = rules.direction(delta, 1.0)  # no figure: what the claim says is that `row` is above
     elif scale == "paper" and (cell.protocol or against.protocol):
         verdict = None  # a difference of figures of another protocol is not ours to reach
     elif scale == "paper" and delta:

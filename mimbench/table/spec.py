@@ -78,7 +78,7 @@ def _flat(value: object) -> object:
 
 
 class Claim(_Strict):
-    """A statement of the paper about two rows: `row` minus `against` in one column."""
+    """A statement of the paper about two rows: `row` is above `against` in one column."""
 
     label: str
     row: str

@@ -18,7 +18,8 @@ The first rule that applies gives the word:
 | smaller scale: on the other side | `opposite direction` |
 
 The seed noise is that of fine-tuning at paper scale: 0.1 for top-1, 0.3 for mIoU, 0.2 for AP. A claim (the
-difference of two rows) follows the same rules with the reported difference in place of the reported value.
+difference of two rows) follows the same rules with the reported difference in place of the reported value;
+where no figure of it is known, only its direction is compared, at every scale.
 """
 
 from __future__ import annotations

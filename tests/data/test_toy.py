@@ -31,14 +31,37 @@ def test_same_seed_gives_the_same_files(smoke_data: Path, tmp_path: Path) -> Non
     assert all(other[name] != again[name] for name in again if name.endswith((".jpg", "toy.json")))
 
 
-def test_made_once(tmp_path: Path) -> None:
+def test_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = toy.ensure(tmp_path / "toy", size="smoke")
     (root / "imagenet" / "mark").touch()
     toy.ensure(root, size="smoke")
     assert (root / "imagenet" / "mark").exists()
-    toy.ensure(root, seed=1, size="smoke")  # other data: replaced as a whole
+    with pytest.raises(UserError, match="holds the smoke data of seed 0"):
+        toy.ensure(root, seed=1, size="smoke")  # other data is not lost
+    assert (root / "imagenet" / "mark").exists()
+    monkeypatch.setattr(toy, "VERSION", toy.VERSION + 1)
+    toy.ensure(root, size="smoke")  # what an older version made is replaced as a whole
     assert not (root / "imagenet" / "mark").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".toy.lock", "toy"]
+
+
+def test_a_change_of_what_is_drawn_raises_the_version(smoke_data: Path) -> None:
+    """Runs are named after the version: where this fails, raise VERSION and pin what is made now."""
+    labels = hashlib.sha256()
+    for name in ("captions.json", "train_labelled.txt"):
+        labels.update((smoke_data / "imagenet" / name).read_bytes())
+    means = [
+        round(float(np.asarray(Image.open(file).convert("RGB")).mean()))
+        for folder in ("imagenet/val", "ade20k/images", "ade20k/annotations", "coco/val2017")
+        for file in sorted((smoke_data / folder).rglob("*.*"))[:4]
+    ]
+    boxes = json.loads((smoke_data / "coco" / "annotations" / "instances_val2017.json").read_text())
+    areas = [round(item["bbox"][2] * item["bbox"][3]) for item in boxes["annotations"][:8]]
+    assert (toy.VERSION, labels.hexdigest()[:16]) == (1, "36ac13743cc4f025")
+    assert means == pytest.approx(
+        [122, 130, 114, 109, 123, 125, 109, 96, 5, 6, 3, 6, 88, 147, 132, 120], abs=1
+    )
+    assert areas == pytest.approx([361, 256, 342, 440, 324, 625, 260, 315], rel=0.02)
 
 
 def test_two_processes_make_it_once(tmp_path: Path) -> None:

@@ -183,6 +183,18 @@ def test_one_run(bench: Bench) -> None:
         assert refused.exit_code == 2 and option[0] in refused.stderr
 
 
+def test_a_stored_run_whose_parent_was_removed(bench: Bench) -> None:
+    done = bench.call("run", "plain", "echo", "--scale", "smoke", "--set", "echo.mode=ok")
+    run = bench.store.find(Path(done.output.split()[-1]).name)
+    bench.store.remove(run.parents["encoder"])
+    shown = bench.call("run", run.path.name)
+    assert shown.exit_code == 0 and "score 40" in shown.output  # it is done, and stands
+    assert bench.call("runs", "export", str(bench.root / "runs.csv")).exit_code == 0
+    (run.path / "result.json").unlink()
+    refused = bench.call("run", run.path.name)
+    assert refused.exit_code == 2 and "Its encoder was removed" in refused.stderr
+
+
 def test_a_wrong_reference_is_found_before_anything_runs(bench: Bench) -> None:
     table = bench.root / "share" / "tables" / "plain" / "main.toml"
     reference = 'reported.score = { paper = "X", table_id = "1", row = "r", dataset = "d", metric = "m" }'

@@ -48,6 +48,14 @@ def test_a_line_for_every_run_with_recipe_numbers_and_parents(filled: RunStore) 
     assert runs["metric.score"].count() == 1
 
 
+def test_a_parent_that_was_removed_is_a_missing_value(filled: RunStore) -> None:
+    before = frame(filled)
+    filled.remove(filled.find(before[before.stage == "pretrain"].index[0]))
+    runs = frame(filled)
+    assert len(runs) == 2 and runs["metric.score"].count() == 1
+    assert "parent.encoder" not in runs or runs["parent.encoder"].isna().all()
+
+
 def test_csv_and_json_hold_the_same_runs(filled: RunStore, tmp_path: Path) -> None:
     assert export(filled, tmp_path / "runs.csv") == export(filled, tmp_path / "runs.json") == 3
     written = pd.read_csv(tmp_path / "runs.csv", index_col="run")

@@ -23,3 +23,16 @@ def test_gc_keeps_runs_that_loaded_weights() -> None:
     plain, free = found.values()
     assert plain.blocked and not free.blocked
     assert {"clip", "dtm", "feature-mim"} <= {node.spec.name for node in free.nodes.values()}
+
+
+def test_gc_keeps_rows_that_are_left_out_for_time() -> None:
+    """`mimbench run simmim classification` is what SdAE's table names in the place of its own row."""
+    spec, catalog = load("sdae", "main"), Catalog(None)
+    assert "toy" in spec.row("simmim").not_at
+    build = garbage._AnyPlanner(catalog, RunStore(Path("/nonexistent")), garbage._AnyData(), Request())
+    plan = build.table(spec.rows, spec.columns, "tables/sdae/main.toml")
+    assert "simmim" in {node.spec.name for node in plan.nodes.values()}
+    impossible = spec.row("sdae").model_copy(update={"set": {"num_folds": 1000}, "not_at": {"toy": "so"}})
+    build = garbage._AnyPlanner(catalog, RunStore(Path("/nonexistent")), garbage._AnyData(), Request())
+    plan = build.table([impossible, spec.row("mae")], spec.columns, "tables/sdae/main.toml")
+    assert {row for row, _ in plan.cells} == {"mae"} and {row for row, _ in plan.blocked} == {"sdae"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -93,9 +94,7 @@ def test_progress_and_rewind(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -
     assert folder.last_metrics() == {"loss": 9.0}
 
 
-def test_heartbeat_is_written_at_most_twice_a_second(
-    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_heartbeat_is_written_at_most_once_a_second(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = new_run()
     folder.begin({})
     written: list[str] = []
@@ -112,7 +111,11 @@ def test_finish_makes_a_run_done(new_run: NewRun) -> None:
     folder.finish({"score": 41.5}, boxes=3)
     assert folder.store.outcome(folder.spec.key) == "done"
     result = folder.result
-    assert result is not None and result["schema"] == 1 and result["metrics"] == {"score": 41.5}
+    assert (
+        result is not None
+        and result["schema"] == store_module.SCHEMA
+        and result["metrics"] == {"score": 41.5}
+    )
     assert result["details"] == {"skipped": 1, "boxes": 3} and result["source"] == folder.source
 
 
@@ -177,6 +180,70 @@ def test_edited_source_makes_a_run_and_its_children_stale(world: Path, new_run: 
     assert outcomes() == ["done", "done"]
 
 
+def test_what_stands_on_recomputed_grandparents_is_stale(world: Path, new_run: NewRun) -> None:
+    """A teacher's code changes, it and the pretraining are computed again: the fine-tuning is still old."""
+    store = new_run().store
+
+    def add(stage: str, name: str, **parents: RunFolder) -> RunFolder:
+        keys = {role: parent.spec.key for role, parent in parents.items()}
+        spec = RunSpec(stage, name, "vit_smoke", {}, {}, 0, keys)  # type: ignore[arg-type]
+        return store.create(spec, Inputs())
+
+    def compute(run: RunFolder) -> None:
+        folder = RunFolder(store, run.path)
+        folder.reset()
+        folder.begin({})
+        folder.finish({"score": 1.0})
+
+    teacher = add("teacher", "wise")
+    encoder = add("pretrain", "taught", teacher=teacher)
+    lineage = (teacher, encoder, add("downstream", "echo", encoder=encoder))
+
+    def outcomes() -> list[str]:
+        return [RunFolder(store, run.path).outcome() for run in lineage]
+
+    for run in lineage:
+        compute(run)
+    assert outcomes() == ["done"] * 3
+    source = world / "pretrain" / "teachers" / "wise.py"
+    source.write_text(source.read_text() + "\nMORE = 1\n")
+    forget()
+    assert outcomes() == ["stale"] * 3
+    compute(teacher)
+    assert outcomes() == ["done", "stale", "stale"]
+    compute(encoder)
+    assert outcomes() == ["done", "done", "stale"]
+    compute(lineage[2])
+    assert outcomes() == ["done"] * 3
+
+
+def test_a_parent_that_is_recomputed_meanwhile_makes_its_child_stale(world: Path, new_run: NewRun) -> None:
+    parent = new_run(seed=1)
+    parent.finish({"score": 1.0})
+    child = new_run(seed=2, parents={"encoder": parent.spec.key})
+    child.begin({})
+    result = parent.result
+    assert result is not None
+    (parent.path / "result.json").write_text(json.dumps({**result, "source": "of other code"}))
+    child.finish({"score": 1.0})
+    (parent.path / "result.json").write_text(json.dumps(result))
+    assert child.outcome() == "done"  # it stands on what the parent was when it began, and is again
+    (parent.path / "result.json").write_text(json.dumps({**result, "source": "of other code"}))
+    assert child.outcome() == "stale"
+
+
+def test_results_of_the_first_schema_are_judged_by_their_parents_sources(new_run: NewRun) -> None:
+    parent = new_run(seed=1)
+    parent.finish({"score": 1.0})
+    child = new_run(seed=2, parents={"encoder": parent.spec.key})
+    child.finish({"score": 1.0})
+    result = {**(child.result or {}), "schema": 1, "parents": {"encoder": parent.source}}
+    (child.path / "result.json").write_text(json.dumps(result))
+    assert child.outcome() == "done"
+    (child.path / "result.json").write_text(json.dumps({**result, "parents": {"encoder": "other code"}}))
+    assert child.outcome() == "stale"
+
+
 def test_a_removed_parent_does_not_devalue_its_child(new_run: NewRun) -> None:
     parent = new_run(seed=1)
     parent.finish({"score": 1.0})
@@ -198,6 +265,17 @@ def test_checkpoint_of_other_code_is_not_continued(world: Path, new_run: NewRun)
     forget()
     RunFolder(folder.store, folder.path).begin({})
     assert not folder.trainer_path.exists()
+
+
+def test_a_finished_run_keeps_no_checkpoint(new_run: NewRun) -> None:
+    folder = new_run()
+    folder.begin({})
+    folder.trainer_path.write_bytes(b"weights")
+    assert folder.store.leftovers() == []
+    folder.finish({"score": 1.0})
+    assert not folder.trainer_path.exists()
+    folder.trainer_path.write_bytes(b"of a version that kept it")
+    assert folder.store.leftovers() == [folder.trainer_path]
 
 
 def test_find_by_prefix(new_run: NewRun) -> None:

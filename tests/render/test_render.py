@@ -263,6 +263,17 @@ def test_findings_follow_the_paired_intervals():
         assert line in markdown.render(table, CONTEXT).replace("\\", "") and line in page(table)
 
 
+def test_where_rows_have_baselines_of_their_own_no_one_baseline_is_named() -> None:
+    spec = load("deepmim", "layers")
+    assert len({spec.baseline_of(row) for row in spec.rows}) > 1
+    values = {row.id: {seed: SeedOutcome("ok", value=50.0 + seed) for seed in range(2)} for row in spec.rows}
+    outcomes = {(row.id, index): values[row.id] for row in spec.rows for index in range(len(spec.columns))}
+    table = aggregate(spec, outcomes, reported.read(), "toy")
+    assert text.findings(table) and all("their baselines" in line for line in text.findings(table))
+    plots = {column.metric: plot.render(table, i, salt="s") for i, column in enumerate(spec.columns)}
+    assert "dashed line" not in html.render(table, CONTEXT, plots) and "dashed line" in page(sample())
+
+
 def test_the_brief_form_has_the_cells_and_no_sources() -> None:
     table = sample("toy")
     brief, whole = markdown.brief(table), markdown.render(table, Context())

@@ -206,7 +206,10 @@ def test_a_claim_without_a_line_of_its_own_is_the_difference_of_its_rows():
     assert [item.text for item in both.reported] == ["82.0", "80.0"]
     assert both.reported_delta == pytest.approx(2.0) and word(both) == "same direction"
     assert claim_paper(both) == "+2.0"
-    assert one.reported == () and one.verdict is None and one.delta is not None  # the paper has no base there
+    assert one.reported == () and claim_paper(one) == "–"  # the paper has no base there
+    assert one.delta is not None and word(one) == "same direction"  # as the claim itself says
+    worse = table(good_1=ok(3.0, 2.0, 2.5)).claims[2]
+    assert word(worse) == "opposite direction"
 
 
 def test_a_figure_of_another_protocol_is_shown_but_not_compared():
