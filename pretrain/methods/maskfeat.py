@@ -5,8 +5,8 @@ linear layer on its last tokens predicts the histogram of oriented gradients (HO
 loss is the mean squared error. Follows facebookresearch/SlowFast@287ec00 (`configs/masked_ssl`,
 `models/masked.py`); golden: tests/golden/hog_tiny.npz (the target).
 
-Differs: the head also runs on visible tokens, whose error does not count (a step must not wait for the mask),
-and warm-up starts at 0 instead of 1e-6.
+Differs: the head also runs on visible tokens, whose error does not count (a step must not wait for the mask);
+warm-up starts at 0 instead of 1e-6; the patch embedding's bias starts at 0, the code's is drawn.
 """
 
 from __future__ import annotations
