@@ -87,7 +87,7 @@ StaleOption = Annotated[bool, typer.Option("--rerun-stale", help="Compute again 
 JobsOption = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Runs side by side; default: GPUs, or cores.")
 ]
-DryOption = Annotated[bool, typer.Option("--dry-run", help="Only print the graph of runs.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the graph of runs, compute none of them.")]
 
 
 def _console() -> Console:
@@ -105,13 +105,13 @@ def _request(
     skip_corrupt: bool,
 ) -> Request:
     from mimbench.reproduce import machine_options
-    from mimbench.request import Request, parse_paths, parse_setting
+    from mimbench.request import Request, parse_paths, parse_setting, parse_weights
 
     return Request(
         scale=scale,
         seeds=seeds,
         data=parse_paths("--data", data or ()),
-        weights=parse_paths("--weights", weights or ()),
+        weights=parse_weights(weights or ()),
         changes=dict(parse_setting(text) for text in settings or ()),
         skip_corrupt=skip_corrupt,
         options=machine_options(),
@@ -243,46 +243,55 @@ def run(
 @app.command()
 def methods() -> None:
     """List the pretraining methods and their teachers."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from mimbench import paths
-    from mimbench.catalog import Catalog
+    from mimbench.reproduce import read_catalog
 
-    table = Table("method", "title", "paper", "official code", "golden", "points", "needs")
+    console = _console()
+    catalog = read_catalog(console)
+    names = [Column(name, overflow="fold") for name in ("paper", "official code", "needs")]
+    table = Table(Column("method", no_wrap=True), *names[:2], "golden", "points", names[2])
     kinds: tuple[Literal["method", "teacher"], ...] = ("method", "teacher")
     for kind in kinds:
-        for about in Catalog(paths.cache()).all(kind):
+        for about in catalog.all(kind):
             code = "reconstruction" if about.reconstruction else about.code or ""
-            name = about.name if kind == "method" else f"{about.name} (teacher)"
+            name = about.name if kind == "method" else f"{about.name}\n(teacher)"
             golden = "yes" if about.golden else "–"
             needs = ", ".join(about.needs.values())
-            table.add_row(name, about.title, about.paper, code, golden, str(about.points or "–"), needs)
-    _console().print(table)
+            table.add_row(name, about.paper, code, golden, str(about.points or "–"), needs)
+    console.print(table)
+    console.print(
+        "golden: compared with numbers of the official code. points: statements of the specification that "
+        "are tests. needs: what is trained or loaded first.",
+        style="dim",
+    )
 
 
 @app.command()
 def tasks() -> None:
     """List the downstream tasks and their metrics."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from mimbench import paths
-    from mimbench.catalog import Catalog
+    from mimbench.reproduce import read_catalog
 
-    table = Table("task", "title", "protocol", "data", "metrics", "scales")
-    for about in Catalog(paths.cache()).all("task"):
-        metrics = " ".join(metric["name"] for metric in about.metrics)
-        table.add_row(about.name, about.title, about.protocol, about.data, metrics, " ".join(about.scales))
-    _console().print(table)
+    console = _console()
+    name, data, metrics = (Column(name, no_wrap=True) for name in ("task", "data", "metrics"))
+    table = Table(name, Column("protocol", overflow="fold"), data, metrics)
+    for about in read_catalog(console).all("task"):
+        names = "\n".join(metric["name"] for metric in about.metrics)
+        table.add_row(about.name, about.protocol, about.data, names)
+    console.print(table)
 
 
 @app.command()
 def tables() -> None:
     """List the tables that can be reproduced."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from mimbench.table.spec import list_tables, load
 
-    table = Table("method", "table", "title", "where", "rows run / all")
+    names = [Column(name, no_wrap=True) for name in ("method", "table")]
+    table = Table(*names, "title", "where", "rows run / all")
     for method, name in list_tables():
         spec = load(method, name)
         count = sum(row.method is not None for row in spec.rows)
@@ -334,21 +343,22 @@ def list_runs() -> None:
     from rich.table import Column, Table
 
     from mimbench import paths
-    from mimbench.frame import state
+    from mimbench.frame import state, subject
     from mimbench.progress import duration
     from mimbench.store import RunStore
 
-    name, outcome = Column("run", no_wrap=True, overflow="fold"), Column("state", no_wrap=True)
-    table = Table(name, "seed", outcome, "step", "time", "result")
+    key, outcome, took = (Column(name, no_wrap=True) for name in ("key", "state", "time"))
+    run, result = (Column(name, min_width=16, overflow="fold") for name in ("run", "result"))
+    table = Table(key, run, Column("seed", no_wrap=True), outcome, took, result)
     for folder in RunStore(paths.runs()):
-        status = folder.status
+        status, became = folder.status, state(folder)
         numbers = (folder.result or {}).get("metrics", {})
-        text = ", ".join(f"{metric} {value:.4g}" for metric, value in list(numbers.items())[:2])
-        steps = f"{status['step']}/{status['total']}" if status.get("total") else ""
-        seconds = duration(status.get("seconds"))
-        became = state(folder)
+        shown = [f"{name} {value:.4g}" for name, value in numbers.items() if name != "lr"][:2]
+        if became in ("running", "interrupted") and status.get("total"):
+            shown = [f"step {status['step']} of {status['total']}"]
         seed = "" if became == "damaged" else str(folder.spec.seed)
-        table.add_row(folder.path.name, seed, became, steps, seconds, text)
+        short, seconds = folder.path.name.rpartition("-")[2], duration(status.get("seconds"))
+        table.add_row(short, subject(folder), seed, became, seconds, "\n".join(shown))
     _console().print(table)
 
 

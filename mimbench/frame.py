@@ -60,6 +60,16 @@ def state(folder: RunFolder) -> str:
     return "interrupted" if outcome == "missing" and folder.status.get("state") == "running" else outcome
 
 
+def subject(folder: RunFolder) -> str:
+    """What a run is in words: `dtm`, `clip`, or of a task also what it starts from, `detection of dtm`."""
+    try:
+        spec = folder.spec
+    except RunFailed:
+        return folder.path.name
+    parents = [folder.store.get(key) for key in spec.parents.values()] if spec.stage == "downstream" else []
+    return " of ".join([spec.name, *(subject(parent) for parent in parents if parent)])
+
+
 def _lines(store: RunStore) -> Iterator[dict[str, Any]]:
     for folder in store:
         try:

@@ -38,7 +38,8 @@ class Stored:
     table: Table
 
     def told(self, request: Request) -> Context:
-        return context(self.spec, self.plan, command_of(self.method, self.spec.name, request))
+        command = command_of(self.method, self.spec.name, request)
+        return context(self.spec, self.plan, request, command)
 
 
 def stored_tables(request: Request, console: Console, *, ablations: bool = False) -> Iterator[Stored]:

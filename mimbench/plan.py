@@ -121,6 +121,15 @@ class Plan:
                 found[row] = flops
         return found
 
+    def loaded(self) -> dict[str, str]:
+        """Row id to the name of the checkpoint that takes the place of its pretraining, where one does."""
+        found = {}
+        for (row, _), keys in self.cells.items():
+            parents = self.nodes[next(iter(keys.values()))].spec.parents
+            if "encoder" in parents and (node := self.nodes[parents["encoder"]]).spec.adopted:
+                found[row] = ", ".join(Path(path).name for path in node.inputs.weights.values())
+        return found
+
     def todo(self, *, rerun_stale: bool = False) -> list[Node]:
         """The runs to do, parents first: targets that are not done, and what these still need."""
         settled = {"done"} if rerun_stale else {"done", "stale"}

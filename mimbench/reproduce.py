@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from mimbench.errors import UserError
 from mimbench.execute import Pool, Report, gpu_ids, num_cores
 from mimbench.plan import Node, Plan, Planner, show
 from mimbench.progress import Progress, duration
-from mimbench.request import Request, check, command_of, report_name
+from mimbench.request import Request, check, command_of, report_name, settings
 from mimbench.spec import canonical_json
 from mimbench.store import Options, RunFolder, RunStore
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mimbench.table.spec import TableSpec
 
 MAX_LOADER_WORKERS = 8  # per GPU
+GIVE = r"--(?:data|weights) \S+=PATH"  # what the reason of a cell that lacks something asks for
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,16 @@ def reproduce_table(
     spec = tables.load(method, table)
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
-        catalog = Catalog(paths.cache(), on_miss=None if dry_run else pool.start)
+        catalog = read_catalog(console, None if dry_run else pool)
         plan = plan_table(method, spec, request, catalog, store, console)
         if dry_run:
             show(plan, console, rerun_stale=rerun_stale)
             return 0
+        refuse_without_data(plan, request)
         report = execute(plan, pool, console, rerun_stale=rerun_stale)
     finished = aggregate(spec, plan, report, request, store, where=f"tables/{method}/{table}.toml")
     terminal.show(finished, console)
-    told, name = context(spec, plan, command), report_name(table, request)
+    told, name = context(spec, plan, request, command), report_name(table, request)
     files = render.write_all(finished, paths.reports_out() / method, name, told)
     tell_failures(plan, report, store, console)
     tell_sharing(plan, store, console)
@@ -108,18 +111,19 @@ def reproduce_all(
     specs = {name: tables.load(*name) for name in names}
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
-        catalog = Catalog(paths.cache(), on_miss=None if dry_run else pool.start)
+        catalog = read_catalog(console, None if dry_run else pool)
         plans, whole = plan_tables(specs, request, catalog, store, console)
         if dry_run:
             show(whole, console, rerun_stale=rerun_stale)
             return 0
+        refuse_without_data(whole, request)
         report = execute(whole, pool, console, rerun_stale=rerun_stale)
     finished: dict[str, Table] = {}
     for (method, table), plan in plans.items():
         spec, where = specs[method, table], f"tables/{method}/{table}.toml"
         result = aggregate(spec, plan, report, request, store, where=where)
         terminal.show(result, console)
-        told = context(spec, plan, command_of(method, table, request))
+        told = context(spec, plan, request, command_of(method, table, request))
         page, *_ = render.write_all(result, paths.reports_out() / method, report_name(table, request), told)
         finished[f"{method}/{page.name}"] = result
     tell_failures(whole, report, store, console)
@@ -127,6 +131,17 @@ def reproduce_all(
     page = index.write(finished, paths.reports_out(), command)
     console.print(str(page), markup=False, highlight=False, soft_wrap=True)
     return report.exit_code
+
+
+def read_catalog(console: Console, pool: Pool | None = None) -> Catalog:
+    """The catalog; where it must import the cards first, that is said, and the pool's workers start."""
+
+    def on_miss() -> None:
+        console.print("Reading methods and tasks (once after a change of their code)", style="dim")
+        if pool:
+            pool.start()
+
+    return Catalog(paths.cache(), on_miss)
 
 
 def machine_options() -> Options:
@@ -198,6 +213,16 @@ def refuse(planners: Iterable[Planner]) -> None:
             raise UserError(option, name, allowed=sorted(known), remedy="No run here takes it.")
 
 
+def refuse_without_data(plan: Plan, request: Request) -> None:
+    """Raises UserError where not one row can be run for want of data or checkpoints that were not given."""
+    missing = sorted({option for reason in plan.blocked.values() for option in re.findall(GIVE, reason)})
+    if missing and not plan.targets:
+        remedy = (
+            f"No row can be run at scale {request.scale} without what is yours: give {' '.join(missing)}."
+        )
+        raise UserError("--data", remedy=remedy)
+
+
 def execute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = False) -> Report:
     todo = plan.todo(rerun_stale=rerun_stale)
     if not todo:
@@ -255,15 +280,17 @@ def aggregate(
 
     found = outcomes(spec, plan, report, request, store)
     scale = f"changed {request.scale}" if request.changes else request.scale  # no longer the paper's recipe
-    flops = plan.pretraining_flops()
-    return cell.aggregate(spec, found, reported.read(), scale, plan.rebuilt, flops, where=where)
+    flops, loaded = plan.pretraining_flops(), plan.loaded()
+    return cell.aggregate(spec, found, reported.read(), scale, plan.rebuilt, flops, loaded, where=where)
 
 
-def context(spec: TableSpec, plan: Plan, command: str) -> Context:
-    """What the report says beside the table: the command, the data, the version, the recipes."""
+def context(spec: TableSpec, plan: Plan, request: Request, command: str) -> Context:
+    """What the report says beside the table: the command, what --set changed, data, version, recipes."""
     from mimbench.render import Context
 
     facts = {"mimbench": version()}
+    if request.changes:
+        facts["changed"] = ", ".join(settings(request))
     for node in plan.nodes.values():
         for role, fingerprint in node.spec.data.items():
             facts[f"data: {role}"] = fingerprint[:16]
@@ -342,7 +369,7 @@ def run_one(
     check(request)
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
-        catalog = Catalog(paths.cache(), on_miss=None if dry_run else pool.start)
+        catalog = read_catalog(console, None if dry_run else pool)
         pretrainings = (*cards.names("method"), *cards.names("teacher"))
         if task is None and name not in pretrainings and any(True for _ in store):
             stored = store.find(name, also=pretrainings)

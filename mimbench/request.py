@@ -66,10 +66,35 @@ def parse_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def parse_weights(texts: Iterable[str]) -> dict[str, Path]:
+    """`--weights` arguments. Raises UserError also on a file that does not begin like a checkpoint."""
+    found = parse_paths("--weights", texts)
+    for name, path in found.items():
+        if path.is_dir():
+            raise UserError(
+                f"--weights {name}", str(path), remedy="It is a folder; name the checkpoint's file."
+            )
+        with open(path, "rb") as file:
+            start = file.read(9)
+        torch_file = start.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive; a pickle of before torch 1.6
+        if not torch_file and start[8:] != b"{":
+            remedy = "It is neither a safetensors file nor one that torch.save wrote."
+            raise UserError(f"--weights {name}", str(path), remedy=remedy)
+    return found
+
+
 def report_name(table: str, request: Request) -> str:
     """The stem of a table's files: with the scale where it is not the default, and `changed` under --set."""
     scale = [] if request.scale == "toy" else [request.scale]
     return "-".join([table, *scale, *(["changed"] if request.changes else [])])
+
+
+def settings(request: Request) -> list[str]:
+    """The request's changes as `--set` has them."""
+    return [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in request.changes.items()
+    ]
 
 
 def command_of(method: str, table: str, request: Request) -> str:
@@ -78,6 +103,5 @@ def command_of(method: str, table: str, request: Request) -> str:
     words += ["--scale", request.scale, "--seeds", str(request.seeds)]
     for option, given in (("--data", request.data), ("--weights", request.weights)):
         words += [word for name, path in given.items() for word in (option, f"{name}={path}")]
-    for name, value in request.changes.items():
-        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    words += [word for setting in settings(request) for word in ("--set", setting)]
     return shlex.join([*words, *(["--skip-corrupt"] if request.skip_corrupt else [])])

@@ -345,7 +345,7 @@ class RunStore:
             raise UserError(
                 "RUN",
                 text,
-                allowed=[*also, *names[:20]],
+                allowed=[*also, *names[:20], *([f"and {len(names) - 20} more"] if len(names) > 20 else [])],
                 remedy=f"{why}; `mimbench runs list` shows them all.",
             )
         return found[0]

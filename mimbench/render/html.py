@@ -51,7 +51,7 @@ def render(table: Table, context: Context, plots: Mapping[str, str]) -> str:
         scale_note=text.scale_note(table).removeprefix(f"{text.NOT_COMPARABLE} "),
         findings=text.findings(table),
         one_baseline=text.one_baseline(table),
-        footer_notes=[text.INTERVAL_NOTE, text.delta_note(table)],
+        footer_notes=text.number_notes(table),
         rows=[_row(table, row, numbers) for row in table.rows],
         claims=[_claim(table, claim, numbers) for claim in table.claims],
         legend=[{"pill": _pill(Verdict(word)), "meaning": MEANINGS[word]} for word in _words(table)],
@@ -59,7 +59,7 @@ def render(table: Table, context: Context, plots: Mapping[str, str]) -> str:
         seeds=_seeds(table),
         sources=[
             {"number": number, "text": line.source, "first_hand": line.first_hand}
-            for line, number in numbers.items()
+            for number, line in text.source_list(numbers)
         ],
         recipes=context.recipes,
         command=context.command,
@@ -125,7 +125,7 @@ def _row(table: Table, row: TableRow, numbers: Mapping[Reported, int]) -> dict[s
     return {
         "label": row.spec.label,
         "run": row.spec.method is not None,
-        "note": text.row_note(table, row),
+        "notes": text.row_notes(table, row, tags=False),
         "reconstruction": row.reconstruction,
         "baseline": text.is_baseline(table, row),
         "cells": [_cell(table, cell, index, numbers) for index, cell in enumerate(row.cells)],

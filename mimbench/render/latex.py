@@ -23,6 +23,7 @@ _SPECIAL = {
     "−": r"$-$",
     "–": "--",
     "Δ": r"$\Delta$",
+    "β": r"$\beta$",
     "†": r"$^\dagger$",
     "[": "{[}",  # after a line break, [ would start its argument
     "]": "{]}",
@@ -45,9 +46,10 @@ def render(table: Table, name: str) -> str:
     groups = " & ".join(rf"\multicolumn{{2}}{{c}}{{{escape(column.title)}}}" for column in spec.columns)
     rules = "".join(rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(spec.columns)))
     mark = "" if table.comparable else escape(text.NOT_COMPARABLE)
+    notes = [f"{escape(note)}." for note in text.number_notes(table)]
     caption = (
         f"{escape(spec.title)}. Scale: {escape(table.scale)}; seeds: {escape(text.seeds(table))}. "
-        f"{escape(text.scale_note(table))} {escape(text.INTERVAL_NOTE)}. {escape(text.delta_note(table))}."
+        f"{' '.join([escape(text.scale_note(table)), *notes])}"
     )
     lines = [
         r"% needs \usepackage{booktabs}",

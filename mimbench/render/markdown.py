@@ -28,7 +28,7 @@ def render(table: Table, context: Context) -> str:
         lines += [escape(spec.note), ""]
     if numbers:
         lines += ["Reported values:", ""]
-        lines += [f"{i}. {escape(line.source)}" for line, i in numbers.items()] + [""]
+        lines += [f"{i}. {escape(line.source)}" for i, line in text.source_list(numbers)] + [""]
     if context.command:
         lines += ["Made with:", "", f"    {context.command}", ""]
     return "\n".join(head + lines)
@@ -55,7 +55,7 @@ def _grid(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
                 parts[0] += f" [{numbers[cell.reported]}]"
             cells.append("<br>".join(parts) if cell.reported or cell.status != "reported_only" else "–")
         lines.append(_line(cells))
-    return [*lines, "", f"{escape(text.INTERVAL_NOTE)}. {escape(text.delta_note(table))}.", ""]
+    return [*lines, "", " ".join(f"{escape(note)}." for note in text.number_notes(table)), ""]
 
 
 def _findings(table: Table, numbers: Mapping[Reported, int]) -> list[str]:

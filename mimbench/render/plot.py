@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ THEME = {
     OURS: "var(--ours)",
     PAPER: "var(--paper)",
 }
+_SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 LABEL_WIDTH, CHARACTER = 22, 0.072  # of a row's label: characters a line, inches a character
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -50,12 +52,16 @@ def render(table: Table, index: int, *, salt: str) -> str:
 
     rows = [row for row in table.rows if row.spec.method or row.cells[index].reported_delta is not None]
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=(6.6, 1.1 + 0.36 * max(len(rows), 2)))
-        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.75, 1))
-        _ours(left, table, rows, index)
-        _paper(right, table, rows, index)
-        left.set_ylim(len(rows) - 0.5, -0.5)
         labels = [textwrap.fill(row.spec.label, LABEL_WIDTH) for row in rows]
+        lines = max((label.count("\n") + 1 for label in labels), default=1)
+        figure = Figure(figsize=(6.6, 1.1 + max(0.36, 0.15 * lines + 0.08) * max(len(rows), 2)))
+        if any(row.cells[index].reported_delta is not None for row in rows):
+            left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.75, 1))
+            _paper(right, table, rows, index)
+        else:
+            left = figure.subplots()
+        _ours(left, table, rows, index)
+        left.set_ylim(len(rows) - 0.5, -0.5)
         left.set_yticks(range(len(rows)), labels)
         longest = max((len(line) for label in labels for line in label.splitlines()), default=0)
         margin = max(0.165, (0.25 + CHARACTER * longest) / figure.get_figwidth())
@@ -96,11 +102,13 @@ def _curves(
     axes: Axes, curves: dict[str, list[tuple[float, float]]], muted: str, colour: str, title: str, unit: str
 ) -> None:
     axes.set_title(title, loc="left", fontsize=9, color=colour)
-    axes.set_xlabel(unit)
     _frame(axes, both=True)
+    greatest = max((x for points in curves.values() for x, _ in points), default=1.0)
+    power = math.floor(math.log10(greatest)) if greatest >= 1e6 else 0
+    axes.set_xlabel(f"10{str(power).translate(_SUPERSCRIPT)} {unit}" if power else unit)
     longest = max((len(points) for name, points in curves.items() if name != muted), default=0)
     for name, points in curves.items():
-        x, y = zip(*sorted(points), strict=True)
+        x, y = zip(*sorted((cost / 10**power, value) for cost, value in points), strict=True)
         shade = colour if len(points) == longest > 1 and name != muted else MUTED
         axes.plot(x, y, color=shade, linewidth=1.4, marker="o", markersize=4.5, markeredgewidth=0)
         axes.annotate(name, (x[-1], y[-1]), (6, 0), textcoords="offset points", fontsize=8, va="center")
@@ -139,17 +147,7 @@ def _ours(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
     for y, row in enumerate(rows):
         ours = row.cells[index].ours
         if ours is None:
-            word = "not run" if row.spec.method else "reported only"
-            axes.text(
-                0.99,
-                y,
-                word,
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                ha="right",
-                color=MUTED,
-                fontsize=8,
-            )
+            _say(axes, y, _absent(row, index))
             continue
         if ours.interval:
             axes.plot(ours.interval, (y, y), color=OURS, linewidth=1.6, solid_capstyle="round", zorder=2)
@@ -159,8 +157,29 @@ def _ours(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
             )
         axes.scatter([ours.mean], [y], s=38, color=OURS, linewidths=0, zorder=4)
     axes.margins(x=0.06)
-    if not any(row.cells[index].ours for row in rows):
+    shown = [row.cells[index].ours for row in rows]
+    means = [ours.mean for ours in shown if ours]
+    if not means:
         axes.set_xticks([])
+        return
+    low, high = axes.get_xlim()
+    least = 2.0 if max(map(abs, means)) > 1.5 else 0.1  # points, or a cosine: less is noise, not a picture
+    missing = max(least - (high - low), 0.0) / 2
+    low, high = low - missing, high + missing
+    axes.set_xlim(max(low, -0.03 * high) if min(means) >= 0 else low, high)  # no accuracy is below zero
+
+
+def _absent(row: TableRow, index: int) -> str:
+    """Why there is no number of ours."""
+    verdict = row.cells[index].verdict
+    return verdict.word if verdict else "not run" if row.spec.method else "reported only"
+
+
+def _say(axes: Axes, y: float, word: str) -> None:
+    """A word at the right end of a row, over whatever line runs there."""
+    box = {"facecolor": CARD, "edgecolor": "none", "pad": 1.5}
+    where = axes.get_yaxis_transform()
+    axes.text(0.99, y, word, transform=where, va="center", ha="right", color=MUTED, fontsize=8, bbox=box)
 
 
 def _paper(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
@@ -169,18 +188,6 @@ def _paper(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
     axes.tick_params(axis="y", left=False, labelleft=False)
     known = {y: row.cells[index].reported_delta for y, row in enumerate(rows)}
     points = {y: delta for y, delta in known.items() if delta is not None}
-    if not points:
-        axes.set_xticks([])
-        middle = max(len(rows) - 1, 0) / 2
-        axes.text(
-            0.02,
-            middle,
-            "no difference reported",
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            color=MUTED,
-        )
-        return
     axes.axvline(0, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
     decimals = 1 if max(map(abs, points.values())) >= 0.1 else 2
     for y, delta in points.items():
@@ -191,7 +198,7 @@ def _paper(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
             label, (delta, y), (7 * side, 0), textcoords="offset points", fontsize=8, color=INK
         )
         note.set(ha="left" if side > 0 else "right", va="center")
-    axes.set_xlabel("points")
+    axes.set_xlabel("points" if decimals == 1 else "")  # a cosine has no unit
     span = max(abs(delta) for delta in points.values()) or 1.0
     low, high = min(0.0, *points.values()), max(0.0, *points.values())
     axes.set_xlim(low - span * (0.35 if low < 0 else 0.08), high + span * (0.35 if high > 0 else 0.08))

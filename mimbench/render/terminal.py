@@ -23,6 +23,7 @@ _STYLES = {
 }
 # Characters; a cell's longest usual line is `ours† 41.2 ± 1.1 (n=3)`.
 _LABEL_WIDTH, _CELL_WIDTH, _GAP = 16, 23, 2
+_WIDEST_LABEL = 44  # where there is room
 
 
 def show(table: Table, console: Console) -> None:
@@ -38,8 +39,11 @@ def show(table: Table, console: Console) -> None:
     grids = -(-count // per_grid)
     per_grid = -(-count // grids)  # evenly: 4 columns as 2 + 2 rather than 3 + 1
     width = min((console.width - _LABEL_WIDTH - _GAP) // per_grid - _GAP, 32)
+    free = console.width - per_grid * (width + _GAP) - _GAP
+    label_width = min(max(free, _LABEL_WIDTH), _WIDEST_LABEL)
     for start in range(0, count, per_grid):
-        console.print(_grid(table, range(start, min(start + per_grid, count)), width))
+        columns = range(start, min(start + per_grid, count))
+        console.print(_grid(table, columns, width, label_width))
     for claim in table.claims:
         decimals = text.digits(table, table.spec.column_index(claim.spec.column))
         found = text.difference(claim.delta, decimals) if claim.delta else "–"
@@ -52,16 +56,16 @@ def show(table: Table, console: Console) -> None:
         console.print(line)
     for finding in text.findings(table):
         console.print(Text(finding))
-    for note in (text.scale_note(table), f"{text.INTERVAL_NOTE}. {text.delta_note(table)}."):
+    for note in (text.scale_note(table), " ".join(f"{note}." for note in text.number_notes(table))):
         console.print(Text(note, style="dim"))
 
 
-def _grid(table: Table, columns: range, width: int) -> Grid:
+def _grid(table: Table, columns: range, width: int, label_width: int) -> Grid:
     from rich import box
     from rich.table import Table as Grid
 
     grid = Grid(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False, padding=(0, 1, 0, 0))
-    grid.add_column("Method", width=_LABEL_WIDTH)
+    grid.add_column("Method", width=label_width)
     for index in columns:
         grid.add_column(table.spec.columns[index].title, width=width, overflow="fold")
     for row in table.rows:

@@ -126,23 +126,29 @@ def cell_lines(table: Table, cell: Cell, decimals: int) -> list[str]:
     return [line for line in lines if line]
 
 
-def row_notes(table: Table, row: TableRow) -> list[str]:
-    """What stands under a row's label."""
+def row_notes(table: Table, row: TableRow, *, tags: bool = True) -> list[str]:
+    """What stands under a row's label, a line each; the words that the page shows as tags come last."""
     notes = [note] if (note := row_note(table, row)) else []
-    if row.reconstruction:
+    if row.unavailable:
+        notes.append(f"not runnable: {row.unavailable}")
+    elif against := row_baseline(table, row):
+        notes.append(f"Δ against {against}")
+    if row.loaded:
+        notes.append(f"pretraining loaded from {row.loaded}, not done here")
+    if tags and row.reconstruction:
         notes.append("reconstruction")
-    if row.spec.method is None:
+    if tags and row.spec.method is None:
         notes.append("reported only")
     return notes
 
 
 def row_note(table: Table, row: TableRow) -> str:
-    """The row's note, its cost, which of the paper's figures are of another protocol, why nothing is run."""
+    """The row's note, its cost, which of the paper's figures are of another protocol."""
     by_protocol: dict[str, list[str]] = {}
     for metric, protocol in row.spec.other_protocol.items():
         by_protocol.setdefault(protocol, []).append(metric_title(table, metric))
     notes = [f"paper's {' and '.join(titles)}: {protocol}" for protocol, titles in by_protocol.items()]
-    return "; ".join(filter(None, [row.spec.note, cost(table, row), *notes, row.unavailable]))
+    return "; ".join(filter(None, [row.spec.note, cost(table, row), *notes]))
 
 
 def cost(table: Table, row: TableRow) -> str:
@@ -178,6 +184,21 @@ def one_baseline(table: Table) -> bool:
     return len({table.spec.baseline_of(row.spec) for row in table.rows}) == 1
 
 
+def row_baseline(table: Table, row: TableRow) -> str:
+    """The label of what the row is compared with, where that is not the same for all rows."""
+    against = table.spec.baseline_of(row.spec)
+    if against == row.spec.id or row.spec.method is None or one_baseline(table):
+        return ""
+    return table.row(against).spec.label
+
+
+def number_notes(table: Table) -> list[str]:
+    """What ± and Δ mean, as far as the table has them."""
+    cells = [cell for row in table.rows for cell in row.cells]
+    interval = any(cell.ours and cell.ours.interval for cell in cells)
+    return [*([INTERVAL_NOTE] if interval else []), delta_note(table)]
+
+
 def delta_note(table: Table) -> str:
     against = table.row(table.spec.baseline).spec.label if one_baseline(table) else "its baseline"
     return f"Δ is the row minus {against} over paired seeds, with its 95 % interval"
@@ -206,12 +227,21 @@ def findings(table: Table) -> list[str]:
 
 
 def sources(table: Table) -> dict[Reported, int]:
-    """Every reported line that the table shows, numbered in reading order."""
+    """Every reported line that the table shows, with the number of its source, in reading order."""
     lines = []
     for row in table.rows:
         lines += [*(cell.reported for cell in row.cells), row.cost.reported if row.cost else None]
     lines += [line for claim in table.claims for line in claim.reported]
-    return {line: i for i, line in enumerate(dict.fromkeys(line for line in lines if line), start=1)}
+    numbers: dict[str, int] = {}
+    return {line: numbers.setdefault(line.source, len(numbers) + 1) for line in lines if line}
+
+
+def source_list(numbers: Mapping[Reported, int]) -> list[tuple[int, Reported]]:
+    """The numbered sources, each once; lines of one source read the same."""
+    first: dict[int, Reported] = {}
+    for line, number in numbers.items():
+        first.setdefault(number, line)
+    return sorted(first.items())
 
 
 def claim_pair(table: Table, claim: ClaimResult) -> str:

@@ -97,7 +97,7 @@ class Cost:
 @dataclass(frozen=True)
 class TableRow:
     """`unavailable`: why none of its cells can be run here; their verdicts then leave the reason out.
-    `cost`: in a table that asks for it.
+    `cost`: in a table that asks for it. `loaded`: the checkpoint in the place of its pretraining.
     """
 
     spec: Row
@@ -105,6 +105,7 @@ class TableRow:
     reconstruction: bool
     unavailable: str = ""
     cost: Cost | None = None
+    loaded: str = ""
 
     @property
     def average(self) -> float | None:
@@ -161,6 +162,7 @@ def aggregate(
     scale: str,
     rebuilt: Collection[str] = (),
     flops: Mapping[str, float] | None = None,
+    loaded: Mapping[str, str] | None = None,
     *,
     where: str = "table",
 ) -> Table:
@@ -172,6 +174,7 @@ def aggregate(
         reported: the lines of reported.csv.
         rebuilt: ids of the rows that are rebuilt without their authors' code.
         flops: row's id to the FLOPs of its own pretraining.
+        loaded: row's id to the checkpoint that takes the place of its pretraining.
         where: how the user knows the table's file, for errors.
 
     Raises:
@@ -205,6 +208,7 @@ def aggregate(
             replace(row, cost=Cost((flops or {}).get(row.spec.id), figure))
             for row, figure in zip(rows, figures, strict=True)
         )
+    rows = tuple(replace(row, loaded=(loaded or {}).get(row.spec.id, "")) for row in rows)
     claims = tuple(_claim(spec, claim, drafts, reported, scale, where) for claim in spec.claims)
     return Table(spec, scale, seeds, rows, claims)
 

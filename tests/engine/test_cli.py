@@ -23,6 +23,8 @@ from mimbench.store import RunStore
 from mimbench.table import spec as tables
 from tests.engine.conftest import ROOT, forget
 
+CHECKPOINT = ROOT / "tests" / "golden" / "mae_tiny.npz"  # a zip archive, as torch.save's files are
+
 TABLE = """
 paper = "P"
 name = "main"
@@ -111,6 +113,7 @@ def test_several_tables_share_their_runs(bench: Bench) -> None:
     page = Path(done.output.split()[-1])
     assert page.name == "index.html" and "plain/second-smoke-changed.html" in page.read_text()
     made = (page.parent / "plain" / "second-smoke-changed.md").read_text()
+    assert "- changed: echo.steps=2" in made
     assert "--table second --scale smoke --seeds 1 --set echo.steps=2" in made
     again = bench.call("reproduce-all", "--table", "all", "--scale", "smoke", "--set", "echo.steps=2")
     assert again.exit_code == 0 and "started" not in again.output
@@ -247,7 +250,14 @@ def test_a_workspace_that_cannot_be_is_the_users_mistake(
         (["reproduce-all", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
         (["reproduce-all", "--table", "mian"], "main"),
         (["leaderboard", "--scale", "paper"], "No row of a main table can be run"),
-        (["reproduce-all", "--scale", "smoke", "--weights", "palin=."], "No run here takes it"),
+        (["reproduce-all", "--scale", "smoke", "--weights", f"palin={CHECKPOINT}"], "No run here takes it"),
+        (
+            ["plan", "plain", "--weights", f"plain={__file__}"],
+            "neither a safetensors file nor one that torch",
+        ),
+        (["plan", "plain", "--weights", "plain=."], "It is a folder"),
+        (["reproduce-table", "plain", "--scale", "paper"], "give --data imagenet=PATH"),
+        (["reproduce-all", "--scale", "paper"], "give --data imagenet=PATH"),
         (["run", "plain", "--scale", "smoke", "--set", "base_lr=NaN"], "--set base_lr: nan"),
         (["run", "plain", "--scale", "smoke", "--set", "global_batch_size=1000"], "less than a batch"),
         (["run", "plain", "--scale", "smoke", "--set", "clip_grad=-1"], "--set clip_grad: -1.0"),
@@ -272,11 +282,13 @@ def test_what_there_is(bench: Bench) -> None:
 def test_runs_are_listed_shown_and_removed(bench: Bench) -> None:
     bench.call("reproduce-table", "plain", "--scale", "smoke")
     name = next(folder.path.name for folder in bench.store if folder.spec.stage == "downstream")
-    assert name in bench.call("runs", "list").output
-    shown = bench.call("runs", "show", name).output
+    key = name.rpartition("-")[2]
+    listed = bench.call("runs", "list").output
+    assert key in listed and "echo of plain" in listed
+    shown = bench.call("runs", "show", key).output
     assert json.loads(shown[: shown.rindex("}") + 1])["state"] == "done"
     assert bench.call("runs", "rm", name).exit_code == 0
-    assert name not in bench.call("runs", "list").output
+    assert key not in bench.call("runs", "list").output
 
 
 def test_gc_takes_what_no_table_has_and_nothing_else(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import sys
 import xml.etree.ElementTree
 from pathlib import Path
 
+import matplotlib.axes
 import pytest
 from rich.console import Console
 
@@ -90,7 +91,7 @@ def test_every_format_shows_paper_and_ours_and_verdict(scale):
 def test_markdown_cell():
     lines = markdown.render(sample(), CONTEXT).splitlines()
     row = next(line for line in lines if line.startswith("| **DTM**"))
-    assert row.split(" | ")[1].startswith("paper 85.4 [9]<br>ours† 39.2 ± ")
+    assert row.split(" | ")[1].startswith("paper 85.4 [8]<br>ours† 39.2 ± ")
     assert row.split(" | ")[1].endswith("<br>✓ same direction")
     assert (
         len(
@@ -272,6 +273,42 @@ def test_where_rows_have_baselines_of_their_own_no_one_baseline_is_named() -> No
     assert text.findings(table) and all("their baselines" in line for line in text.findings(table))
     plots = {column.metric: plot.render(table, i, salt="s") for i, column in enumerate(spec.columns)}
     assert "dashed line" not in html.render(table, CONTEXT, plots) and "dashed line" in page(sample())
+
+
+def test_a_row_says_what_it_is_compared_with_and_what_was_loaded() -> None:
+    spec = load("deepmim", "layers")
+    table = aggregate(spec, {}, reported.read(), "toy", loaded={"mae-1": "mae.pth"})
+    notes = {row.spec.id: text.row_notes(table, row) for row in table.rows}
+    assert "Δ against MAE, first quarter" in notes["deepmim-1"]
+    assert "pretraining loaded from mae.pth, not done here" in notes["mae-1"]
+    assert not any("Δ against" in note for row in sample().rows for note in text.row_notes(sample(), row))
+
+
+def test_lines_of_one_source_are_listed_once() -> None:
+    spec = load("mixedae", "cost")
+    table = aggregate(spec, {}, reported.read(), "toy")
+    numbers = text.sources(table)
+    listed = [line.source for _, line in text.source_list(numbers)]
+    assert len(listed) == len(set(listed)) < len(numbers)
+    assert {listed[number - 1] for number in numbers.values()} == set(listed)
+    assert all(listed[number - 1] == line.source for line, number in numbers.items())
+
+
+def test_a_plot_does_not_magnify_a_small_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    axes = matplotlib.axes.Axes
+    set_xlim = axes.set_xlim
+    monkeypatch.setattr(axes, "set_xlim", lambda self, *a, **k: seen.append(a) or set_xlim(self, *a, **k))
+    ids = [row.id for row in SPEC.rows if row.method]
+    close = {(row, 0): {0: SeedOutcome("ok", 7.5 + 0.05 * (row == ids[0]))} for row in ids}
+    plot.render(aggregate(SPEC, close, reported.read(), "toy"), 0, salt="s")
+    low, high = [limits for limits in seen if len(limits) == 2][-1]  # ours is drawn last
+    assert high - low == pytest.approx(2.0)
+    wide = {(row, 0): {0: SeedOutcome("ok", 5.0), 1: SeedOutcome("ok", 25.0)} for row in ids}
+    seen.clear()
+    plot.render(aggregate(SPEC, wide, reported.read(), "toy"), 0, salt="s")
+    low, high = [limits for limits in seen if len(limits) == 2][-1]  # ours is drawn last
+    assert -0.05 * high < low <= 0 and high > 25  # the interval reaches below zero, an accuracy does not
 
 
 def test_the_brief_form_has_the_cells_and_no_sources() -> None:

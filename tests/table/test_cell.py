@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mimbench.render.text import claim_paper, row_note
+from mimbench.render.text import claim_paper, row_note, row_notes
 from mimbench.table.cell import SeedOutcome, aggregate
 from mimbench.table.reported import Reported
 from mimbench.table.spec import parse
@@ -250,5 +250,5 @@ def test_a_reason_that_holds_for_the_whole_row_is_said_once():
     result = table(good_0=nowhere, good_1=nowhere, new_1=nowhere)
     good, new = result.row("good"), result.row("new")
     assert good.unavailable == "needs 24 GB" and {str(c.verdict) for c in good.cells} == {"not runnable"}
-    assert row_note(result, good) == "needs 24 GB"
+    assert row_notes(result, good) == ["not runnable: needs 24 GB"]
     assert new.unavailable == "" and str(new.cells[1].verdict) == "not runnable (needs 24 GB)"
