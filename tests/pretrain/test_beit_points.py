@@ -21,6 +21,7 @@ from mimbench.vit import LayerNorm
 from pretrain.masking import block_masks
 from pretrain.methods import beit, peco
 from pretrain.methods.beit import METHOD, BEiT
+from pretrain.teachers import dvae
 from pretrain.two_views import TwoViews
 
 PAPER = METHOD.recipes()["paper"]
@@ -31,13 +32,12 @@ class Patchwise(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(1), requires_grad=False)
         self.seen: list[Tensor] = []
 
     def tokens(self, images: Tensor) -> Tensor:
         self.seen.append(images)
         means = F.avg_pool2d(images.mean(dim=1, keepdim=True), 4).flatten(1)  # [B, N]
-        return (means.sigmoid() * self.weight * 63).round().long()
+        return (means.sigmoid() * 63).round().long()
 
 
 @pytest.fixture(autouse=True)
@@ -122,16 +122,43 @@ def test_p02_both_views_have_one_colour_jitter() -> None:
     assert PAPER.color_jitter == 0.4 and PAPER.min_crop_scale == 0.08
 
 
-def test_p02_tokenizer_is_frozen_and_gets_the_small_picture(
-    method: BEiT, views: tuple[Tensor, Tensor]
-) -> None:
-    method.train()
-    assert not method.tokenizer.training and method.student.training
-    method(views, 0.0)["loss"].backward()
+def test_p02_tokenizer_gets_the_small_picture(method: BEiT, views: tuple[Tensor, Tensor]) -> None:
+    method(views, 0.0)
     assert len(method.tokenizer.seen) == 1 and method.tokenizer.seen[0] is views[1]
-    assert method.tokenizer.weight.grad is None
-    ids = method.tokenizer.tokens(views[1])
-    assert ids.shape == (8, 16) and not ids.is_floating_point()
+
+
+def test_p02_tokenizer_is_in_eval_mode_and_gets_no_gradient(views: tuple[Tensor, Tensor]) -> None:
+    """Not even where its parameters ask for one: its logits are no part of the step's graph."""
+    tokenizer = dvae.Encoder(dvae.METHOD.recipes()["smoke"])
+    method = BEiT(METHOD.recipes()["smoke"], tokenizer).train()
+    assert method.student.training and not any(module.training for module in tokenizer.modules())
+    assert all(p.requires_grad for p in tokenizer.parameters())
+    logits: list[Tensor] = []
+    tokenizer.register_forward_hook(lambda _, args, output: logits.append(output))
+    method(views, 0.0)["loss"].backward()
+    assert [x.shape for x in logits] == [(8, 64, 4, 4)] and not logits[0].requires_grad
+    assert all(p.grad is None for p in tokenizer.parameters())
+
+
+def test_p02_the_papers_tokenizer_gives_14_by_14_ids() -> None:
+    with torch.device("meta"):
+        tokenizer = dvae.Encoder(dvae.METHOD.recipes()["paper"])
+        ids = tokenizer.tokens(torch.zeros(2, 3, PAPER.token_size, PAPER.token_size))
+    assert (PAPER.token_size, PAPER.num_patches, PAPER.num_codes) == (112, 14 * 14, 8192)
+    assert ids.shape == (2, 14 * 14) and ids.dtype == torch.int64
+    assert tokenizer.head.out_channels == PAPER.num_codes
+
+
+def test_p02_ids_are_0_to_8191_in_raster_order() -> None:
+    """The paper's vocabulary and grid on a narrow network, whose logits give way to those of known ids."""
+    tokenizer = dvae.Encoder(dvae.METHOD.recipes()["paper"].vary("test", width=4, num_blocks=1))
+    ids = torch.linspace(0, PAPER.num_codes - 1, PAPER.num_patches).long()
+    assert (ids[0], ids[-1]) == (0, 8191)
+    logits = F.one_hot(ids, PAPER.num_codes).T.reshape(1, 8192, 14, 14).float()
+    shapes: list[torch.Size] = []
+    tokenizer.register_forward_hook(lambda _, args, output: shapes.append(output.shape) or logits)
+    assert torch.equal(tokenizer.tokens(torch.randn(1, 3, 112, 112)), ids[None])
+    assert shapes == [logits.shape]
 
 
 def test_p03_loss_is_the_mean_cross_entropy_of_all_masked_patches(

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mimbench import arch
 from mimbench.train.optimizer import param_groups
@@ -151,6 +151,25 @@ def test_p07_loss_is_a_weighted_mean_over_masked_patches(
     weight = block_weights(masked, 14) if weigh_blocks else masked
     error = ((pixels - standardise_channels(patchify(images, 2))) ** 2).mean(dim=2)
     torch.testing.assert_close(pixel_loss, (weight * error).sum() / (2 * 147))
+
+
+def test_p07_a_steps_losses_are_those_of_the_patches_it_hides(
+    model: BootMAE, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = model.draw_ids(images)
+    draws = iter([ids])
+    monkeypatch.setattr(model, "draw_ids", lambda images: next(draws))
+    scalars = model(images, 0.0)
+    masked = torch.ones(2, 196).scatter(1, ids[:, :49], 0.0)
+    weight = block_weights(masked, 14) / masked.sum()
+    pixels, features = model.predict(images, ids)
+    pixel_error = (pixels - standardise_channels(patchify(images, 2))).square().mean(dim=2)
+    norm = nn.LayerNorm(32, eps=1e-6, elementwise_affine=False)
+    feature_error = (norm(features) - norm(model.forward_teacher(images))).square().mean(dim=2)
+    pixel_loss, feature_loss = (weight * pixel_error).sum(), (weight * feature_error).sum()
+    torch.testing.assert_close(scalars["pixel_loss"], pixel_loss)
+    torch.testing.assert_close(scalars["feature_loss"], feature_loss)
+    torch.testing.assert_close(scalars["loss"], pixel_loss + TINY.feature_weight_at(0.0) * feature_loss)
 
 
 def test_p08_decoders_attend_to_the_first_and_the_last_block(model: BootMAE, images: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from downstream.classification import TASK as CLASSIFICATION
 from downstream.classification import ClassificationRecipe
 from mimbench.vit import Attention
+from pretrain.methods import data2vec
 from pretrain.methods.data2vec import METHOD, Data2vec
 from pretrain.target import patchify, unpatchify
 
@@ -65,7 +66,16 @@ def test_p02_teacher_sees_the_whole_picture_and_gets_no_gradient(model: Data2vec
     assert not torch.equal(changed[0], target[0]) and torch.equal(changed[1:], target[1:])
     model(images, 0.0)["loss"].backward()
     assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
-    assert PAPER.momentum == 0.9998
+
+
+def test_p02_momentum_is_the_same_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Data2vec(METHOD.recipes()["smoke"].vary("test", momentum=PAPER.momentum))
+    moves: list[tuple[object, object, float]] = []
+    monkeypatch.setattr(data2vec, "follow", lambda *arguments: moves.append(arguments))
+    steps = [*range(1, 1001), 250_000, 500_000]
+    for step in steps:
+        model.after_step(step)
+    assert moves == [(model.teacher, model.encoder, 0.9998)] * len(steps)
 
 
 def test_p02_teacher_starts_as_the_student(model: Data2vec) -> None:
@@ -114,6 +124,20 @@ def test_p04_smooth_l1_on_masked_positions_only(model: Data2vec) -> None:
     d = (pred - target)[mask == 1].abs()
     torch.testing.assert_close(loss, torch.where(d < 2, d**2 / 4, d - 1).mean())
     assert pred.grad[mask == 0].abs().max() == 0 and (pred.grad[mask == 1] != 0).any(dim=1).all()
+
+
+def test_p04_a_steps_loss_is_that_of_the_patches_its_mask_hides(
+    model: Data2vec, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = torch.zeros(3, 16)
+    mask[0, :9], mask[1, 3], mask[2, 5:9] = 1, 1, 1
+    draws = iter([mask])
+    monkeypatch.setattr(model, "draw_masks", lambda images: next(draws))
+    model.eval()
+    loss = model(images, 0.0)["loss"]
+    pred = model.head(model.student(images, mask)[:, 1:])
+    d = (pred - model.forward_target(images))[mask == 1].abs()
+    torch.testing.assert_close(loss, torch.where(d < 2, d**2 / 4, d - 1).mean())
 
 
 def test_p05_target_rows_have_mean_0_and_variance_1(model: Data2vec, images: Tensor) -> None:

@@ -122,6 +122,19 @@ def test_p07_loss_is_the_mean_over_masked_tokens(model: MaskFeat, images: Tensor
     assert (pred.grad[mask == 1].abs().sum(dim=1) > 0).all()
 
 
+def test_p07_a_steps_loss_is_that_of_the_patches_its_mask_hides(
+    model: MaskFeat, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = torch.zeros(3, 64)
+    mask[0, :30], mask[1, 5], mask[2, 40:50] = 1, 1, 1
+    draws = iter([mask])
+    monkeypatch.setattr(model, "draw_masks", lambda images: next(draws))
+    model.eval()
+    loss = model(images, 0.0)["loss"]
+    pred = model.head(model.student(images, mask)[:, 1:])
+    torch.testing.assert_close(loss, nn.functional.mse_loss(pred[mask == 1], hog(images, 8)[mask == 1]))
+
+
 def test_p07_blocks_hide_78_of_196_patches() -> None:
     model = MaskFeat(METHOD.recipes()["smoke"].vary("t", img_size=112, num_masked=78, min_mask_block=15))
     assert (PAPER.num_masked, PAPER.min_mask_block, PAPER.num_patches) == (78, 15, 196)

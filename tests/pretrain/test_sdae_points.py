@@ -130,6 +130,22 @@ def test_f05_targets_are_standardised_by_token_and_predictions_are_not(
 
 
 @pytest.mark.parametrize("axis", ["token", "channel"])
+def test_f05_a_step_compares_folded_predictions_with_standardised_targets(
+    axis: str, images: Tensor, noise: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, draws = SdAE(TINY.vary("test", cosine_axis=axis)).train(), iter([noise])
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: next(draws))
+    loss = model(images, 0.0)["loss"]
+    pred, ids_masked = model.forward_student(images, noise)
+    pred = torch.cat([pred[b, ids_masked[b]].reshape(3, 49, 32) for b in range(2)])
+    target = model.forward_teacher(images, ids_masked)
+    target = (target - target.mean(dim=2, keepdim=True)) / (target.var(dim=2, keepdim=True) + 1e-6).sqrt()
+    dim = {"token": 1, "channel": 2}[axis]
+    cosine = (pred * target).sum(dim=dim) / (pred.norm(dim=dim) * target.norm(dim=dim))
+    torch.testing.assert_close(loss, 1 - cosine.mean())
+
+
+@pytest.mark.parametrize("axis", ["token", "channel"])
 def test_f06_range_zero_and_scale_invariance_of_the_loss(axis: str) -> None:
     pred, target = torch.randn(2, 6, 49, 32, dtype=torch.float64)
     assert 0 < cosine_loss(pred, target, axis) < 2

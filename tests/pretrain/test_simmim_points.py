@@ -9,8 +9,9 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from downstream.backbone import remove_final_norm
 from downstream.classification import TASK as CLASSIFICATION
-from downstream.classification import ClassificationRecipe
+from downstream.classification import ClassificationRecipe, Classifier
 from mimbench.data.augment import crop_box
 from mimbench.encoder import load_encoder, save_encoder
 from mimbench.errors import UserError
@@ -34,6 +35,14 @@ def model() -> SimMIM:
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(3, 3, 28, 28)
+
+
+@pytest.fixture
+def fine_tuning() -> ClassificationRecipe:
+    changes = {
+        k: v for part in METHOD.transfer()["classification"]["paper"].values() for k, v in part.items()
+    }
+    return ClassificationRecipe.from_values({**CLASSIFICATION.recipes()["paper"].values(), **changes})
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +81,20 @@ def test_p02_loss_is_l1_on_the_masked_pixels(model: SimMIM, images: Tensor) -> N
     with torch.no_grad():
         elsewhere = torch.where(masked, pred, 1e3)
         assert torch.equal(model.forward_loss(images, elsewhere, mask), loss)
+
+
+def test_p02_a_steps_loss_is_that_of_the_pixels_its_mask_hides(
+    model: SimMIM, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = model.draw_masks(images)
+    draws = iter([mask])
+    monkeypatch.setattr(model, "draw_masks", lambda images: next(draws))
+    loss = model(images, 0.0)["loss"]
+    x = model.student(images, mask.flatten(1))[:, 1:]
+    pred = model.decoder(x.transpose(1, 2).reshape(3, -1, 14, 14))
+    masked = mask.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2) == 1
+    error = (images - pred).abs().mean(dim=1)
+    torch.testing.assert_close(loss, error[masked].mean(), rtol=1e-5, atol=0)
 
 
 def test_p03_target_is_the_normalised_picture_itself(
@@ -146,10 +169,18 @@ def test_p09_fine_tuning_has_a_table_in_every_block(model: SimMIM, images: Tenso
         torch.testing.assert_close(vit.eval()(images), model.encoder(images), rtol=0, atol=1e-5)
 
 
-def test_p09_fine_tuning_recipe() -> None:
-    changes = {
-        k: v for part in METHOD.transfer()["classification"]["paper"].values() for k, v in part.items()
-    }
-    recipe = ClassificationRecipe.from_values({**CLASSIFICATION.recipes()["paper"].values(), **changes})
-    assert recipe.peak_lr == pytest.approx(1.25e-3 * recipe.global_batch_size / 512)
-    assert (recipe.layer_decay, recipe.drop_path, recipe.warmup_epochs) == (0.65, 0.1, 20.0)
+def test_p09_fine_tuning_recipe(fine_tuning: ClassificationRecipe) -> None:
+    assert fine_tuning.peak_lr == pytest.approx(1.25e-3 * fine_tuning.global_batch_size / 512)
+    assert (fine_tuning.layer_decay, fine_tuning.drop_path, fine_tuning.warmup_epochs) == (0.65, 0.1, 20.0)
+
+
+def test_p09_fine_tuning_pools_the_mean_of_the_patches(
+    model: SimMIM, images: Tensor, fine_tuning: ClassificationRecipe
+) -> None:
+    remove_final_norm(model.encoder)
+    classifier = Classifier(model.encoder, 5, fine_tuning).eval()
+    nn.init.normal_(classifier.head.weight)
+    with torch.no_grad():
+        patches = model.encoder.encode(model.encoder.embed(images))[-1][:, 1:]
+        expected = classifier.head(classifier.fc_norm(patches.mean(dim=1)))
+        torch.testing.assert_close(classifier(images), expected)
