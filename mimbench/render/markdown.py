@@ -35,11 +35,30 @@ def render(table: Table, context: Context) -> str:
 
 
 def brief(table: Table) -> str:
-    """Title, cells, findings and claims, without sources and notes."""
+    """Title, the cells of the first column, findings of all columns and claims, without sources and notes."""
     facts = f"{escape(table.spec.section)}. Scale {table.scale}, seeds {text.seeds(table)}."
     note = [f"> {escape(text.scale_note(table))}", ""]
-    lines = [f"# {escape(table.spec.title)}", "", facts, "", *note, *_grid(table, {}), *_findings(table, {})]
+    lines = [f"# {escape(table.spec.title)}", "", facts, "", *note, *_column(table), *_findings(table, {})]
     return "\n".join(lines)
+
+
+def _column(table: Table) -> list[str]:
+    """The first column alone: what a cell of the whole table stacks stands side by side."""
+    ours = "Ours" if table.comparable else f"Ours{text.NOT_COMPARABLE}"
+    header = ["Method", f"{table.spec.columns[0].title}, paper", ours, "Δ", "Verdict"]
+    lines = [_line([escape(title) for title in header]), _line(["---"] * len(header))]
+    decimals = text.digits(table, 0)
+    for row in table.rows:
+        cell = row.cells[0]
+        number = f"{text.plus_minus(cell.ours, decimals)} ({text.count(cell)})" if cell.ours else ""
+        if cell.stale:
+            number += f" {text.STALE}"
+        delta = text.difference(cell.delta, decimals) if cell.delta else ""
+        word = f"{text.VERDICT_SYMBOLS[cell.verdict.word]} {cell.verdict.word}" if cell.verdict else ""
+        paper = cell.reported.text if cell.reported else ""
+        values = [escape(value) or "–" for value in (paper, number, delta, word)]
+        lines.append(_line([_label(table, row, notes=False), *values]))
+    return [*lines, "", " ".join(f"{escape(note)}." for note in text.number_notes(table)), ""]
 
 
 def _grid(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
@@ -94,7 +113,8 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _label(table: Table, row: TableRow) -> str:
+def _label(table: Table, row: TableRow, *, notes: bool = True) -> str:
     label = f"**{escape(row.spec.label)}**" if row.spec.method else escape(row.spec.label)
-    notes = text.row_notes(table, row) + (["baseline"] if text.is_baseline(table, row) else [])
-    return "<br>".join([label, *(f"*{escape(note)}*" for note in notes)])
+    lines = text.row_notes(table, row) if notes else text.row_tags(row)
+    lines += ["baseline"] if text.is_baseline(table, row) else []
+    return "<br>".join([label, *(f"*{escape(note)}*" for note in lines)])

@@ -127,7 +127,7 @@ def cell_lines(table: Table, cell: Cell, decimals: int) -> list[str]:
 
 
 def row_notes(table: Table, row: TableRow, *, tags: bool = True) -> list[str]:
-    """What stands under a row's label, a line each; the words that the page shows as tags come last."""
+    """What stands under a row's label, a line each; `tags` come last (the page shows them in its own way)."""
     notes = [note] if (note := row_note(table, row)) else []
     if row.unavailable:
         notes.append(f"not runnable: {row.unavailable}")
@@ -135,11 +135,13 @@ def row_notes(table: Table, row: TableRow, *, tags: bool = True) -> list[str]:
         notes.append(f"Δ against {against}")
     if row.loaded:
         notes.append(f"pretraining loaded from {row.loaded}, not done here")
-    if tags and row.reconstruction:
-        notes.append("reconstruction")
-    if tags and row.spec.method is None:
-        notes.append("reported only")
-    return notes
+    return notes + (row_tags(row) if tags else [])
+
+
+def row_tags(row: TableRow) -> list[str]:
+    """What a row is, in a word."""
+    tags = ["reconstruction"] if row.reconstruction else []
+    return tags + (["reported only"] if row.spec.method is None else [])
 
 
 def row_note(table: Table, row: TableRow) -> str:
