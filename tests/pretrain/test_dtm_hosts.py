@@ -175,6 +175,26 @@ def test_mae_encoder_sees_visible_patches_alone(monkeypatch: pytest.MonkeyPatch)
     assert latent.shape[1] == 1 + 4 and (mask.sum(dim=1) == 12).all()
 
 
+@pytest.mark.parametrize("morphing", [True, False])
+def test_mae_step_compares_where_the_encoder_saw_nothing(
+    morphing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_branch(monkeypatch, dtm_mae, Branch(4, 2))
+    method: DTMMAE = build(dtm_mae, morphing=morphing)
+    nn.init.normal_(method.decoder.pred.weight)
+    images, noise = torch.randn(2, 3, 32, 32), torch.rand(2, 16)
+    latent, ids_restore, mask = method.forward_encoder(images, noise)
+    assert torch.equal(mask.nonzero(), (noise >= noise.sort(dim=1).values[:, 6:7]).nonzero())
+    monkeypatch.setattr(method, "forward_encoder", lambda _: (latent, ids_restore, mask))
+    u, v = method.decoder(latent, ids_restore), method.teacher(images)[:, 1:]
+    if morphing:
+        merged = morph(v, Branch(4, 2), **CODE)
+        u, v = merged(u), merged(v)
+    expected = F.smooth_l1_loss(u[mask == 1], v[mask == 1], beta=2.0)
+    assert abs(expected - F.smooth_l1_loss(u[mask == 0], v[mask == 0], beta=2.0)) > 1e-3
+    torch.testing.assert_close(method(images, 0.0)["loss"], expected)
+
+
 # -- BEiT v2 -------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +251,30 @@ def test_beit2_both_predictions_share_head_and_morphings(monkeypatch: pytest.Mon
     scalars = method(torch.randn(2, 3, 32, 32), 0.0)
     assert len(given) == 2 and all(a is b for a, b in zip(*given, strict=True))
     torch.testing.assert_close(scalars["loss"].detach(), scalars["last_loss"] + scalars["class_loss"])
+
+
+@pytest.mark.parametrize("morphing", [True, False])
+def test_beit2_step_predicts_the_hidden_patches_codes_twice(
+    morphing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_branch(monkeypatch, dtm_beit2, Branch(4, 2))
+    method: DTMBEiT2 = build(dtm_beit2, morphing=morphing)
+    nn.init.normal_(method.head.weight)
+    images, mask, drawn = torch.randn(2, 3, 32, 32), torch.zeros(2, 16), []
+    mask[0, [0, 1, 4, 5, 8, 9]] = mask[1, [2, 3, 6, 7, 14, 15]] = 1
+    monkeypatch.setattr(dtm_beit2, "block_masks", lambda *args: drawn.append(args) or mask)
+    scalars = method(images, 0.0)
+    assert drawn == [(2, 4, 6, 2, images.device)]
+    vectors, ids = method.tokenizer(images)
+    merged = morph(vectors, Branch(4, 2), **CODE) if morphing else lambda x: x
+    codes = merged(F.one_hot(ids, 64).float())
+    losses = []
+    for name, tokens in zip(("last_loss", "class_loss"), method.student.both(images, mask), strict=True):
+        logits = merged(method.head(tokens))
+        losses.append(F.cross_entropy(logits[mask == 1], codes[mask == 1]))
+        assert abs(losses[-1] - F.cross_entropy(logits[mask == 0], codes[mask == 0])) > 1e-3
+        torch.testing.assert_close(scalars[name], losses[-1].detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scalars["loss"], sum(losses), rtol=1e-4, atol=1e-5)
 
 
 def test_beit2_student_and_recipe_are_beit2s() -> None:
@@ -324,6 +368,32 @@ def test_byol_only_the_online_network_is_masked_and_learns() -> None:
     assert all(p.grad is None for p in method.target_encoder.parameters())
     assert all(p.grad is None for p in method.target_projector.parameters())
     assert not method.target_encoder.training and method.student.training
+
+
+@pytest.mark.parametrize("morphing", [True, False])
+def test_byol_step_predicts_the_target_network_across_and_within_the_views(
+    morphing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_branch(monkeypatch, dtm_byol, Branch(4, 2))
+    method: DTMBYOL = build(dtm_byol, morphing=morphing, token_weight=0.3)
+    with torch.no_grad():  # a target network that is not the online one
+        for p in (*method.target_encoder.parameters(), *method.target_projector.parameters()):
+            p.add_(torch.randn_like(p) * 0.1)
+    views, mask, drawn = torch.randn(2, 3, 3, 32, 32), torch.zeros(6, 16), []
+    mask[:3, [0, 1, 4, 5, 8, 9]] = mask[3:, [2, 3, 6, 7, 14, 15]] = 1
+    monkeypatch.setattr(dtm_byol, "block_masks", lambda *args: drawn.append(args) or mask)
+    scalars = method((views[0], views[1]), 0.0)
+    assert drawn == [(6, 4, 6, 2, views.device)]
+    images = views.flatten(0, 1)
+    seen, x = method.target_encoder(images), method.student(images, mask)
+    class_target, v = (method.target_projector(part) for part in (seen[:, 0], seen[:, 1:]))
+    class_pred, u = (method.predictor(method.projector(part)) for part in (x[:, 0], x[:, 1:]))
+    other_view = torch.cat([class_target[3:], class_target[:3]])
+    image = 2 - 2 * F.cosine_similarity(class_pred, other_view, dim=1).mean()
+    merged = morph(v, Branch(4, 2), **CODE) if morphing else lambda x: x
+    token = 2 - 2 * F.cosine_similarity(merged(u), merged(v), dim=2).mean()
+    found = scalars["image_loss"], scalars["token_loss"], scalars["loss"].detach()
+    torch.testing.assert_close(found, (image.detach(), token.detach(), (image + 0.3 * token).detach()))
 
 
 def test_byol_class_targets_tell_pictures_apart() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +17,13 @@ from mimbench.arch import ViTConfig
 from mimbench.encoder import load_encoder, save_encoder
 from mimbench.vit import ViT
 from pretrain.clip import ClipVisual
-from pretrain.feature_student import to_clip_statistics, token_distance
-from pretrain.masking import block_masks
+from pretrain.feature_student import FeatureStudent, to_clip_statistics, token_distance
+from pretrain.grouping import Morphing, grid_groups
 from pretrain.methods.dtm import DTM, METHOD, Branch, branch_of, draw_schedule, match, morph
 
 CODE = {"split": "alternate", "merge": "group_mean", "protect_first": True}
 PAPER = {"split": "random", "merge": "row_normalised", "protect_first": False}
+SMOKE = METHOD.recipes()["smoke"]
 BRANCHES = [Branch(*pair) for pair in ((0, 3), (1, 1), (5, 1), (24, 2), (7, 7), (10, 14), (49, 1))]
 
 
@@ -38,11 +41,10 @@ def tokens() -> Tensor:
 
 @pytest.fixture
 def method() -> DTM:
-    recipe = METHOD.recipes()["smoke"]
     teacher = ClipVisual(
-        img_size=32, patch_size=8, width=32, depth=1, num_heads=1, output_dim=recipe.target_dim
+        img_size=32, patch_size=8, width=32, depth=1, num_heads=1, output_dim=SMOKE.target_dim
     )
-    return DTM(recipe, teacher.eval().requires_grad_(False)).train()
+    return DTM(SMOKE, teacher.eval().requires_grad_(False)).train()
 
 
 @pytest.fixture
@@ -55,6 +57,38 @@ def membership(group: Tensor, num_groups: int) -> Tensor:
     return F.one_hot(group, num_groups).transpose(1, 2).float()
 
 
+def smooth_l1(u: Tensor, v: Tensor) -> Tensor:
+    """Smooth L1 of beta = 2 for each token `[B, N]`, by its formula."""
+    d = (u - v).abs()
+    return torch.where(d < 2, d**2 / 4, d - 1).mean(dim=2)
+
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "smoothl1": smooth_l1,
+    "l1": lambda u, v: (u - v).abs().mean(dim=2),
+    "l2": lambda u, v: (u - v).square().mean(dim=2),
+    "negcosine": lambda u, v: 1 - (u * v).sum(dim=2) / (u.norm(dim=2) * v.norm(dim=2)),
+}
+
+
+def loss_of_groups(
+    morphing: Morphing,
+    u: Tensor,
+    v: Tensor,
+    *,
+    loss_type: str = "smoothl1",
+    weigh_groups: bool = True,
+    normalize_target: bool = False,
+) -> Tensor:
+    """A branch's loss, group by group: each by its share of the tokens, or all alike."""
+    s = membership(morphing.group, morphing.num_groups)
+    u, v = ((s * morphing.weight[:, None]) @ x for x in (u, v))  # [B, G, C]
+    if normalize_target:
+        v = (v - v.mean(dim=2, keepdim=True)) / (v.var(dim=2, keepdim=True) + 1e-6).sqrt()
+    size = s.sum(dim=2) if weigh_groups else torch.ones(s.shape[:2])
+    return (DISTANCES[loss_type](u, v) * size / size.sum(dim=1, keepdim=True)).sum(dim=1).mean()
+
+
 @pytest.mark.parametrize("branch", [0, 1])
 def test_f01_without_merging_either_branch_is_smooth_l1_on_all_patch_tokens(
     method: DTM, branch: int, monkeypatch: pytest.MonkeyPatch
@@ -62,11 +96,12 @@ def test_f01_without_merging_either_branch_is_smooth_l1_on_all_patch_tokens(
     u, v = torch.randn(2, 4, 16, 64) * 3  # differences beyond beta, too
     branches = [Branch(3, 2), Branch(3, 2)]
     branches[branch] = Branch(0, 5)
-    monkeypatch.setattr(method, "draw_branches", lambda: branches[branch : branch + 1])
-    d = (u - v).abs()
-    by_hand = torch.where(d < 2, d**2 / 4, d - 1).mean()
-    torch.testing.assert_close(method.forward_loss(u, v), by_hand, rtol=1e-5, atol=0)
-    torch.testing.assert_close(by_hand, F.smooth_l1_loss(u, v, beta=2.0))
+    monkeypatch.setattr(method, "draw_branches", lambda: branches)
+    unmerged = smooth_l1(u, v).mean()
+    torch.testing.assert_close(unmerged, F.smooth_l1_loss(u, v, beta=2.0))
+    morphed = loss_of_groups(morph(v, Branch(3, 2), **CODE), u, v)
+    assert abs(unmerged - morphed) > 0.1
+    torch.testing.assert_close(method.forward_loss(u, v), (unmerged + morphed) / 2, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("rules", [CODE, PAPER], ids=["code", "paper"])
@@ -259,7 +294,9 @@ def test_f12_class_token_gets_no_gradient_from_the_head(method: DTM, images: Ten
 
 
 def test_f13_exactly_75_masked_with_the_block_fingerprint() -> None:
-    masks = block_masks(3000, 14, 75, 16, torch.device("cpu"))
+    recipe = METHOD.recipes()["paper"].vary("test", arch="vit_smoke")
+    masks = FeatureStudent(recipe).draw_masks(torch.empty(1, 3, 224, 224).expand(3000, -1, -1, -1))
+    assert masks.shape == (3000, 196)
     assert (masks.sum(dim=1) == 75).all()
     frequency = masks.mean(dim=0).reshape(14, 14)
     corners = frequency[[0, 0, -1, -1], [0, -1, 0, -1]]
@@ -345,6 +382,65 @@ def test_f16_fine_tuning_adds_the_shared_table_to_every_block(tmp_path: Path) ->
 
 
 # -- variants of sections a and e that are recipe fields ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("split", "random"),
+        ("merge", "row_normalised"),
+        ("protect_first", False),
+        ("matching", "grid"),
+        ("weigh_groups", False),
+        ("normalize_target", True),
+        ("loss_type", "l1"),
+        ("loss_type", "l2"),
+        ("loss_type", "negcosine"),
+        ("dtm_weight", 0.3),
+    ],
+)
+def test_the_loss_is_the_one_that_the_recipe_names(
+    name: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    u, v = torch.randn(2, 2, 16, 64) * 3
+    v[:, 1] = v[:, 0] * 1.001  # they merge where the first is not protected
+    branches = [Branch(3, 3), Branch(2, 4)]
+    recipe = SMOKE.vary("test", **{name: value})
+    rules = {rule: getattr(recipe, rule) for rule in CODE}
+    measure = {of: getattr(recipe, of) for of in ("loss_type", "weigh_groups", "normalize_target")}
+    grid = recipe.matching == "grid"
+    torch.manual_seed(7)
+    morphings = [grid_groups(v, b.num_groups(16)) if grid else morph(v, b, **rules) for b in branches]
+    expected = recipe.dtm_weight * sum(loss_of_groups(m, u, v, **measure) for m in morphings) / 2
+    losses = []
+    for varied in (recipe, SMOKE):
+        method = DTM(varied, nn.Identity())
+        monkeypatch.setattr(method, "draw_branches", lambda: branches)
+        torch.manual_seed(7)
+        losses.append(method.forward_loss(u, v))
+    torch.testing.assert_close(losses[0], expected, rtol=1e-5, atol=1e-6)
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+@pytest.mark.parametrize("rounds", ["ceil_floor", "exact"])
+@pytest.mark.parametrize("num_branches", [1, 2])
+def test_branches_are_as_many_and_as_long_as_the_recipe_says(num_branches: int, rounds: str) -> None:
+    recipe = SMOKE.vary("test", num_branches=num_branches, rounds=rounds, max_merged=14, max_rounds=5)
+    method = DTM(recipe, nn.Identity())
+    for seed in range(20):
+        random.seed(seed)
+        m = random.randint(0, 14), random.randint(0, 14)
+        k = random.randint(1, 5), random.randint(1, 5)
+        random.seed(seed)
+        branches = method.draw_branches()
+        assert len(branches) == num_branches
+        for branch, removed, count in zip(branches, m, k, strict=False):
+            if rounds == "exact":
+                assert branch == Branch(removed // count, count, removed % count)
+            else:
+                assert branch == branch_of(removed, count, 14)
+    fixed = DTM(recipe.vary("test", dynamic=False), nn.Identity()).draw_branches()
+    assert fixed == [{"exact": Branch(3, 2, 1), "ceil_floor": Branch(4, 2)}[rounds]] * num_branches
 
 
 @pytest.mark.parametrize(("removed", "rounds"), [(0, 3), (7, 3), (13, 5), (14, 14), (5, 9)])

@@ -204,6 +204,16 @@ def test_f05_attention_keeps_r_times_l_and_has_no_parameters(images: Tensor) -> 
     assert all(block.attn.attend is F.scaled_dot_product_attention for block in model.decoder.blocks)
 
 
+@pytest.mark.parametrize(("cls_attention", "keep_cls"), [("plain", False), ("always_keep", True)])
+def test_f05_every_block_keeps_the_class_token_where_the_recipe_says_so(
+    cls_attention: str, keep_cls: bool
+) -> None:
+    model = build(cls_attention=cls_attention)
+    for _ in range(2):
+        assert [b.attn.attend.keywords["keep_cls"] for b in model.encoder.blocks] == [keep_cls] * 4
+        model.eval().train()
+
+
 def test_f06_evaluation_and_transfer_know_nothing_of_mixing(images: Tensor, tmp_path: Path) -> None:
     model = build()
     save_encoder(model.encoder, tmp_path / "e.safetensors", method="mixedae")
