@@ -31,6 +31,7 @@ from mimbench.train.pretraining import MethodModel, initialise  # noqa: E402
 
 FILE = HERE / "curves.json"
 STEPS, BATCH, SEED = 20, 16, 0
+NUDGE = 1e-7  # of a weight: the last bit of single precision
 COLOURS, SHAPES = ("red", "green", "blue", "grey"), ("disc", "cross", "square", "triangle")
 CAPTIONS = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
 TOKENIZER = Tokenizer.build(CAPTIONS)
@@ -43,11 +44,19 @@ def trained() -> list[tuple[str, MethodCard]]:
     return [(kind, card) for kind, card in cards if card.trains]
 
 
-def curve(card: MethodCard) -> list[float]:
-    """The loss of each step, before its update, on random pictures."""
+def curve(card: MethodCard, nudge: int | None = None) -> list[float]:
+    """The loss of each step, before its update, on random pictures.
+
+    Args:
+        nudge: a seed; every weight is moved by about what rounding moves it, `NUDGE` of itself.
+    """
     torch.set_num_threads(1)
     recipe = card.recipes()["smoke"]
     model = MethodModel(build(card), STEPS).train()
+    if nudge is not None:
+        generator = torch.Generator().manual_seed(nudge)
+        for parameter in model.parameters():
+            parameter.data *= 1 + NUDGE * torch.randn(parameter.shape, generator=generator)
     exempt = model.method.no_weight_decay() if hasattr(model.method, "no_weight_decay") else ()
     wrapper = optim_wrapper(
         param_groups(model.method, recipe.weight_decay, exempt),

@@ -31,4 +31,12 @@ def test_every_method_has_a_curve(golden: dict[str, list[float]]) -> None:
 
 @pytest.mark.parametrize("name", CARDS)
 def test_the_curve_is_where_it_was(name: str, golden: dict[str, list[float]]) -> None:
-    np.testing.assert_allclose(make_curves.curve(CARDS[name]), golden[name], rtol=1e-4)
+    """To 1e-4, or, where another processor's rounding grows, to three times what it grows to here by itself.
+
+    How much that is show curves from weights that are moved by as much as rounding moves them.
+    """
+    found, allowed = np.array(make_curves.curve(CARDS[name])), 1e-4 * np.abs(golden[name])
+    if (np.abs(found - golden[name]) > allowed).any():
+        nudged = [make_curves.curve(CARDS[name], nudge=seed) for seed in range(3)]
+        allowed += 3 * np.maximum.accumulate(np.abs(np.array(nudged) - found).max(axis=0))
+    assert (np.abs(found - golden[name]) <= allowed).all(), f"{found - golden[name]}, allowed {allowed}"
