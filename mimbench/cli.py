@@ -316,7 +316,7 @@ def results(
     seeds: SeedsOption = 1,
     data: DataOption = None,
     ablations: Annotated[
-        bool, typer.Option("--ablations", help="The ablation tables instead, into ABLATIONS.md alone.")
+        bool, typer.Option("--ablations", help="The finished ablation tables instead, into ABLATIONS.md.")
     ] = False,
 ) -> None:
     """Write the main tables, as far as they are done, between the marks of a document and into RESULTS.md."""

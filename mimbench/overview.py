@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from mimbench.request import Request, check, command_of, report_name
 from mimbench.store import RunStore
 from mimbench.table import cell, reported
 from mimbench.table import spec as tables
-from mimbench.table.cell import SeedOutcome, Table, TableRow
+from mimbench.table.cell import Cell, SeedOutcome, Table, TableRow
 from mimbench.table.spec import Column, Row, TableSpec
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class Stored:
     plan: Plan
     outcomes: dict[tuple[str, int], dict[int, SeedOutcome]]
     table: Table
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for row in self.table.rows for cell in row.cells]
 
     def told(self, request: Request) -> Context:
         command = command_of(self.method, self.spec.name, request)
@@ -115,7 +120,8 @@ def _worst_last(row: TableRow) -> float:
 
 def results(document: Path, request: Request, console: Console) -> int:
     """The main tables, as far as they are done: briefly between a document's marks, whole in RESULTS.md."""
-    found = _begun(stored_tables(request, console))
+    tables = stored_tables(request, console)
+    found = [stored for stored in tables if any(cell.complete for cell in stored.cells)]
     readme.update(document, [markdown.brief(stored.table) for stored in found])
     whole = _write(document.parent / "RESULTS.md", "Results", found, request)
     console.print(f"{document} and {whole.name} brought up to date", highlight=False)
@@ -123,8 +129,9 @@ def results(document: Path, request: Request, console: Console) -> int:
 
 
 def ablations(document: Path, request: Request, console: Console) -> int:
-    """The ablation tables, as far as they are done, whole in ABLATIONS.md beside a document."""
-    found = _begun(stored_tables(request, console, ablations=True))
+    """The ablation tables of which no cell is open, in ABLATIONS.md beside a document."""
+    tables = stored_tables(request, console, ablations=True)
+    found = [stored for stored in tables if not any(cell.open for cell in stored.cells)]
     if not found:
         remedy = "Make a table first: mimbench reproduce-table METHOD --table TABLE."
         raise UserError("ablations", "none", remedy=remedy)
@@ -133,14 +140,8 @@ def ablations(document: Path, request: Request, console: Console) -> int:
     return 0
 
 
-def _begun(found: Iterable[Stored]) -> list[Stored]:
-    """The tables with a cell that is done."""
-    return [
-        stored for stored in found if any(cell.complete for row in stored.table.rows for cell in row.cells)
-    ]
-
-
 def _write(path: Path, title: str, found: Sequence[Stored], request: Request) -> Path:
-    whole = [f"# {title}", *("#" + markdown.render(stored.table, stored.told(request)) for stored in found)]
-    write_text(path, "\n\n".join(whole) + "\n")
+    whole = [markdown.render(stored.table, stored.told(request)) for stored in found]
+    lower = [re.sub(r"^#", "##", table, flags=re.MULTILINE) for table in whole]
+    write_text(path, "\n\n".join([f"# {title}", *lower]) + "\n")
     return path

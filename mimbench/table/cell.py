@@ -58,6 +58,11 @@ class Cell:
         return self.status in ("ok", "stale")
 
     @property
+    def open(self) -> bool:
+        """Whether a run of it is missing that could be done."""
+        return self.status in ("missing", "running", "failed")
+
+    @property
     def stale(self) -> bool:
         return any(outcome.status == "stale" for outcome in self.outcomes.values())
 

@@ -136,10 +136,13 @@ def test_ablations_go_into_a_document_of_their_own(bench: Bench) -> None:
     main = bench.root / "share" / "tables" / "plain" / "main.toml"
     second = TABLE.replace("MODE", "ok").replace('name = "main"', 'name = "second"')
     (main.parent / "second.toml").write_text(second.replace("The title", "Another title"))
+    third = TABLE.replace("MODE", "slow").replace('name = "main"', 'name = "third"')  # not computed
+    (main.parent / "third.toml").write_text(third.replace("The title", "An open table"))
     done = bench.call(*ablations)
     assert done.exit_code == 0, done.output
     written = (bench.root / "ABLATIONS.md").read_text()
-    assert "## Another title" in written and "The title" not in written and "--table second" in written
+    assert "## Another title" in written and "--table second" in written
+    assert "The title" not in written and "An open table" not in written
     assert not (bench.root / "RESULTS.md").exists() and not (bench.root / "README.md").exists()
 
 

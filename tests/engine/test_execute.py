@@ -158,7 +158,9 @@ def test_two_pools_share_the_work(pool: Pool) -> None:
     assert [calls(folder) for folder in folders(pool, plan)] == [1, 1, 1, 1]
 
 
-def test_a_run_of_a_killed_process_is_taken_over(pool: Pool, store: RunStore) -> None:
+def test_a_run_of_a_killed_process_is_taken_over(
+    pool: Pool, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = graph("slow", steps=400)
     node = next(iter(plan.nodes.values()))
     folder = store.create(node.spec, node.inputs)
@@ -170,7 +172,14 @@ def test_a_run_of_a_killed_process_is_taken_over(pool: Pool, store: RunStore) ->
     values = json.loads(spec.read_text())
     values["recipe"]["steps"] = 1
     spec.write_text(json.dumps(values))
-    threading.Timer(0.5, other.kill).start()
+    start = Progress.start
+
+    def and_kill(self: Progress, node: Node, folder: RunFolder, *, elsewhere: bool = False) -> None:
+        start(self, node, folder, elsewhere=elsewhere)
+        if elsewhere:
+            other.kill()
+
+    monkeypatch.setattr(Progress, "start", and_kill)
     report, text = compute(pool, plan)
     assert report == Report() and calls(folder) == 2 and "another process" in text
 
