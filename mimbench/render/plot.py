@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CARD, INK, MUTED, GRID, OURS, PAPER = "#fefefe", "#1c2430", "#66707f", "#dfe3e9", "#2458c5", "#b4561f"
+PATCH = "#fdfdfd"  # behind a word that a line would cross
 # The page replaces the colours by its own, so that the plots follow its light and dark themes.
 THEME = {
     CARD: "none",
+    PATCH: "var(--card)",
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
@@ -177,7 +179,7 @@ def _absent(row: TableRow, index: int) -> str:
 
 def _say(axes: Axes, y: float, word: str) -> None:
     """A word at the right end of a row, over whatever line runs there."""
-    box = {"facecolor": CARD, "edgecolor": "none", "pad": 1.5}
+    box = {"facecolor": PATCH, "edgecolor": "none", "pad": 1.5}
     where = axes.get_yaxis_transform()
     axes.text(0.99, y, word, transform=where, va="center", ha="right", color=MUTED, fontsize=8, bbox=box)
 
