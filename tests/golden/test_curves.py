@@ -17,6 +17,8 @@ assert _spec and _spec.loader
 make_curves = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(make_curves)
 
+SURE = 3  # steps in which no rounding has grown yet
+
 CARDS = {f"{kind}/{card.name}": card for kind, card in make_curves.trained()}
 
 
@@ -33,10 +35,11 @@ def test_every_method_has_a_curve(golden: dict[str, list[float]]) -> None:
 def test_the_curve_is_where_it_was(name: str, golden: dict[str, list[float]]) -> None:
     """To 1e-4, or, where another processor's rounding grows, to three times what it grows to here by itself.
 
-    How much that is show curves from weights that are moved by as much as rounding moves them.
+    How much that is show curves from weights that are moved by as much as rounding moves them. In the first
+    steps nothing has grown yet, and 1e-4 holds.
     """
     found, allowed = np.array(make_curves.curve(CARDS[name])), 1e-4 * np.abs(golden[name])
     if (np.abs(found - golden[name]) > allowed).any():
         nudged = [make_curves.curve(CARDS[name], nudge=seed) for seed in range(3)]
-        allowed += 3 * np.maximum.accumulate(np.abs(np.array(nudged) - found).max(axis=0))
+        allowed[SURE:] += 3 * np.maximum.accumulate(np.abs(np.array(nudged) - found).max(axis=0))[SURE:]
     assert (np.abs(found - golden[name]) <= allowed).all(), f"{found - golden[name]}, allowed {allowed}"
