@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mimbench.atomic import write_json
 from mimbench.errors import UserError
 from mimbench.fingerprint import package_folder, source_fingerprint
-from mimbench.recipe import override, place
+from mimbench.override import override, place
 from mimbench.spec import canonical_json
 from mimbench.store import read_json
 

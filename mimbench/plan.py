@@ -199,13 +199,11 @@ class Planner:
 
     def _refuse_strangers(self, row: Row, where: str) -> None:
         """Raises UserError for a row's override of something that it neither trains nor is evaluated on."""
-        for name, value in self._overrides(row).items():
+        for name in self._overrides(row):
             prefix, dot, _ = name.rpartition(".")
             if dot and prefix not in self._named:
-                remedy = (
-                    f"Its prefix must be one of these, which the row has: {', '.join(sorted(self._named))}."
-                )
-                raise UserError(f"{where}: rows.{row.id}.set {name}", value, remedy=remedy)
+                place = f"{where}: rows.{row.id}.set {name}"
+                raise UserError(place, prefix, allowed=sorted(self._named), remedy="The row has no other part.")
 
     def unknown(self) -> dict[tuple[str, str], set[str]]:
         """What the user gave with --set and --weights and no run of the plan takes notice of.
@@ -348,13 +346,11 @@ class Planner:
         return [(place, values) for place, values in found if values]
 
     def _settable(self, name: str) -> set[str]:
-        """What --set accepts: a pretraining's fields, or with a prefix the fields of what it names."""
-        prefix, dot, _ = name.rpartition(".")
+        """What --set accepts in place of a name: pretrainings' fields, or what may stand before its dot."""
         nodes = [node.spec for node in self.plan.nodes.values()]
-        if not dot:
-            return {field for spec in nodes if spec.stage == "pretrain" for field in spec.recipe}
-        fields = {f"{spec.name}.{field}" for spec in nodes if spec.name == prefix for field in spec.recipe}
-        return fields or {f"{spec.name}.{next(iter(spec.recipe))}" for spec in nodes}
+        if "." in name:
+            return {spec.name for spec in nodes}
+        return {field for spec in nodes if spec.stage == "pretrain" for field in spec.recipe}
 
     def _has_field(self, method: str, name: str) -> bool:
         """Whether a bare --set concerns a pretraining; only its shape does where nothing is trained."""

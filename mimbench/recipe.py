@@ -75,7 +75,7 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     choices = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         raise UserError(name, value, allowed=choices)
-    raise UserError(name, value, remedy="It needs a value." if value is None else f"Give {_words(hint)}.")
+    raise UserError(name, value, remedy="It needs a value." if value is None else f"Give {words(hint)}.")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -101,60 +101,19 @@ def _as(value: Any, hint: Any) -> Any:
     return float(value) if kind is float else value
 
 
-def _words(hint: Any) -> str:
+def words(hint: Any) -> str:
     """A type hint for people."""
     kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):
-        return " or ".join(_words(part) for part in parts)
+        return " or ".join(words(part) for part in parts)
     if kind is tuple:
         count = "" if parts[-1] is ... else f"{len(parts)} "
-        return f"a list of {count}{_words(parts[0]).split(' ', 1)[1]}s"
+        return f"a list of {count}{words(parts[0]).split(' ', 1)[1]}s"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, "none")
 
 
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """Apply a table row's or the user's overrides to a recipe's plain values.
-
-    Args:
-        values: a recipe's `values()`.
-        changes: field name to new value.
-        where: how the user knows the place of the override (`--set`, `tables/dtm/main.toml: rows.dtm.set`);
-            one that ends in a dot (`--set clip.`) is written together with the field's name.
-
-    Raises:
-        UserError: an unknown field, or a value of another type than the recipe's.
-    """
-    result = dict(values)
-    for name, value in changes.items():
-        if name not in values:
-            remedy = "Name a field of the recipe."
-            raise UserError(place(where, name), value, allowed=sorted(values), remedy=remedy)
-        result[name] = _like(values[name], value, place(where, name))
-    return result
-
-
-def place(where: str, name: str) -> str:
-    """A field by the name that the user knows it under."""
-    return where + name if where.endswith(".") else f"{where} {name}"
-
-
-def _like(old: Any, new: Any, where: str) -> Any:
-    """`new`, accepted when it has the kind of `old`; what may follow None, the recipe's type decides.
-
-    The text "none" is None, which TOML has no word for, except in a field of texts.
-    """
-    if new == "none" and not isinstance(old, str):
-        new = None
-    if old is None or new is None or type(new) is type(old):
-        return new
-    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
-        return float(new)
-    kind = "a list" if isinstance(old, list) else _words(type(old))
-    raise UserError(where, new, remedy=f"Give {kind}, such as {old!r}.")
 
 
 def require_range(name: str, value: float, low: float, high: float = math.inf) -> None:

@@ -210,6 +210,9 @@ def refuse(planners: Iterable[Planner]) -> None:
     for option, name in first:
         if all((option, name) in other for other in others):
             known = set().union(*(unknown[option, name] for unknown in (first, *others)))
+            prefix, dot, _ = name.rpartition(".")
+            if dot and option == "--set":
+                option, name = f"{option} {name}", prefix
             raise UserError(option, name, allowed=sorted(known), remedy="No run here takes it.")
 
 

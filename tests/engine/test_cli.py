@@ -265,6 +265,8 @@ def test_a_workspace_that_cannot_be_is_the_users_mistake(
         (["run", "plain", "--scale", "smoke", "--set", "global_batch_size=1000"], "less than a batch"),
         (["run", "plain", "--scale", "smoke", "--set", "clip_grad=-1"], "--set clip_grad: -1.0"),
         (["plan", "plain", "--scale", "smoke", "--set", "echo.base_lr=-1"], "--set echo.base_lr: -1.0"),
+        (["plan", "plain", "--scale", "smoke", "--set", "plain.epoch=3"], "Did you mean 'plain.epochs'"),
+        (["plan", "plain", "--scale", "smoke", "--set", "plane.epochs=3"], "Did you mean 'plain'"),
     ],
 )
 def test_the_users_mistakes_end_with_status_2_and_a_way_out(

@@ -136,9 +136,9 @@ def test_unknown_method_task_or_metric_is_refused(build, row: Row, column: Colum
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"echo.step": 1}, "rows.a.set echo.step: 1"),
-        ({"wise.t": 0.5}, "rows.a.set wise.t: 0.5 .* must be one of these, which the row has: echo, plain"),
-        ({"plane.mask_ratio": 0.5}, "rows.a.set plane.mask_ratio"),
+        ({"echo.step": 1}, "rows.a.set: 'echo.step' is not valid. Did you mean 'echo.steps'"),
+        ({"wise.t": 0.5}, "rows.a.set wise.t: 'wise' is not valid. Allowed: echo, plain"),
+        ({"plane.mask_ratio": 0.5}, "rows.a.set plane.mask_ratio: .* Did you mean 'plain'"),
     ],
 )
 def test_a_rows_override_of_what_it_has_not_is_refused(build, changes: dict, message: str) -> None:
@@ -158,6 +158,8 @@ def test_a_setting_is_refused_only_where_no_table_has_it_and_all_of_them_say_wha
     refuse([planner("plain", tau=0.75), planner("taught", tau=0.75)])
     with pytest.raises(UserError, match="mask_ratio.*tau"):
         refuse([planner("plain", tao=0.75), planner("taught", tao=0.75)])
+    with pytest.raises(UserError, match="--set tought.tau: 'tought' is not valid. Did you mean 'taught'"):
+        refuse([planner(name, **{"tought.tau": 0.75}) for name in ("plain", "taught")])
 
 
 def test_unknown_size_is_refused_when_planning(build) -> None:
