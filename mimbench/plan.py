@@ -203,7 +203,9 @@ class Planner:
             prefix, dot, _ = name.rpartition(".")
             if dot and prefix not in self._named:
                 place = f"{where}: rows.{row.id}.set {name}"
-                raise UserError(place, prefix, allowed=sorted(self._named), remedy="The row has no other part.")
+                raise UserError(
+                    place, prefix, allowed=sorted(self._named), remedy="The row has no other part."
+                )
 
     def unknown(self) -> dict[tuple[str, str], set[str]]:
         """What the user gave with --set and --weights and no run of the plan takes notice of.

@@ -44,6 +44,26 @@ class Recipe:
                 values[name], sources[name] = value, source
         return cls(**values, sources=sources)
 
+    @classmethod
+    def based_on(cls, host: Recipe, *groups: Mapping[str, Mapping[str, Any]], prefix: str = "") -> Self:
+        """The recipe of a method that stands on another.
+
+        Args:
+            host: what each field that this kind of recipe has too is taken from, with its source.
+            groups: `{source: {field: value}}` besides; the later holds.
+            prefix: what the host's sources are to begin with (`as MAE: `).
+
+        Raises:
+            TypeError: a field is missing or unknown.
+        """
+        shared = host.values().keys() & {f.name for f in dataclasses.fields(cls)}
+        values = {name: getattr(host, name) for name in shared}
+        sources = {name: prefix + host.sources[name] for name in shared}
+        for source, group in (item for each in groups for item in each.items()):
+            values |= group
+            sources |= dict.fromkeys(group, source)
+        return cls(**values, sources=sources)
+
     def vary(self, source: str, **changes: Any) -> Self:
         """A copy with `changes`, each of them now citing `source`."""
         return dataclasses.replace(
@@ -198,6 +218,30 @@ class PretrainRecipe(Recipe):
     @property
     def num_patches(self) -> int:
         return (self.img_size // self.patch_size) ** 2
+
+    def at_small(self, **own: Any) -> Self:
+        """A recipe of scale paper at scale small: what all methods share there, and `own`."""
+        common = {
+            "arch": "vit_toy", "img_size": 64, "patch_size": 8, "global_batch_size": 32, "warmup_epochs": 1.0,
+            "precision": "fp32",
+        }  # fmt: skip
+        return self._scaled("ours: minutes on two CPU cores for a few thousand pictures", common, own)
+
+    def at_toy(self, **own: Any) -> Self:
+        """A recipe of scale small at scale toy."""
+        return self._scaled("ours: two CPU cores, pictures of few patches", {"min_crop_scale": 0.6}, own)
+
+    def at_smoke(self, **own: Any) -> Self:
+        """A recipe of scale toy at scale smoke."""
+        common = {
+            "arch": "vit_smoke", "img_size": 32, "epochs": 2.0, "warmup_epochs": 0.5, "global_batch_size": 16,
+        }  # fmt: skip
+        return self._scaled("ours: seconds", common, own)
+
+    def _scaled(self, source: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Self:
+        """What is the same at both scales keeps its source."""
+        changes = {name: value for name, value in {**common, **own}.items() if getattr(self, name) != value}
+        return self.vary(source, **changes)
 
     def step_flops(self) -> float:
         """FLOPs of one image's pretraining step, forward and backward; methods say theirs."""

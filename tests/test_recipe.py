@@ -68,6 +68,42 @@ def test_vary_changes_a_copy_and_its_sources(recipe: Small) -> None:
         recipe.lr = 0.2  # type: ignore[misc]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Taught(Recipe):
+    lr: float
+    betas: tuple[float, float]
+    momentum: float
+
+
+def test_a_recipe_that_stands_on_another_takes_what_it_has_too_with_its_source(recipe: Small) -> None:
+    taught = Taught.based_on(
+        recipe, {"its paper": {"momentum": 0.9, "lr": 2e-3}}, {"ours": {"lr": 3e-3}}, prefix="as A: "
+    )
+    assert taught.values() == {"lr": 3e-3, "betas": [0.9, 0.95], "momentum": 0.9}
+    assert taught.sources == {"lr": "ours", "betas": "as A: paper, Table 1", "momentum": "its paper"}
+    with pytest.raises(TypeError, match="momentum"):
+        Taught.based_on(recipe)
+    with pytest.raises(TypeError, match="tau"):
+        Taught.based_on(recipe, {"its paper": {"momentum": 0.9, "tau": 1.0}})
+
+
+def test_a_scale_changes_what_differs_there_and_lets_the_rest_keep_its_source() -> None:
+    paper = catalog.method("mae").recipes()["paper"]
+    small = dataclasses.replace(paper, img_size=64, patch_size=8, warmup_epochs=1.0).at_small(epochs=3.0)
+    assert (small.arch, small.global_batch_size, small.precision) == ("vit_toy", 32, "fp32")
+    assert (
+        small.sources["epochs"]
+        == small.sources["arch"]
+        == "ours: minutes on two CPU cores for a few thousand pictures"
+    )
+    assert small.sources["img_size"] == paper.sources["img_size"]
+    assert small.at_toy(min_crop_scale=0.5).min_crop_scale == 0.5
+    smoke = small.at_toy().at_smoke()
+    assert (smoke.arch, smoke.img_size, smoke.min_crop_scale, smoke.sources["epochs"]) == (
+        "vit_smoke", 32, 0.6, "ours: seconds",
+    )  # fmt: skip
+
+
 def test_values_survive_json(recipe: Small) -> None:
     values = json.loads(json.dumps(recipe.values()))
     assert "sources" not in values

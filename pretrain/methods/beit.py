@@ -155,39 +155,15 @@ def recipes() -> Mapping[str, BEiTRecipe]:
             "code, engine_for_pretraining.py@768a3c8": {"precision": "fp16"},
         }
     )
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy",
-        img_size=64,
-        patch_size=8,
+    small = paper.at_small(
         num_masked=24,  # 38 % of 64 patches, as 75 of 196
         min_mask_block=5,  # 8 % of the grid, as 16 of 196
         num_codes=256,
         token_size=32,  # half of the student's side, as 112 of 224
         epochs=5.0,
-        warmup_epochs=1.0,
-        global_batch_size=32,
-        precision="fp32",
     )
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches",
-        color_jitter=0.0,
-        min_crop_scale=0.6,
-        drop_path=0.0,
-        epochs=11.0,
-    )
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke",
-        img_size=32,
-        num_masked=6,
-        min_mask_block=2,
-        num_codes=64,
-        token_size=16,
-        epochs=2.0,
-        warmup_epochs=0.5,
-        global_batch_size=16,
-    )
+    toy = small.at_toy(color_jitter=0.0, drop_path=0.0, epochs=11.0)
+    smoke = toy.at_smoke(num_masked=6, min_mask_block=2, num_codes=64, token_size=16)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 

@@ -221,25 +221,18 @@ def recipes() -> Mapping[str, BootMAERecipe]:
             },
         }
     )  # fmt: skip
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy", img_size=64, patch_size=8, decoder_dim=48, decoder_depth=1, epochs=6.0,
-        warmup_epochs=1.0, global_batch_size=32, base_lr=1.5e-3, lr_rule="absolute", min_lr=6e-5,
-        precision="fp32", num_masked=48, num_block_masked=39, min_mask_block=5,
+    small = paper.at_small(
+        decoder_dim=48, decoder_depth=1, epochs=6.0, base_lr=1.5e-3, lr_rule="absolute", min_lr=6e-5,
+        num_masked=48, num_block_masked=39, min_mask_block=5,
         max_mask_block=20,  # of 64 patches the paper's shares of 196
     ).vary(
         "ours: a few thousand steps, not several hundred thousand",
         momentum=(0.97, 0.99, 0.995), momentum_epochs=(0.8, 3.0),
     )  # fmt: skip
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches",
-        num_masked=38, num_block_masked=31, min_crop_scale=0.6, epochs=12.0, warmup_epochs=1.0,
-        momentum_epochs=(1.0, 4.5),
-    )  # fmt: skip
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke", img_size=32, num_masked=10, num_block_masked=8, min_mask_block=2, max_mask_block=5,
-        decoder_dim=32, epochs=2.0, warmup_epochs=0.5, global_batch_size=16, momentum_epochs=(0.5, 1.0),
+    toy = small.at_toy(num_masked=38, num_block_masked=31, epochs=12.0, momentum_epochs=(1.0, 4.5))
+    smoke = toy.at_smoke(
+        num_masked=10, num_block_masked=8, min_mask_block=2, max_mask_block=5, decoder_dim=32,
+        momentum_epochs=(0.5, 1.0),
     )  # fmt: skip
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 

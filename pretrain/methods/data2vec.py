@@ -156,11 +156,7 @@ def recipes() -> Mapping[str, Data2vecRecipe]:
             "code, engine_for_cyclical.py@af9a363": {"precision": "fp16"},
         }
     )
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy",
-        img_size=64,
-        patch_size=8,
+    small = paper.at_small(
         num_masked=39,  # 61 % of 64 patches, as 120 of 196
         min_mask_block=5,  # 8 % of the grid, as 16 of 196
         num_target_layers=2,  # half of the blocks, as 6 of 12
@@ -168,27 +164,9 @@ def recipes() -> Mapping[str, Data2vecRecipe]:
         layer_scale_init=0.1,  # a thousand steps do not open branches scaled by 1e-4
         drop_path=0.1,
         epochs=6.0,
-        warmup_epochs=1.0,
-        global_batch_size=32,
-        precision="fp32",
     )
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches",
-        epochs=11.0,
-        warmup_epochs=1.0,
-        color_jitter=0.0,
-        min_crop_scale=0.6,
-    )
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke",
-        img_size=32,
-        num_masked=10,
-        min_mask_block=2,
-        epochs=2.0,
-        warmup_epochs=0.5,
-        global_batch_size=16,
-    )
+    toy = small.at_toy(epochs=11.0, color_jitter=0.0)
+    smoke = toy.at_smoke(num_masked=10, min_mask_block=2)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 

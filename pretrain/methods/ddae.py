@@ -132,59 +132,28 @@ FEATURES: Mapping[str, Mapping[str, Any]] = {
 
 
 def recipes() -> Mapping[str, DDAERecipe]:
-    base = mae_dds.recipes()["paper"]
-    values, sources = base.values(), dict(base.sources)
-    for source, group in FEATURES.items():
-        values |= group
-        sources |= dict.fromkeys(group, source)
-    paper = DDAERecipe.from_values(values, sources).vary(
+    paper = DDAERecipe.based_on(mae_dds.recipes()["paper"], FEATURES).vary(
         "ICLR 2023 abstract: 83.5 top-1 with 100 epochs (the longer schedule is not stated)", epochs=100.0
     )
     paper = paper.vary(
         "reconstruction: LocalMIM's for 100 epochs, Haoqing-Wang/LocalMIM@314a6e5", warmup_epochs=10.0
     )
     paper = paper.vary("reconstruction: half of MAE's, as it serves four taps", decoder_depth=4)
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy",
-        img_size=64,
-        patch_size=8,
+    small = paper.at_small(
         taps=(1, 2, 3, 4),
         min_mask_block=5,
         decoder_dim=64,
         decoder_depth=1,  # it runs four times; MAE's two blocks once
         decoder_heads=2,
         epochs=6.0,
-        warmup_epochs=1.0,
-        global_batch_size=32,
         base_lr=1.5e-3,
         lr_rule="absolute",
-        precision="fp32",
         momentum=0.99,  # thousands of steps, not hundreds of thousands
         final_momentum=0.995,
         momentum_epochs=2.0,
     )
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches",
-        mask_ratio=0.6,
-        min_crop_scale=0.6,
-        taps=(2, 4),
-        epochs=15.0,
-        warmup_epochs=1.0,
-        momentum_epochs=3.0,
-    )
-    smoke = toy.vary(
-        "ours: seconds",
-        taps=(1, 2, 3, 4),
-        arch="vit_smoke",
-        img_size=32,
-        min_mask_block=2,
-        decoder_dim=32,
-        epochs=2.0,
-        warmup_epochs=0.5,
-        momentum_epochs=1.0,
-        global_batch_size=16,
-    )
+    toy = small.at_toy(mask_ratio=0.6, taps=(2, 4), epochs=15.0, momentum_epochs=3.0)
+    smoke = toy.at_smoke(taps=(1, 2, 3, 4), min_mask_block=2, decoder_dim=32, momentum_epochs=1.0)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 

@@ -212,22 +212,14 @@ def recipes() -> Mapping[str, DeepMIMRecipe]:
             "not in the released code": {"hybrid_alphas": ()},
         }
     )  # fmt: skip
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy", img_size=64, patch_size=8, taps=(1, 2, 3), decoder_dim=64, decoder_heads=2,
+    small = paper.at_small(
+        taps=(1, 2, 3), decoder_dim=64, decoder_heads=2,
         decoder_depth=1,  # half of MAE's, as in the paper
-        epochs=8.0, warmup_epochs=1.0, global_batch_size=32, base_lr=1.5e-3, lr_rule="absolute",
-        precision="fp32",
+        epochs=8.0, base_lr=1.5e-3, lr_rule="absolute",
         clip_normalisation=False,  # the project's CLIP learns from pictures as the student sees them
     )  # fmt: skip
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches",
-        mask_ratio=0.6, min_crop_scale=0.6, epochs=12.0, warmup_epochs=1.0,
-    )  # fmt: skip
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke", img_size=32, decoder_dim=32, epochs=2.0, warmup_epochs=0.5, global_batch_size=16,
-    )  # fmt: skip
+    toy = small.at_toy(mask_ratio=0.6, epochs=12.0)
+    smoke = toy.at_smoke(decoder_dim=32)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 

@@ -214,17 +214,16 @@ RELEASED: Mapping[str, Any] = {
 R = TypeVar("R", bound=MorphRecipe)
 
 
-def with_morphing(kind: type[R], base: PretrainRecipe, groups: Mapping[str, Mapping[str, Any]]) -> R:
-    """The host's recipe `base`, DTM's morphing, and `groups` of {source: {field: value}} besides."""
-    limits = {"max_merged": base.num_patches, "max_rounds": round(base.num_patches**0.5)}
+def with_morphing(
+    kind: type[R], host: PretrainRecipe, groups: Mapping[str, Mapping[str, Any]], prefix: str = ""
+) -> R:
+    """The host's recipe, DTM's morphing, and `groups` besides, as in `Recipe.based_on`."""
+    limits = {"max_merged": host.num_patches, "max_rounds": round(host.num_patches**0.5)}
     scaled = "ours: all patches and one side of the grid, as in the code"
-    values, sources = base.values(), dict(base.sources)
-    where = PARSER if base.num_patches == 196 else scaled
-    own = [(ENGINE, RELEASED), (PARSER, {"num_branches": 2}), (where, limits)]
-    for source, fields in [*own, *groups.items()]:
-        values |= fields
-        sources |= dict.fromkeys(fields, source)
-    return kind.from_values(values, sources)
+    own = {ENGINE: RELEASED, PARSER: {"num_branches": 2}}
+    return kind.based_on(
+        host, own, {PARSER if host.num_patches == 196 else scaled: limits}, groups, prefix=prefix
+    )
 
 
 def recipes() -> Mapping[str, DTMRecipe]:

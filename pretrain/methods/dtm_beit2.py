@@ -193,34 +193,16 @@ def host_recipes() -> Mapping[str, BEiT2Recipe]:
             },
         }
     )
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy",
-        img_size=64,
-        patch_size=8,
+    small = paper.at_small(
         num_masked=24,  # 38 % of 64 patches, as 75 of 196
         min_mask_block=5,  # 8 % of the grid, as 16 of 196
         early_layers=3,
         head_layers=1,
         epochs=5.0,
-        warmup_epochs=1.0,
-        global_batch_size=32,
         base_lr=2e-3,
-        precision="fp32",
     )
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches", color_jitter=0.0, min_crop_scale=0.6, epochs=9.0
-    )
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke",
-        img_size=32,
-        num_masked=6,
-        min_mask_block=2,
-        epochs=2.0,
-        warmup_epochs=0.5,
-        global_batch_size=16,
-    )
+    toy = small.at_toy(color_jitter=0.0, epochs=9.0)
+    smoke = toy.at_smoke(num_masked=6, min_mask_block=2)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 

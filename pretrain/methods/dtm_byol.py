@@ -158,17 +158,14 @@ class DTMBYOLRecipe(MorphRecipe, BYOLRecipe):
 
 def host_recipes() -> Mapping[str, BYOLRecipe]:
     """DTM's own recipe with BYOL's heads and momentum."""
-    shared = {name for name in BYOLRecipe.__dataclass_fields__ if name != "sources"}
-    result = {}
-    for scale, base in base_recipes().items():
-        groups: dict[str, dict[str, object]] = {
-            "BYOL, section 3.3": {"hidden_dim": 4096, "projection_dim": 256, "momentum": 0.996},
-            "ours: both losses alike": {"token_weight": 1.0},
-        }
-        for name, value in base.values().items():
-            if name in shared:
-                groups.setdefault(f"DTM's own recipe: {base.sources[name]}", {})[name] = value
-        result[scale] = BYOLRecipe.cited(groups)
+    own = {
+        "BYOL, section 3.3": {"hidden_dim": 4096, "projection_dim": 256, "momentum": 0.996},
+        "ours: both losses alike": {"token_weight": 1.0},
+    }
+    result = {
+        scale: BYOLRecipe.based_on(base, own, prefix="DTM's own recipe: ")
+        for scale, base in base_recipes().items()
+    }
     small = {"hidden_dim": 192, "projection_dim": 64, "color_jitter": 0.4}
     for scale, epochs in (("small", 3.0), ("toy", 5.0)):
         source = "ours: two views cost as much as two pictures"

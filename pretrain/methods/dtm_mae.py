@@ -17,7 +17,6 @@ RECONSTRUCTION: DTM's release has no code for it and the text of the study could
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -99,7 +98,6 @@ def recipes() -> Mapping[str, DTMMAERecipe]:
     result = {}
     features = base_recipes()
     for scale, host in mae.recipes().items():
-        host = dataclasses.replace(host, sources={name: f"as MAE: {of}" for name, of in host.sources.items()})
         target = {
             name: features[scale].values()[name]
             for name in ("target_dim", "project_target", "clip_normalisation", "loss_type")
@@ -109,7 +107,7 @@ def recipes() -> Mapping[str, DTMMAERecipe]:
             "DTM code: targets as they are": {"norm_pix_loss": False},
             "ours: the paper's study could not be read": {"morphing": True, "loss_tokens": "masked"},
         }
-        result[scale] = with_morphing(DTMMAERecipe, host, own)
+        result[scale] = with_morphing(DTMMAERecipe, host, own, prefix="as MAE: ")
     result["paper"] = result["paper"].vary("DTM paper, main comparison: 300 epochs", epochs=300.0)
     return result
 

@@ -153,12 +153,10 @@ def recipes() -> Mapping[str, IBOTRecipe]:
             "code, evaluation/eval_cls.py@da316d8": {"export": "teacher"},
         }
     )  # fmt: skip
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy", img_size=64, patch_size=8, local_img_size=32, num_local_crops=2, epochs=2.0,
-        warmup_epochs=0.3, global_batch_size=16, base_lr=1.5e-3, lr_rule="absolute", min_lr=1e-5,
-        weight_decay_end=0.1, drop_path=0.0, precision="fp32", blur_radius=0.6, out_dim=128,
-        head_hidden_dim=96, bottleneck_dim=32, freeze_last_layer=0.1,
+    small = paper.at_small(
+        local_img_size=32, num_local_crops=2, epochs=2.0, warmup_epochs=0.3, global_batch_size=16,
+        base_lr=1.5e-3, lr_rule="absolute", min_lr=1e-5, weight_decay_end=0.1, drop_path=0.0,
+        blur_radius=0.6, out_dim=128, head_hidden_dim=96, bottleneck_dim=32, freeze_last_layer=0.1,
     ).vary(
         "ours: with the paper's values all targets are alike after a hundred steps",
         momentum=0.99, center_momentum=0.8, warmup_teacher_temp=0.02, teacher_temp=0.02,
@@ -166,10 +164,9 @@ def recipes() -> Mapping[str, IBOTRecipe]:
         blur_probs=(0.2, 0.1, 0.1),
     )  # fmt: skip
     toy = small.vary("ours: about what MAE costs", epochs=3.0, warmup_epochs=0.3)
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke", img_size=32, local_img_size=16, epochs=2.0, global_batch_size=16, out_dim=64,
-        head_hidden_dim=32, bottleneck_dim=16, freeze_last_layer=0.0,
+    smoke = toy.at_smoke(
+        local_img_size=16, warmup_epochs=0.3, out_dim=64, head_hidden_dim=32, bottleneck_dim=16,
+        freeze_last_layer=0.0,
     )  # fmt: skip
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 

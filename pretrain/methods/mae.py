@@ -117,38 +117,11 @@ def recipes() -> Mapping[str, MAERecipe]:
             "code, models_mae.py": {"decoder_heads": 16, "drop_path": 0.0},
         }
     )
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy",
-        img_size=64,
-        patch_size=8,
-        decoder_dim=64,
-        decoder_depth=2,
-        decoder_heads=2,
-        epochs=8.0,
-        warmup_epochs=1.0,
-        global_batch_size=32,
-        base_lr=1.5e-3,
-        lr_rule="absolute",
-        precision="fp32",
+    small = paper.at_small(
+        decoder_dim=64, decoder_depth=2, decoder_heads=2, epochs=8.0, base_lr=1.5e-3, lr_rule="absolute"
     )
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches",
-        mask_ratio=0.6,
-        min_crop_scale=0.6,
-        epochs=12.0,
-        warmup_epochs=1.0,
-    )
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke",
-        img_size=32,
-        decoder_dim=32,
-        decoder_depth=1,
-        epochs=2.0,
-        warmup_epochs=0.5,
-        global_batch_size=16,
-    )
+    toy = small.at_toy(mask_ratio=0.6, epochs=12.0)
+    smoke = toy.at_smoke(decoder_dim=32, decoder_depth=1)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 

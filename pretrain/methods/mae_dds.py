@@ -181,19 +181,17 @@ HOST: Mapping[str, Mapping[str, Any]] = {
 
 
 def recipes() -> Mapping[str, MAEDDSRecipe]:
-    result = {}
-    for scale, base in mae.recipes().items():
-        values, sources = base.values(), {name: f"as MAE: {of}" for name, of in base.sources.items()}
-        for source, group in {**RULES, **HOST}.items():
-            values |= group
-            sources |= dict.fromkeys(group, source)
-        if scale != "paper":
-            values |= {"taps": (2, 4)}
-            sources["taps"] = "ours: every second block of four"
-            values["min_mask_block"] = 5 if scale != "smoke" else 2
-            sources["min_mask_block"] = "ours: 8 % of the grid, as 16 of 196"
-        result[scale] = MAEDDSRecipe.from_values(values, sources)
-    return result
+    def small(min_mask_block: int) -> Mapping[str, Mapping[str, Any]]:
+        return {
+            "ours: every second block of four": {"taps": (2, 4)},
+            "ours: 8 % of the grid, as 16 of 196": {"min_mask_block": min_mask_block},
+        }
+
+    own = {"smoke": small(2), "toy": small(5), "small": small(5), "paper": {}}
+    return {
+        scale: MAEDDSRecipe.based_on(base, RULES, HOST, own[scale], prefix="as MAE: ")
+        for scale, base in mae.recipes().items()
+    }
 
 
 METHOD = MethodCard(

@@ -121,33 +121,16 @@ def recipes() -> Mapping[str, MaskFeatRecipe]:
             "code, projects/maskfeat: epochs of the published model": {"epochs": 1600.0},
         }
     )
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy",
-        img_size=64,
-        patch_size=8,
+    small = paper.at_small(
         num_masked=26,  # 40 % of 64 patches
         min_mask_block=5,
         epochs=6.0,
-        warmup_epochs=1.0,
-        global_batch_size=32,
         base_lr=1.5e-3,
         lr_rule="absolute",
         min_lr=1e-5,
     )
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches", epochs=11.0, warmup_epochs=1.0, min_crop_scale=0.6
-    )
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke",
-        img_size=32,
-        num_masked=6,
-        min_mask_block=2,
-        epochs=2.0,
-        warmup_epochs=0.5,
-        global_batch_size=16,
-    )
+    toy = small.at_toy(epochs=11.0)
+    smoke = toy.at_smoke(num_masked=6, min_mask_block=2)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 

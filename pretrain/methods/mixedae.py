@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimbench.arch import size_of, transformer_flops
-from mimbench.contract import MethodCard
+from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.errors import UserError
 from mimbench.recipe import require_range
 from pretrain.contrastive import homologous_contrast
@@ -218,13 +218,9 @@ def recipes() -> Mapping[str, MixedAERecipe]:
         "paper, recalled: what a picture does not give is masked": {"mask_ratio": 0.75},
         "ours: not known; the plainer choice": {"cls_attention": "plain"},
     }
-    result = {}
-    for scale, base in mae.recipes().items():
-        values, sources = base.values(), {name: f"as MAE: {of}" for name, of in base.sources.items()}
-        for source, group in cited.items():
-            values |= group
-            sources |= dict.fromkeys(group, source)
-        result[scale] = MixedAERecipe.from_values(values, sources)
+    result = {
+        scale: MixedAERecipe.based_on(base, cited, prefix="as MAE: ") for scale, base in mae.recipes().items()
+    }
     longest = result["paper"].vary("author's figure: the longest of 300, 800 and 1600", epochs=1600.0)
     toy = result["toy"].vary(
         "ours: 16 of 64 patches are too few to learn from in minutes, of 1/4 and 1/2",
@@ -236,6 +232,11 @@ def recipes() -> Mapping[str, MixedAERecipe]:
     return {**result, "paper": longest, "toy": toy}
 
 
+def transfer() -> TransferOverrides:
+    values = {"base_lr": 1e-4, "global_batch_size": 16, "milestones": (8.0, 11.0)}
+    return {"detection": {"paper": {"paper, recalled: iBOT's learning rate, batch and steps": values}}}
+
+
 METHOD = MethodCard(
     name="mixedae",
     title="MixedAE",
@@ -244,5 +245,6 @@ METHOD = MethodCard(
     reconstruction=True,
     recipes=recipes,
     build=MixedAE,
+    transfer=transfer,
     points=13,
 )

@@ -7,7 +7,6 @@ Student, masks, loss, recipe and fine-tuning are BEiT's.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 from mimbench.contract import MethodCard
@@ -15,10 +14,9 @@ from pretrain.methods import beit
 
 
 def recipes() -> Mapping[str, beit.BEiTRecipe]:
-    result = {}
-    for scale, recipe in beit.recipes().items():
-        sources = {name: f"as BEiT: {source}" for name, source in recipe.sources.items()}
-        result[scale] = dataclasses.replace(recipe, sources=sources)
+    result = {
+        scale: beit.BEiTRecipe.based_on(base, prefix="as BEiT: ") for scale, base in beit.recipes().items()
+    }
     result["paper"] = result["paper"].vary("the codebook's own picture: the student's size", token_size=224)
     return result
 

@@ -207,24 +207,18 @@ def recipes() -> Mapping[str, SdAERecipe]:
             "code, default model_mode of main_finetune.py@2e08b31": {"export": "student"},
         }
     )  # fmt: skip
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy", img_size=64, patch_size=8, decoder_dim=64, decoder_depth=2, decoder_heads=2,
-        drop_path=0.1, epochs=8.0, warmup_epochs=1.0, global_batch_size=32, base_lr=1.5e-3,
-        lr_rule="absolute", precision="fp32",
+    small = paper.at_small(
+        decoder_dim=64, decoder_depth=2, decoder_heads=2, drop_path=0.1, epochs=8.0, base_lr=1.5e-3,
+        lr_rule="absolute",
         num_teacher_tokens=48,  # all masked patches, in folds of the 16 that the student sees
     ).vary(
         "ours: a tenth of the teacher's first weights is left at the end, as after 100 of the paper's epochs",
         momentum=(0.7, 0.85),
     )  # fmt: skip
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches", min_crop_scale=0.6, epochs=24.0, warmup_epochs=1.0
-    ).vary("ours: as at scale small; of five, the faster the worse", momentum=(0.9, 0.95))
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke", img_size=32, num_teacher_tokens=12, decoder_dim=32, decoder_depth=1, epochs=2.0,
-        warmup_epochs=0.5, global_batch_size=16, momentum=(0.4, 0.7),
-    )  # fmt: skip
+    toy = small.at_toy(epochs=24.0).vary(
+        "ours: as at scale small; of five, the faster the worse", momentum=(0.9, 0.95)
+    )
+    smoke = toy.at_smoke(num_teacher_tokens=12, decoder_dim=32, decoder_depth=1, momentum=(0.4, 0.7))
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 

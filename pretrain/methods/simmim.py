@@ -132,30 +132,14 @@ def recipes() -> Mapping[str, SimMIMRecipe]:
             "code, main_simmim.py@d3e29bc: apex O1": {"precision": "fp16"},
         }
     )
-    small = paper.vary(
-        "ours: minutes on two CPU cores for a few thousand pictures",
-        arch="vit_toy",
-        img_size=64,
-        patch_size=8,
+    small = paper.at_small(
         mask_patch_size=16,  # 2 x 2 patches, as 32 pixels of 16
         epochs=6.0,
-        warmup_epochs=1.0,
-        global_batch_size=32,
         base_lr=1.5e-3,
         lr_rule="absolute",
-        precision="fp32",
     )
-    toy = small.vary(
-        "ours: two CPU cores, pictures of few patches", epochs=11.0, warmup_epochs=1.0, min_crop_scale=0.6
-    )
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke",
-        img_size=32,
-        epochs=2.0,
-        warmup_epochs=0.5,
-        global_batch_size=16,
-    )
+    toy = small.at_toy(epochs=11.0)
+    smoke = toy.at_smoke()
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 

@@ -182,7 +182,7 @@ def recipes() -> Mapping[str, ClipRecipe]:
         base_lr=1e-3,
         min_crop_scale=0.6,
     )
-    smoke = toy.vary("ours: seconds", arch="vit_smoke", img_size=32, epochs=2.0, global_batch_size=16)
+    smoke = toy.at_smoke(warmup_epochs=1.0)
     return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}
 
 

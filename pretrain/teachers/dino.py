@@ -137,10 +137,9 @@ def recipes() -> Mapping[str, DINORecipe]:
         warmup_teacher_temp_epochs=0, min_crop_scale=0.6, local_min_scale=0.25, color_jitter=0.2,
         blur_probs=(0.2, 0.1, 0.1),
     )  # fmt: skip
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke", img_size=32, local_img_size=16, epochs=2.0, global_batch_size=16, out_dim=64,
-        head_hidden_dim=32, bottleneck_dim=16, freeze_last_layer=0.0,
+    smoke = toy.at_smoke(
+        local_img_size=16, warmup_epochs=0.3, out_dim=64, head_hidden_dim=32, bottleneck_dim=16,
+        freeze_last_layer=0.0,
     )  # fmt: skip
     return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}
 

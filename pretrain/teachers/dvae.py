@@ -224,7 +224,7 @@ def recipes() -> Mapping[str, DVAERecipe]:
         base_lr=1e-2,
         min_crop_scale=0.6,
     )
-    smoke = toy.vary("ours: seconds", arch="vit_smoke", img_size=16, num_codes=64, epochs=2.0)
+    smoke = toy.at_smoke(img_size=16, num_codes=64, warmup_epochs=0.3)
     return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}
 
 

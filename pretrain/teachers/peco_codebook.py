@@ -177,7 +177,7 @@ def recipes() -> Mapping[str, CodebookRecipe]:
         base_lr=5e-3,
         min_crop_scale=0.6,
     )
-    smoke = toy.vary("ours: seconds", arch="vit_smoke", img_size=16, num_codes=64, perceptual_blocks=(1, 3))
+    smoke = toy.at_smoke(img_size=16, num_codes=64, warmup_epochs=0.2, perceptual_blocks=(1, 3))
     return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}
 
 

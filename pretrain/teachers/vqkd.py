@@ -197,15 +197,7 @@ def recipes() -> Mapping[str, VQKDRecipe]:
         precision="fp32",
     )
     small = toy.vary("ours: minutes on two CPU cores for a few thousand pictures", epochs=4.0)
-    smoke = toy.vary(
-        "ours: seconds",
-        arch="vit_smoke",
-        img_size=32,
-        num_codes=64,
-        epochs=2.0,
-        warmup_epochs=0.5,
-        global_batch_size=16,
-    )
+    smoke = toy.at_smoke(num_codes=64)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 
