@@ -86,12 +86,17 @@ class Plan:
     rebuilt: set[str] = field(default_factory=set)
 
     @classmethod
-    def union(cls, plans: Iterable[Plan]) -> Plan:
-        """Every run of several tables once; cells stay with their tables."""
+    def union(cls, plans: Mapping[str, Plan]) -> Plan:
+        """Every run of several tables, given by their names, once; cells stay with their tables.
+
+        A main table's rows are methods. Of an ablation's (`4 branches`), the run's label says which table's.
+        """
         whole = cls()
-        for plan in plans:
+        for table, plan in plans.items():
             for key, node in plan.nodes.items():
-                whole.nodes.setdefault(key, replace(node, users=set())).users.update(node.users)
+                label = node.label if table.endswith("/main") else f"{table}: {node.label}"
+                known = whole.nodes.setdefault(key, replace(node, label=label, users=set()))
+                known.users.update(node.users)
             whole.recipes.update(plan.recipes)
             whole.targets.update(plan.targets)
         return whole

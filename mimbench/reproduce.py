@@ -195,7 +195,7 @@ def plan_tables(
         plans[method, table] = planners[method, table].table(spec.rows, spec.columns, where)
         cell.aggregate(spec, {}, reported.read(), request.scale, where=where)
     refuse(planners.values())
-    whole = Plan.union(plans.values())
+    whole = Plan.union({"/".join(name): plan for name, plan in plans.items()})
     whole.blocked = {
         (f"{'/'.join(name)} {row}", column): reason
         for name, plan in plans.items()

@@ -71,6 +71,16 @@ def test_every_run_is_planned_once_and_parents_first(build) -> None:
     assert plan.targets == {key for seeds in plan.cells.values() for key in seeds.values()}
 
 
+def test_several_tables_are_one_graph_and_a_run_of_an_ablation_says_of_which(build) -> None:
+    main = build([Row("a", "plain")])
+    ratio = build([Row("b", "plain"), Row("c", "plain", {"mask_ratio": 0.4})])
+    whole = Plan.union({"x/main": main, "x/ratio": ratio})
+    assert set(whole.nodes) == {*main.nodes, *ratio.nodes} and len(whole.nodes) == 2 * len(main.nodes)
+    labels = [node.label for node in whole.nodes.values()]
+    assert labels == ["A", "A · echo", "A · scenes", "x/ratio: C", "x/ratio: C · echo", "x/ratio: C · scenes"]
+    assert [node.label for node in ratio.nodes.values()][0] == "B"
+
+
 def test_seeds_pair_pretraining_with_fine_tuning_and_share_the_teacher(build) -> None:
     plan = build([Row("b", "taught")], [Column("echo")], seeds=3)
     for seed, key in plan.cells["b", 0].items():
