@@ -120,8 +120,8 @@ def _worst_last(row: TableRow) -> float:
 
 def results(document: Path, request: Request, console: Console) -> int:
     """The main tables, as far as they are done: briefly between a document's marks, whole in RESULTS.md."""
-    tables = stored_tables(request, console)
-    found = [stored for stored in tables if any(cell.complete for cell in stored.cells)]
+    known = stored_tables(request, console)
+    found = [stored for stored in known if any(cell.complete for cell in stored.cells)]
     readme.update(document, [markdown.brief(stored.table) for stored in found])
     whole = _write(document.parent / "RESULTS.md", "Results", found, request)
     console.print(f"{document} and {whole.name} brought up to date", highlight=False)
@@ -130,8 +130,8 @@ def results(document: Path, request: Request, console: Console) -> int:
 
 def ablations(document: Path, request: Request, console: Console) -> int:
     """The ablation tables of which no cell is open, in ABLATIONS.md beside a document."""
-    tables = stored_tables(request, console, ablations=True)
-    found = [stored for stored in tables if not any(cell.open for cell in stored.cells)]
+    known = stored_tables(request, console, ablations=True)
+    found = [stored for stored in known if not any(cell.open for cell in stored.cells)]
     if not found:
         remedy = "Make a table first: mimbench reproduce-table METHOD --table TABLE."
         raise UserError("ablations", "none", remedy=remedy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +37,6 @@ class Patchwise(nn.Module):
         self.seen.append(images)
         means = F.avg_pool2d(images.mean(dim=1, keepdim=True), 4).flatten(1)  # [B, N]
         return (means.sigmoid() * 63).round().long()
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
 
 
 @pytest.fixture(params=["shared", "absolute"])

@@ -22,12 +22,6 @@ BLOCKS = {"num_masked": 147, "num_block_masked": 120, "min_mask_block": 16, "max
 TINY = METHOD.recipes()["smoke"].vary("test", img_size=28, patch_size=2, **BLOCKS)
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
-
-
 @pytest.fixture
 def model() -> BootMAE:
     return BootMAE(TINY).train()

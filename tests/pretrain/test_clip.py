@@ -22,11 +22,6 @@ CAPTIONS = ["a red disc", "a striped blue cross on green ground", "two squares",
 TOKENIZER = Tokenizer.build(CAPTIONS)
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def recipe() -> ClipRecipe:
     return METHOD.recipes()["smoke"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 
 import pytest
 import torch
@@ -18,12 +17,6 @@ from pretrain.methods.data2vec import METHOD, Data2vec
 from pretrain.target import patchify, unpatchify
 
 PAPER = METHOD.recipes()["paper"]
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
 
 
 @pytest.fixture

@@ -44,12 +44,6 @@ ALONE = {"taps": (4,), "beta_mode": "fixed", "beta": 0.0}  # one supervised bloc
 VISIBLE = [(0, 0), (0, 3), (2, 2), (3, 1)]  # the 4 x 4 example of the specification
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
-
-
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(3, 3, 32, 32)

@@ -27,12 +27,6 @@ CODE = {"split": "alternate", "merge": "group_mean", "protect_first": True}
 HOSTS = (dtm_mae, dtm_beit2, dtm_byol)
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
-
-
 def frozen(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
@@ -169,7 +163,7 @@ def test_mae_morphing_reaches_visible_patches_that_share_a_group(
     assert touched[mask == 0].any()
 
 
-def test_mae_encoder_sees_visible_patches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mae_encoder_sees_visible_patches_alone() -> None:
     method: DTMMAE = build(dtm_mae, mask_ratio=0.75)
     latent, _, mask = method.forward_encoder(torch.randn(2, 3, 32, 32))
     assert latent.shape[1] == 1 + 4 and (mask.sum(dim=1) == 12).all()

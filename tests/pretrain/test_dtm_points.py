@@ -27,12 +27,6 @@ SMOKE = METHOD.recipes()["smoke"]
 BRANCHES = [Branch(*pair) for pair in ((0, 3), (1, 1), (5, 1), (24, 2), (7, 7), (10, 14), (49, 1))]
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
-
-
 @pytest.fixture
 def tokens() -> Tensor:
     """Target tokens `[2, 49, 8]`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,12 +26,6 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor, *, project: bool) -> Tensor:
         self.given.append((images, project, torch.is_grad_enabled()))
         return self.tokens
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
 
 
 @pytest.fixture

@@ -11,11 +11,6 @@ from pretrain.grouping import GROUPINGS, averaging, fill_empty, grid_groups, kme
 from pretrain.methods.dtm import DTM, METHOD, Branch, morph, morph_by
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def sizes(group: Tensor, num_groups: int) -> Tensor:
     return F.one_hot(group, num_groups).sum(dim=1)  # [B, G]
 

@@ -21,12 +21,6 @@ PAPER, SMOKE = METHOD.recipes()["paper"], METHOD.recipes()["smoke"]
 STEPS_PER_EPOCH = 10
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
-
-
 def build(**changes: object) -> IBOT:
     return IBOT(SMOKE.vary("test", **changes)).train()
 

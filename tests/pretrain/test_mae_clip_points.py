@@ -26,11 +26,6 @@ def build(**changes: object) -> DeepMIM:
     return METHOD.build(recipe, teacher=teacher.eval().requires_grad_(False)).train()
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def method() -> DeepMIM:
     return build()

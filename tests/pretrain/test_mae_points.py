@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,6 @@ from pretrain.methods.mae import MAE, METHOD
 from pretrain.target import patchify, standardise, unpatchify
 
 PAPER = METHOD.recipes()["paper"]
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 import torch
@@ -16,12 +15,6 @@ from pretrain.methods.maskfeat import METHOD, MaskFeat
 from pretrain.target import patchify, unpatchify
 
 PAPER = METHOD.recipes()["paper"]
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
 
 
 @pytest.fixture

@@ -26,11 +26,6 @@ MIXINGS = pytest.mark.parametrize("mixing", ["compose", "full"])
 NAIVE = {"attention": "standard", "segment_embed": "none", "contrastive_weight": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 def build(card: Any = METHOD, **changes: Any) -> Any:
     """The smoke encoder on the paper's grid: 14 x 14 patches of 2 pixels."""
     torch.manual_seed(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from pathlib import Path
 
 import pytest
@@ -27,12 +26,6 @@ PAPER = METHOD.recipes()["paper"]
 TINY = METHOD.recipes()["smoke"].vary(
     "test", img_size=28, patch_size=2, num_teacher_tokens=147, drop_path=0.0
 )
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
 
 
 @pytest.fixture

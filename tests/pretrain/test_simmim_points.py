@@ -21,11 +21,6 @@ from pretrain.target import patchify, unpatchify
 PAPER = METHOD.recipes()["paper"]
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def model() -> SimMIM:
     """The smoke encoder on the paper's grid: 14 x 14 patches of 2 pixels, squares of 4."""

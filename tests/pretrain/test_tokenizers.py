@@ -20,12 +20,6 @@ from pretrain.methods import mae
 from pretrain.quantizer import VectorQuantizer
 from pretrain.teachers import dvae, peco_codebook
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 # -- the codebook --------------------------------------------------------------------------------------------
 
 
