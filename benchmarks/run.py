@@ -99,14 +99,14 @@ def bench_cost(repeat: int) -> None:
     """A toy step of every method against MAE's: what it takes, what its FLOPs say, and the quotient."""
     import torch
 
-    from mimbench import catalog
+    from mimbench import catalog, discovery
 
     torch.set_num_threads(1)
     print(f"{'method':<14} {'time':>6} {'FLOPs':>6} {'quotient':>9}   (MAE = 1, one thread, processor time)")
     with tempfile.TemporaryDirectory() as folder:
         mae = catalog.method("mae")
         of_mae, flops = Step(mae, Path(folder)), mae.recipes()["toy"].step_flops()
-        for name in catalog.names("method"):
+        for name in discovery.names("method"):
             card = catalog.method(name)
             if not card.trains or name == "mae":
                 continue
@@ -161,8 +161,9 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     from mimbench.data import toy
     from mimbench.data.augment import PretrainAugment
     from mimbench.data.image_folder import ImageFolder, PretrainPictures
-    from mimbench.spec import RunSpec
-    from mimbench.store import Inputs, Options, RunStore
+    from mimbench.store.folder import Inputs, Options
+    from mimbench.store.runs import RunStore
+    from mimbench.store.spec import RunSpec
     from mimbench.train import pretraining
     from mimbench.train.optimizer import param_groups
     from mimbench.train.runner import fit
@@ -224,11 +225,12 @@ def untrained(name: str, home: Path) -> nn.Module:
     """A teacher by way of the file that a trained one would leave."""
     from safetensors.torch import save_file
 
-    from mimbench import catalog
-    from mimbench.spec import RunSpec
-    from mimbench.store import Inputs, RunStore
+    from mimbench import catalog, discovery
+    from mimbench.store.folder import Inputs
+    from mimbench.store.runs import RunStore
+    from mimbench.store.spec import RunSpec
 
-    card = catalog.card(catalog.kind_of(name), name)
+    card = catalog.card(discovery.kind_of(name), name)
     recipe = card.recipes()["toy"]
     spec = RunSpec(card.stage, name, recipe.arch, recipe.values(), {}, 0)
     folder = RunStore(home / "teachers").create(spec, Inputs())

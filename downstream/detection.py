@@ -24,7 +24,7 @@ from mimbench.recipe import require_above, require_range
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
 
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from mimbench.errors import UserError
 from mimbench.recipe import require_above, require_range
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
     from mimbench.vit import ViT
 
 

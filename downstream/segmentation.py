@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from mmengine.model import BaseModel
 
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 IGNORED = 255
 NUM_ADE20K_CLASSES = 150

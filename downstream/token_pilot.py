@@ -33,7 +33,7 @@ from mimbench.contract import Metric, TaskCard, TransferRecipe, device
 from mimbench.recipe import require_above, require_range
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 PROMPTS = ("a {}", "a picture of a {}")
 

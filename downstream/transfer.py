@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mmengine.evaluator import BaseMetric
     from mmengine.model import BaseModel
 
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet's, RGB in 0..255
 WEIGHTS_STREAM = 7919  # keeps the new heads' draws apart from every step's

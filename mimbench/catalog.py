@@ -1,96 +1,29 @@
-"""What there is to run: methods, teachers and tasks, found by their files, described without torch."""
+"""What methods, teachers and tasks say of themselves, and their resolved recipes: cached, without torch."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
 import hashlib
 import importlib
 import math
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from mimbench.atomic import write_json
-from mimbench.errors import UserError
-from mimbench.fingerprint import package_folder, source_fingerprint
+from mimbench.atomic import read_json, write_json
+from mimbench.discovery import Kind, module_of, names
+from mimbench.errors import Unavailable, UserError
 from mimbench.override import override, place
-from mimbench.spec import canonical_json
-from mimbench.store import read_json
+from mimbench.store.fingerprint import source_fingerprint
+from mimbench.store.spec import canonical_json
 
 if TYPE_CHECKING:
     from mimbench.contract import MethodCard, TaskCard
 
-Kind = Literal["method", "teacher", "task"]
-PACKAGES: dict[str, tuple[str, str]] = {
-    "method": ("pretrain.methods", "METHOD"),
-    "teacher": ("pretrain.teachers", "METHOD"),
-    "task": ("downstream", "TASK"),
-}
-CONTRACTS = ("mimbench.catalog", "mimbench.contract", "mimbench.spec")
+CONTRACTS = ("mimbench.catalog", "mimbench.contract", "mimbench.store.spec")
 Changes = Sequence[tuple[str, Mapping[str, Any]]]
 """Overrides in the order in which they apply: (what the user knows their place as, {field: value})."""
-
-
-class Unavailable(Exception):
-    """Something that cannot be run at this scale; the message is the reason that the table shows."""
-
-
-# -- discovery -----------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _found(kind: str) -> dict[str, str]:
-    """Card name to module name, read from the files' syntax trees."""
-    package, variable = PACKAGES[kind]
-    top, *rest = package.split(".")
-    root = package_folder(top)
-    folder = root.joinpath(*rest) if root else None
-    if folder is None or not folder.is_dir():
-        return {}
-    found = {}
-    for info in pkgutil.iter_modules([str(folder)]):
-        path = folder / f"{info.name}.py"
-        card = _card_name(path, variable) if path.is_file() else None
-        if card:
-            found[card] = f"{package}.{info.name}"
-    return found
-
-
-def _card_name(path: Path, variable: str) -> str | None:
-    """The `name=` of the card that a file assigns to `variable` (the file's own name if it is no literal)."""
-    for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
-        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
-            continue
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(target, ast.Name) and target.id == variable for target in targets):
-            for keyword in node.value.keywords if isinstance(node.value, ast.Call) else ():
-                if keyword.arg == "name" and isinstance(keyword.value, ast.Constant):
-                    return str(keyword.value.value)
-            return path.stem
-    return None
-
-
-def names(kind: Kind) -> list[str]:
-    """Every method, teacher or task there is."""
-    return sorted(_found(kind))
-
-
-def module_of(kind: str, name: str) -> str:
-    """The module that holds a card.
-
-    Raises:
-        UserError: no such name.
-    """
-    found = _found(kind)
-    if name not in found:
-        raise UserError(
-            kind.upper(), name, allowed=sorted(found), remedy=f"`mimbench {kind}s` describes them."
-        )
-    return found[name]
 
 
 def method(name: str) -> MethodCard:
@@ -105,20 +38,9 @@ def task(name: str) -> TaskCard:
     return importlib.import_module(module_of("task", name)).TASK
 
 
-def kind_of(name: str) -> Literal["method", "teacher"]:
-    """What a pretraining's name is. Raises UserError for a name of neither."""
-    if name in _found("teacher"):
-        return "teacher"
-    module_of("method", name)
-    return "method"
-
-
 def card(kind: str, name: str) -> Any:
     """The card itself; its module, and with it torch, is imported."""
     return {"method": method, "teacher": teacher, "task": task}[kind](name)
-
-
-# -- descriptions that need no torch once they are cached ----------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 
 class Method(Protocol):

@@ -61,6 +61,18 @@ class RunFailed(Exception):
         super().__init__(_original_message(type(self), message))
 
 
+class Unavailable(Exception):
+    """Something that cannot be run at this scale; the message is the reason that the table shows.
+
+    Args:
+        option: what the user can give to change that (`--data coco=PATH`), if anything.
+    """
+
+    def __init__(self, reason: str, option: str = "") -> None:
+        super().__init__(reason)
+        self.option = option
+
+
 def _original_message(kind: type[Exception], text: str) -> str:
     """The message at the end of a traceback's text, where a `kind` was raised; any other text as it is."""
     last = rf"Traceback \(most recent call last\):.*^(?:\S+\.)?{kind.__name__}: (.*)"

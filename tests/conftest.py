@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.world import data, new_run, python, store, world
+
 if TYPE_CHECKING:
     from mimbench.contract import MethodCard
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
+
+__all__ = ["data", "new_run", "python", "store", "world"]  # fixtures of the small world
 
 # One thread for torch, here and in every process a test starts: bitwise repeatable, fair to other workers.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -51,9 +55,10 @@ def pretraining_folder(tmp_path: Path, smoke_data: Path) -> Callable[..., RunFol
     The teachers it needs have trained for two steps. `root` keeps several stores apart; `steps` and further
     keywords change the recipe.
     """
-    from mimbench import catalog
-    from mimbench.spec import RunSpec
-    from mimbench.store import Inputs, Options, RunStore
+    from mimbench import catalog, discovery
+    from mimbench.store.folder import Inputs, Options
+    from mimbench.store.runs import RunStore
+    from mimbench.store.spec import RunSpec
     from mimbench.train import pretraining
 
     def make(
@@ -71,7 +76,7 @@ def pretraining_folder(tmp_path: Path, smoke_data: Path) -> Callable[..., RunFol
             recipe = recipe.vary("test", epochs=epochs, warmup_epochs=epochs / 4)
         store, parents = RunStore(tmp_path / root), {}
         for role, name in card.needed(recipe).items():
-            parent = catalog.card(catalog.kind_of(name), name)
+            parent = catalog.card(discovery.kind_of(name), name)
             teacher = make(parent, root=root, steps=2)
             if not (teacher.path / "teacher.safetensors").exists():
                 pretraining.run(teacher, parent)

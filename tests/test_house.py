@@ -12,43 +12,22 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mimbench import doctor
+from mimbench.commands import doctor
 from mimbench.ops import ensure_mmcv_ops
+from mimbench.store.fingerprint import NUMERICS
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmseg", "mmdet")
-LIGHT = (
-    "arch",
-    "atomic",
-    "catalog",
-    "cli",
-    "data/roles",
-    "doctor",
-    "errors",
-    "fingerprint",
-    "garbage",
-    "overview",
-    "paths",
-    "plan",
-    "recipe",
-    "render",
-    "reproduce",
-    "request",
-    "spec",
-    "store",
-    "table",
-)
 
 
 def light_modules() -> list[str]:
-    """Every module of the light part, those of its packages included."""
+    """Every module of the engine that computes no number, and those of its side that a plan needs."""
     found = []
-    for name in LIGHT:
-        folder = ROOT / "mimbench" / name
-        files = sorted(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
-        found += [
-            ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files
-        ]
+    for file in sorted((ROOT / "mimbench").rglob("*.py")):
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        part = f"{name}.".split(".")[1]
+        if (part not in NUMERICS or part in ("arch", "recipe")) and part != "__main__":
+            found.append(name)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from mimbench import catalog
+from mimbench import catalog, discovery
 from mimbench.errors import UserError
 from mimbench.override import override
 from mimbench.recipe import PretrainRecipe, Recipe
@@ -194,7 +194,7 @@ def test_peak_lr(rule: Any, factor: float) -> None:
     ],
 )
 def test_a_number_out_of_range_names_the_field_and_the_bounds(method: str, change: dict[str, Any]) -> None:
-    kind = "task" if method in catalog.names("task") else "method"
+    kind = "task" if method in discovery.names("task") else "method"
     recipe = catalog.card(kind, method).recipes()["toy"]
     with pytest.raises(UserError, match="[Mm]ust be") as error:
         type(recipe).from_values({**recipe.values(), **change})

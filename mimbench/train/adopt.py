@@ -10,7 +10,7 @@ from mimbench.contract import MethodCard
 from mimbench.encoder import save_encoder
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 
 def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:

@@ -24,7 +24,7 @@ from mimbench.train.runner import fit
 from mimbench.vit import ViT
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 INIT_STREAM = 7919  # keeps the initialisation's draws apart from every step's
 

@@ -23,7 +23,7 @@ from mimbench.train.loader import MODEL_STREAM, seed_everything, train_loader
 from mimbench.train.optimizer import optim_wrapper
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 
 def fit(

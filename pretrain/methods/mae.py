@@ -25,7 +25,7 @@ from pretrain.masking import random_masking
 from pretrain.target import patchify, standardise
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 
 class MAE(nn.Module):

@@ -27,7 +27,7 @@ from pretrain.clip import ClipVisual, Transformer
 
 if TYPE_CHECKING:
     from mimbench.data.captions import Tokenizer
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 
 class CLIP(nn.Module):

@@ -31,7 +31,7 @@ from pretrain.self_distillation import (
 )
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 
 class DINO(SelfDistillation):

@@ -31,7 +31,7 @@ from pretrain.conv_vae import ConvDecoder, ConvEncoder, conv_flops
 from pretrain.ema import cosine_between
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 PIXEL_MARGIN = 0.1  # keeps logits of pixels finite
 

@@ -25,7 +25,7 @@ from pretrain.conv_vae import ConvDecoder, ConvEncoder, conv_flops
 from pretrain.quantizer import VectorQuantizer
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 
 class Tokenizer(nn.Module):

@@ -29,7 +29,7 @@ from pretrain.quantizer import VectorQuantizer
 from pretrain.target import cosine_error
 
 if TYPE_CHECKING:
-    from mimbench.store import RunFolder
+    from mimbench.store.folder import RunFolder
 
 
 def task_layer(dim: int, out_dim: int) -> nn.Sequential:

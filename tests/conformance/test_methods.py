@@ -18,18 +18,18 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from downstream.backbone import ViTBackbone
-from mimbench import catalog
+from mimbench import catalog, discovery
 from mimbench.contract import MethodCard
 from mimbench.data.captions import Tokenizer
 from mimbench.encoder import load_encoder, save_encoder
 from mimbench.recipe import SCALES
-from mimbench.store import RunFolder
+from mimbench.store.folder import RunFolder
 from mimbench.train import pretraining
 from mimbench.train.loader import LOADER_STREAM, MODEL_STREAM, seed_everything
 from mimbench.train.optimizer import param_groups
 from mimbench.vit import ViT
 
-CARDS = [catalog.card(kind, name) for kind in ("method", "teacher") for name in catalog.names(kind)]
+CARDS = [catalog.card(kind, name) for kind in ("method", "teacher") for name in discovery.names(kind)]
 TOKENIZER = Tokenizer.build(["a red disc", "a striped cross on green ground"])
 BATCH = 8
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -90,19 +90,19 @@ def teachers_of(card: MethodCard, method: nn.Module) -> list[nn.Module]:
 @every
 def test_card_is_complete(card: MethodCard) -> None:
     assert card.title and card.paper
-    assert card.name in catalog.names("teacher" if card.stage == "teacher" else "method")
+    assert card.name in discovery.names("teacher" if card.stage == "teacher" else "method")
     assert card.load is not None or card.stage == "pretrain"
     rebuilt = card.rebuilt(card.recipes()["paper"])
     assert rebuilt == (card.code is None), "without official code it is a reconstruction"
     assert all((GOLDEN / name).is_file() for name in card.golden)
     for recipe in card.recipes().values():
         for name in card.needed(recipe).values():
-            assert catalog.card(catalog.kind_of(name), name).load is not None, f"{name} cannot be loaded"
+            assert catalog.card(discovery.kind_of(name), name).load is not None, f"{name} cannot be loaded"
 
 
 @every
 def test_the_checklists_points_are_counted(card: MethodCard) -> None:
-    module = catalog.module_of(catalog.kind_of(card.name), card.name).rpartition(".")[2]
+    module = discovery.module_of(discovery.kind_of(card.name), card.name).rpartition(".")[2]
     file = GOLDEN.parent / "pretrain" / f"test_{module}_points.py"
     tests = file.read_text(encoding="utf-8") if file.is_file() else ""
     points = {int(number) for number in re.findall(r"^def test_[fp](\d\d)_", tests, flags=re.MULTILINE)}
@@ -126,7 +126,7 @@ def test_every_scale_has_a_recipe_and_every_value_a_source(card: MethodCard) -> 
 @every
 def test_transfer_changes_only_what_exists(card: MethodCard) -> None:
     for task, scales in card.transfer().items():
-        assert task in catalog.names("task")
+        assert task in discovery.names("task")
         recipes = catalog.task(task).recipes()
         for scale, sources in scales.items():
             values = recipes[scale].values()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mimbench import catalog
-from mimbench.data.roles import ROLES, Data
-from mimbench.plan import Planner
+from mimbench import catalog, discovery
+from mimbench.plan.datasets import ROLES, Data
+from mimbench.plan.planner import Planner
+from mimbench.plan.request import Request
 from mimbench.recipe import SCALES
-from mimbench.request import Request
-from mimbench.store import RunStore
+from mimbench.store.runs import RunStore
 from mimbench.table import reported
 from mimbench.table.spec import TableSpec, list_tables, load
 
@@ -44,7 +44,7 @@ def test_it_names_what_exists(spec: TableSpec, cards: catalog.Catalog) -> None:
         assert column.metric in metrics and column.title
     methods = [row.method for row in spec.rows if row.method]
     assert methods, "no row can be run"
-    assert all(catalog.kind_of(name) for name in methods), "a method, or a teacher that the table is about"
+    assert all(discovery.kind_of(name) for name in methods), "a method, or a teacher that the table is about"
     assert spec.row(spec.baseline).method, "the baseline must be run"
 
 
@@ -72,7 +72,7 @@ def test_it_leads_to_a_plan(
     """With data for every role and every checkpoint given, each cell that names a method is a run."""
     where = f"tables/{paper}/{table}.toml"
     save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")
-    teachers = map(catalog.teacher, catalog.names("teacher"))
+    teachers = map(catalog.teacher, discovery.names("teacher"))
     wanted = {card.recipes()[scale].values().get("weights") for card in teachers}
     request = Request(
         scale=scale,
@@ -83,7 +83,8 @@ def test_it_leads_to_a_plan(
     planner = Planner(cards, RunStore(tmp_path / "runs"), Data(request, lambda: smoke_data), request)
     plan = planner.table(spec.rows, spec.columns, where)
     cells = [(row, index) for row in spec.rows if row.method for index in range(len(spec.columns))]
-    assert plan.blocked == {(row.id, i): row.not_at[scale] for row, i in cells if scale in row.not_at}
+    reasons = {cell: str(reason) for cell, reason in plan.blocked.items()}
+    assert reasons == {(row.id, i): row.not_at[scale] for row, i in cells if scale in row.not_at}
     assert set(plan.cells) == {(row.id, index) for row, index in cells} - set(plan.blocked)
     seen: set[str] = set()
     for key, node in plan.nodes.items():
@@ -110,4 +111,6 @@ def test_without_data_it_says_what_to_give(
     plan = planner.table(spec.rows, spec.columns, f"tables/{paper}/{table}.toml")
     assert plan.cells == {} and plan.nodes == {}
     own = {reason for row in spec.rows for reason in row.not_at.values()}
-    assert plan.blocked and all("give --data" in reason or reason in own for reason in plan.blocked.values())
+    assert plan.blocked and all(
+        reason.option.startswith("--data") or str(reason) in own for reason in plan.blocked.values()
+    )

@@ -6,17 +6,17 @@ import json
 
 import pytest
 
-from mimbench import catalog
+from mimbench import catalog, discovery
 from mimbench.contract import TaskCard, TransferRecipe
-from mimbench.data.roles import ROLES
+from mimbench.plan.datasets import ROLES
 from mimbench.recipe import SCALES
 
-CARDS = [catalog.task(name) for name in catalog.names("task")]
+CARDS = [catalog.task(name) for name in discovery.names("task")]
 pytestmark = pytest.mark.parametrize("card", CARDS, ids=[card.name for card in CARDS])
 
 
 def test_card_is_complete(card: TaskCard) -> None:
-    assert card.name in catalog.names("task") and card.title and card.protocol
+    assert card.name in discovery.names("task") and card.title and card.protocol
     assert card.data in ROLES
 
 

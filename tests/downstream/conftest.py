@@ -11,8 +11,9 @@ import torch
 from mimbench.arch import ViTConfig
 from mimbench.encoder import save_encoder
 from mimbench.recipe import Recipe
-from mimbench.spec import RunSpec
-from mimbench.store import Inputs, RunFolder, RunStore
+from mimbench.store.folder import Inputs, RunFolder
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import RunSpec
 from mimbench.vit import ViT
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from mimbench.data.augment import eval_transform
 from mimbench.data.image_folder import ImageFolder, LabelledPictures
 from mimbench.encoder import load_encoder
 from mimbench.errors import UserError
-from mimbench.store import RunFolder
+from mimbench.store.folder import RunFolder
 
 MakeFolder = Callable[..., RunFolder]
 SMOKE = TASK.recipes()["smoke"]

@@ -14,7 +14,7 @@ from downstream.linear_probe import TASK, LinearProbe, LinearRecipe
 from mimbench.encoder import load_encoder
 from mimbench.errors import UserError
 from mimbench.recipe import Recipe
-from mimbench.store import RunFolder
+from mimbench.store.folder import RunFolder
 from mimbench.vit import ViT
 
 SMOKE = TASK.recipes()["smoke"]

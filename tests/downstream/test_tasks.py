@@ -17,7 +17,7 @@ from PIL import Image
 from mimbench.contract import TaskCard
 from mimbench.errors import UserError
 from mimbench.recipe import SCALES
-from mimbench.store import RunFolder
+from mimbench.store.folder import RunFolder
 from mimbench.train.loader import seed_everything
 
 TASKS = ("classification", "segmentation", "detection")

@@ -21,8 +21,8 @@ from downstream.token_pilot import (
     neighbour_cosine,
 )
 from mimbench import catalog
-from mimbench.spec import RunSpec
-from mimbench.store import Inputs, RunFolder
+from mimbench.store.folder import Inputs, RunFolder
+from mimbench.store.spec import RunSpec
 from mimbench.train import pretraining
 from pretrain.methods.dtm import Branch, morph
 

@@ -28,15 +28,18 @@ sys.path.insert(0, str(HERE.parents[1]))
 from rich.console import Console  # noqa: E402
 
 from mimbench import catalog as cards  # noqa: E402
-from mimbench.catalog import Catalog, Unavailable  # noqa: E402
+from mimbench import discovery  # noqa: E402
+from mimbench.catalog import Catalog  # noqa: E402
 from mimbench.data import toy  # noqa: E402
-from mimbench.data.roles import Data  # noqa: E402
-from mimbench.execute import Pool  # noqa: E402
-from mimbench.plan import Plan, Planner  # noqa: E402
-from mimbench.progress import Progress  # noqa: E402
-from mimbench.reproduce import MethodRow  # noqa: E402
-from mimbench.request import Request  # noqa: E402
-from mimbench.store import RunFolder, RunStore  # noqa: E402
+from mimbench.errors import Unavailable  # noqa: E402
+from mimbench.execute.pool import Pool  # noqa: E402
+from mimbench.execute.progress import Progress  # noqa: E402
+from mimbench.plan.datasets import Data  # noqa: E402
+from mimbench.plan.graph import Plan  # noqa: E402
+from mimbench.plan.planner import Planner  # noqa: E402
+from mimbench.plan.request import Request  # noqa: E402
+from mimbench.store.folder import RunFolder  # noqa: E402
+from mimbench.store.runs import RunStore  # noqa: E402
 from mimbench.table import spec as tables  # noqa: E402
 
 SEEDS = 2
@@ -46,10 +49,10 @@ CAPTIONED = ("clip",)  # the pilot study reads captions
 
 def wanted() -> Iterator[tuple[str, str | None]]:
     """(method or teacher, task or None): what runs, with what it needs."""
-    tasks = {name: cards.task(name) for name in cards.names("task")}
-    for name in cards.names("method"):
+    tasks = {name: cards.task(name) for name in discovery.names("task")}
+    for name in discovery.names("method"):
         yield name, "classification"
-    for name in cards.names("teacher"):
+    for name in discovery.names("teacher"):
         yield name, None
     for task, card in tasks.items():
         takers = HOSTS if card.takes == "encoder" else CAPTIONED
@@ -63,7 +66,7 @@ def plan_all(store: RunStore, data: Path, with_tables: bool) -> Plan:
     for name, task in wanted():
         for seed in range(SEEDS):
             try:
-                planner.cell(MethodRow(name, name, name), task, seed, "digests")
+                planner.cell(tables.Row(id=name, label=name, method=name), task, seed, "digests")
             except Unavailable as reason:
                 print(f"not at this scale: {name} {task or ''}: {reason}")
     plans = {"digests": planner.plan}
@@ -115,12 +118,15 @@ def main() -> int:
     if options.against is None:
         return 0
     known = json.loads(options.against.read_text())
-    differ = [name for name in sorted({*known, *found}) if known.get(name) != found.get(name)]
+    both = sorted(known.keys() & found.keys())
+    differ = [name for name in both if known[name] != found[name]]
     for name in differ:
-        old, new = known.get(name, {}), found.get(name, {})
-        print(f"differs: {name}: {', '.join(sorted(k for k in {*old, *new} if old.get(k) != new.get(k)))}")
-    print(f"{len(known)} before, {len(found)} now, {len(differ)} differ")
-    return bool(differ)
+        old, new = known[name], found[name]
+        print(f"differs: {name}: {', '.join(k for k in sorted({*old, *new}) if old.get(k) != new.get(k))}")
+    new = sorted(found.keys() - known.keys())
+    print(*(f"not in {options.against}: {name}" for name in new), sep="\n", end="\n" if new else "")
+    print(f"{len(both)} compared, {len(differ)} differ, {len(known.keys() - found.keys())} not run now")
+    return bool(differ or new)
 
 
 if __name__ == "__main__":

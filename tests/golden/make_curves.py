@@ -20,11 +20,12 @@ from torchvision.transforms.functional import to_pil_image
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from mimbench import catalog  # noqa: E402
+from mimbench import catalog, discovery  # noqa: E402
 from mimbench.contract import MethodCard  # noqa: E402
 from mimbench.data.captions import Tokenizer  # noqa: E402
-from mimbench.spec import RunSpec  # noqa: E402
-from mimbench.store import Inputs, RunStore  # noqa: E402
+from mimbench.store.folder import Inputs  # noqa: E402
+from mimbench.store.runs import RunStore  # noqa: E402
+from mimbench.store.spec import RunSpec  # noqa: E402
 from mimbench.train.loader import LOADER_STREAM, MODEL_STREAM, seed_everything  # noqa: E402
 from mimbench.train.optimizer import optim_wrapper, param_groups  # noqa: E402
 from mimbench.train.pretraining import MethodModel, initialise  # noqa: E402
@@ -40,7 +41,7 @@ TOKENIZER = Tokenizer.build(CAPTIONS)
 def trained() -> list[tuple[str, MethodCard]]:
     """Every method and teacher that takes steps, by kind."""
     kinds = ("method", "teacher")
-    cards = [(kind, catalog.card(kind, name)) for kind in kinds for name in catalog.names(kind)]
+    cards = [(kind, catalog.card(kind, name)) for kind in kinds for name in discovery.names(kind)]
     return [(kind, card) for kind, card in cards if card.trains]
 
 
@@ -97,7 +98,7 @@ def build(card: MethodCard) -> nn.Module:
 
 def teacher(name: str, folder: Path) -> nn.Module:
     """An untrained teacher, by way of the file that a trained one would leave."""
-    card = catalog.card(catalog.kind_of(name), name)
+    card = catalog.card(discovery.kind_of(name), name)
     recipe = card.recipes()["smoke"]
     run = RunStore(folder).create(
         RunSpec(card.stage, name, recipe.arch, recipe.values(), {}, SEED), Inputs(data={}, weights={})

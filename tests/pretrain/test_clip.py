@@ -13,8 +13,9 @@ from torch import nn
 
 from mimbench.data.captions import EOS, Tokenizer
 from mimbench.errors import UserError
-from mimbench.spec import RunSpec
-from mimbench.store import Inputs, RunStore
+from mimbench.store.folder import Inputs
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import RunSpec
 from pretrain.clip import ClipVisual, QuickGELU
 from pretrain.teachers.clip import CLIP, METHOD, ClipRecipe, load, load_visual, read_weights, visual_tower
 

@@ -16,15 +16,17 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
-from mimbench import catalog, reproduce
+from mimbench import catalog
+from mimbench.commands import reproduce
 from mimbench.contract import MethodCard
-from mimbench.data.roles import Data
 from mimbench.encoder import load_encoder, save_encoder
 from mimbench.errors import UserError
-from mimbench.execute import Report
-from mimbench.plan import Planner
-from mimbench.request import Request
-from mimbench.store import RunFolder, RunStore
+from mimbench.execute.pool import Report
+from mimbench.plan.datasets import Data
+from mimbench.plan.planner import Planner
+from mimbench.plan.request import Request
+from mimbench.store.folder import RunFolder
+from mimbench.store.runs import RunStore
 from mimbench.table.spec import list_tables, load
 from mimbench.train import pretraining
 from mimbench.train.optimizer import param_groups

@@ -17,7 +17,7 @@ from mimbench import arch
 from mimbench.arch import ViTConfig
 from mimbench.encoder import load_encoder, save_encoder
 from mimbench.errors import UserError
-from mimbench.store import RunFolder
+from mimbench.store.folder import RunFolder
 from mimbench.train import pretraining
 from mimbench.train.schedule import warmup_cosine
 from mimbench.vit import ViT

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mimbench.errors import UserError
-from mimbench.spec import RunSpec
-from mimbench.store import Inputs, RunFolder, RunStore
+from mimbench.store.folder import Inputs, RunFolder
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import RunSpec
 from mimbench.train import pretraining
 from mimbench.vit import ViT
 from pretrain.self_distillation import backbone

@@ -24,7 +24,8 @@ from mimbench.render import (
 )
 from mimbench.render import index as index_page
 from mimbench.table import reported
-from mimbench.table.cell import SeedOutcome, aggregate
+from mimbench.table.aggregate import aggregate
+from mimbench.table.cell import SeedOutcome
 from mimbench.table.spec import load
 
 SPEC = load("dtm", "main")
@@ -242,9 +243,9 @@ def test_no_heavy_import():
     code = (
         "import sys\n"
         "from mimbench.render import Context, markdown, delimited, latex, terminal\n"
-        "from mimbench.table import cell, reported, spec\n"
+        "from mimbench.table import aggregate, cell, reported, spec\n"
         "outcomes = {('dtm', 0): {0: cell.SeedOutcome('ok', 1.0)}}\n"
-        "table = cell.aggregate(spec.load('dtm'), outcomes, reported.read(), 'toy')\n"
+        "table = aggregate.aggregate(spec.load('dtm'), outcomes, reported.read(), 'toy')\n"
         "markdown.render(table, Context()), delimited.render(table), latex.render(table, 'x')\n"
         "print([m for m in ('torch', 'mmengine', 'pandas', 'matplotlib', 'jinja2') if m in sys.modules])\n"
     )

@@ -3,7 +3,8 @@ import math
 import pytest
 
 from mimbench.render.text import claim_paper, row_note, row_notes
-from mimbench.table.cell import SeedOutcome, aggregate
+from mimbench.table.aggregate import aggregate
+from mimbench.table.cell import SeedOutcome
 from mimbench.table.reported import Reported
 from mimbench.table.spec import parse
 

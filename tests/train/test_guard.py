@@ -14,10 +14,12 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mimbench import catalog, worker
+from mimbench import catalog
 from mimbench.errors import RunFailed
-from mimbench.spec import RunSpec
-from mimbench.store import Inputs, Options, RunFolder, RunStore
+from mimbench.execute import worker
+from mimbench.store.folder import Inputs, Options, RunFolder
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import RunSpec
 from mimbench.train.optimizer import optim_wrapper, param_groups
 from mimbench.train.runner import fit
 

@@ -10,8 +10,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mimbench.spec import RunSpec
-from mimbench.store import Inputs, RunFolder, RunStore
+from mimbench.store.folder import Inputs, RunFolder
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import RunSpec
 from mimbench.train.optimizer import optim_wrapper, param_groups
 from mimbench.train.runner import fit
 

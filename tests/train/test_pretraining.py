@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mimbench import catalog
 from mimbench.data.augment import PretrainAugment, normalise
-from mimbench.store import RunFolder
+from mimbench.store.folder import RunFolder
 from mimbench.train import pretraining
 
 CPU = torch.device("cpu")

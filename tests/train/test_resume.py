@@ -14,10 +14,12 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mimbench import catalog, worker
+from mimbench import catalog, discovery
 from mimbench.contract import MethodCard
-from mimbench.spec import RunSpec
-from mimbench.store import Inputs, Options, RunFolder, RunStore
+from mimbench.execute import worker
+from mimbench.store.folder import Inputs, Options, RunFolder
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import RunSpec
 from mimbench.train import pretraining, runner
 from mimbench.train.optimizer import param_groups
 from mimbench.train.runner import fit
@@ -208,8 +210,8 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from mimbench import worker
-from mimbench.store import RunFolder
+from mimbench.execute import worker
+from mimbench.store.folder import RunFolder
 
 path, when, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 calls = 0
@@ -263,7 +265,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_undisturbed_run(
     assert folder.result["metrics"] == whole.result["metrics"]
 
 
-CARDS = [catalog.card(kind, name) for kind in ("method", "teacher") for name in catalog.names(kind)]
+CARDS = [catalog.card(kind, name) for kind in ("method", "teacher") for name in discovery.names(kind)]
 
 
 @pytest.mark.parametrize("card", [pytest.param(c, id=c.name) for c in CARDS if c.trains])

@@ -1,0 +1,47 @@
+"""The command line's root: errors become a message and an exit status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from mimbench.errors import RunFailed, UserError
+
+
+class Guarded(TyperGroup):
+    """Turns our errors into a message and an exit status: 2 for the user's mistakes, 1 for failures."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(f"mimbench: {error}", err=True)
+            raise typer.Exit(2) from None
+        except RunFailed as error:
+            typer.echo(f"mimbench: {error}", err=True)
+            raise typer.Exit(1) from None
+        except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            typer.echo(f"mimbench: {error}. Give another place.", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("mimbench: stopped. The same command goes on from the last checkpoints.", err=True)
+            raise typer.Exit(130) from None
+
+
+def _group(text: str) -> typer.Typer:
+    return typer.Typer(help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+app = typer.Typer(
+    cls=Guarded,
+    help="Reproduce the comparison tables of masked-image-modelling papers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+runs = _group("What has been computed: list, show, export, rm, gc.")
+data = _group("Make the toy data, or check a dataset.")
+app.add_typer(runs, name="runs")
+app.add_typer(data, name="data")

@@ -1,0 +1,38 @@
+"""Commands that gather what is computed: the leaderboard, the results in documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mimbench.cli.app import app
+from mimbench.cli.options import DataOption, ScaleOption, SeedsOption, make_console, request_of
+
+
+@app.command()
+def leaderboard(scale: ScaleOption = "toy", seeds: SeedsOption = 1, data: DataOption = None) -> None:
+    """Every pretraining of the papers' main tables on one page, best first, as far as it is computed."""
+    from mimbench.commands.leaderboard import leaderboard as show
+
+    raise typer.Exit(show(request_of(scale, seeds, data, None, None, False), make_console()))
+
+
+@app.command()
+def results(
+    document: Annotated[Path, typer.Argument(help="A Markdown file with the two results marks.")] = Path(
+        "README.md"
+    ),
+    scale: ScaleOption = "toy",
+    seeds: SeedsOption = 1,
+    data: DataOption = None,
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="The finished ablation tables instead, into ABLATIONS.md.")
+    ] = False,
+) -> None:
+    """Write the main tables, as far as they are done, between the marks of a document and into RESULTS.md."""
+    from mimbench.commands import results as command
+
+    write = command.ablations if ablations else command.results
+    raise typer.Exit(write(document, request_of(scale, seeds, data, None, None, False), make_console()))

@@ -1,0 +1,1 @@
+"""What each command does, from a request to files: one file a command."""

@@ -1,0 +1,104 @@
+"""Runs that no table refers to any more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from mimbench import discovery
+from mimbench.catalog import Catalog
+from mimbench.errors import RunFailed, Unavailable, UserError
+from mimbench.plan.datasets import Data
+from mimbench.plan.graph import Node
+from mimbench.plan.planner import Planner
+from mimbench.plan.request import Request
+from mimbench.recipe import Scale
+from mimbench.store.folder import RunFolder
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import canonical_json
+from mimbench.table import spec as tables
+from mimbench.table.spec import Row
+
+SCALES = get_args(Scale)
+
+
+class _AnyData(Data):
+    """Stands for whatever data a run was made with: a plan's recipes do not depend on it."""
+
+    def __init__(self) -> None:
+        pass
+
+    def path(self, role: str) -> Path:
+        return Path()
+
+    def fingerprint(self, role: str) -> str:
+        return ""
+
+    def size(self, role: str, *, labelled: bool) -> int:
+        return 1_000_000
+
+
+class _AnyPlanner(Planner):
+    """Plans as if every checkpoint that a recipe loads had been given, and no row were left out for time."""
+
+    def cell(self, row: Row, task: str | None, seed: int, where: str) -> str:
+        if not row.not_at:
+            return super().cell(row, task, seed, where)
+        try:
+            return super().cell(row.model_copy(update={"not_at": {}}), task, seed, where)
+        except UserError as error:  # left out because its recipe is impossible at this scale
+            raise Unavailable(str(error)) from error
+
+    def _weights(self, title: str, name: str | None) -> dict[str, Path]:
+        del title, name
+        return {}
+
+
+def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
+    """Runs whose recipe no table has today, at any scale; seed and data do not matter.
+
+    A row that a table leaves out at a scale, for time, counts: somebody may have run it by itself.
+    """
+    wanted: set[str] = set()
+    loaded = dict.fromkeys(discovery.names("method"), Path())  # as --weights METHOD=PATH has it
+    requests = [
+        Request(scale=scale, weights=weights) for scale in get_args(Scale) for weights in ({}, loaded)
+    ]
+    for method, table in tables.list_tables():
+        spec = tables.load(method, table)
+        for request in requests:
+            empty = RunStore(store.root / ".none")
+            build = _AnyPlanner(catalog, empty, _AnyData(), request)
+            plan = build.table(spec.rows, spec.columns, f"tables/{method}/{table}.toml")
+            signatures: dict[str, str] = {}
+            for key, node in plan.nodes.items():
+                parents = {role: signatures[parent] for role, parent in node.spec.parents.items()}
+                signatures[key] = _signature(node, parents)
+            wanted.update(signatures.values())
+
+    def is_wanted(folder: RunFolder) -> str | None:
+        """The run's signature if a table has it; a parent that is gone cannot speak against its child."""
+        parents = {}
+        try:
+            spec = folder.spec
+        except RunFailed:
+            return None  # damaged
+        for role, key in spec.parents.items():
+            parent = store.get(key)
+            if parent is None:
+                return ""
+            signature = is_wanted(parent)
+            if signature is None:
+                return None
+            parents[role] = signature
+        signature = _signature(folder, parents)
+        return signature if signature in wanted or "" in parents.values() else None
+
+    return [folder for folder in store if is_wanted(folder) is None]
+
+
+def _signature(run: Node | RunFolder, parents: Mapping[str, str]) -> str:
+    spec = replace(run.spec, data={}, seed=0, parents=dict(parents), skip_corrupt=False)
+    return canonical_json(spec.as_dict())

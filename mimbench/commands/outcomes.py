@@ -1,0 +1,99 @@
+"""From a plan's runs, as they stand in the store, to a table's cells and to what its report says of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from mimbench.catalog import Resolved
+from mimbench.execute.pool import Report
+from mimbench.plan.graph import Node, Plan
+from mimbench.plan.request import Request, settings
+from mimbench.render import Context, UsedRecipe
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import canonical_json
+from mimbench.table import aggregate as aggregation
+from mimbench.table import reported
+from mimbench.table.cell import SeedOutcome, Table
+from mimbench.table.spec import TableSpec
+
+
+def outcomes(
+    spec: TableSpec, plan: Plan, report: Report, request: Request, store: RunStore
+) -> dict[tuple[str, int], dict[int, SeedOutcome]]:
+    """What the aggregation needs: every cell's outcome by seed, as it stands in the store now."""
+    found: dict[tuple[str, int], dict[int, SeedOutcome]] = {}
+    for cell, reason in plan.blocked.items():
+        found[cell] = {seed: SeedOutcome("not_runnable", note=str(reason)) for seed in range(request.seeds)}
+    for (row, column), keys in plan.cells.items():
+        metric = spec.columns[column].metric
+        found[row, column] = {
+            seed: _outcome(plan.nodes[key], metric, report, store) for seed, key in keys.items()
+        }
+    return found
+
+
+def _outcome(node: Node, metric: str, report: Report, store: RunStore) -> SeedOutcome:
+    run = node.spec.folder
+    if node.key in report.failed:
+        return SeedOutcome("failed", run=run, note=report.failed[node.key])
+    if node.key in report.unreached:
+        return SeedOutcome("failed", run=run, note=report.unreached[node.key])
+    folder = store.get(node.key)
+    status = folder.outcome() if folder else "missing"
+    if folder is None or status == "missing":
+        return SeedOutcome("missing", run=run)
+    if status == "running":
+        return SeedOutcome("running", run=run)
+    if status == "failed":
+        return SeedOutcome("failed", run=run, note=folder.status.get("message", ""))
+    value = (folder.result or {}).get("metrics", {}).get(metric)
+    if value is None:
+        return SeedOutcome("not_runnable", run=run, note=f"this run cannot give {metric}")
+    return SeedOutcome("stale" if status == "stale" else "ok", value=value, run=run)
+
+
+def aggregate(
+    spec: TableSpec, plan: Plan, report: Report, request: Request, store: RunStore, *, where: str
+) -> Table:
+    found = outcomes(spec, plan, report, request, store)
+    scale = f"changed {request.scale}" if request.changes else request.scale  # no longer the paper's recipe
+    flops, loaded = plan.pretraining_flops(), plan.loaded()
+    return aggregation.aggregate(
+        spec, found, reported.read(), scale, plan.rebuilt, flops, loaded, where=where
+    )
+
+
+def context(spec: TableSpec, plan: Plan, request: Request, command: str) -> Context:
+    """What the report says beside the table: the command, what --set changed, data, version, recipes."""
+    facts = {"mimbench": version()}
+    if request.changes:
+        facts["changed"] = ", ".join(settings(request))
+    for node in plan.nodes.values():
+        for role, fingerprint in node.spec.data.items():
+            facts[f"data: {role}"] = fingerprint[:16]
+    return Context(command=command, facts=facts, recipes=used_recipes(spec, plan))
+
+
+def used_recipes(spec: TableSpec, plan: Plan) -> list[UsedRecipe]:
+    """The recipes of all runs behind a table: pretrainings, then teachers, then tasks."""
+    stages = ("pretrain", "teacher", "downstream")
+    found: dict[tuple[int, str, str], dict[str, Resolved]] = {}
+    for row, column in plan.cells:
+        for key in plan.lineage(plan.cells[row, column][0]):
+            node, resolved = plan.nodes[key], plan.recipes[key]
+            same = canonical_json([resolved.values, resolved.sources])
+            place = (stages.index(node.spec.stage), resolved.about.title, same)
+            found.setdefault(place, {})[spec.row(row).label] = resolved
+    used = []
+    for (_, title, _), by_row in sorted(found.items(), key=lambda item: item[0][0]):
+        resolved = next(iter(by_row.values()))
+        fields = {name: (value, resolved.sources.get(name, "")) for name, value in resolved.values.items()}
+        used.append(UsedRecipe(title, tuple(by_row), fields))
+    return used
+
+
+def version() -> str:
+    try:
+        return importlib.metadata.version("mimbench")
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
+        return "not installed"

@@ -1,0 +1,135 @@
+"""Tables from beginning to end: plan, compute, aggregate, render."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from mimbench import paths, render
+from mimbench.commands.outcomes import aggregate, context
+from mimbench.commands.plan import plan_table, plan_tables, refuse_without_data
+from mimbench.commands.workspace import read_catalog
+from mimbench.execute.pool import Pool, Report
+from mimbench.execute.progress import Progress, duration
+from mimbench.plan.graph import Plan
+from mimbench.plan.request import Request, check, command_of, report_name
+from mimbench.plan.show import show
+from mimbench.render import index, terminal
+from mimbench.store.runs import RunStore
+from mimbench.table import spec as tables
+from mimbench.table.cell import Table
+
+
+def reproduce_table(
+    method: str,
+    table: str,
+    request: Request,
+    console: Console,
+    *,
+    command: str = "",
+    jobs: int | None = None,
+    rerun_stale: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Compute what a table lacks, print the table, write its files, and say where they are.
+
+    Returns:
+        The exit status: 0, 1 where a run failed, 2 where it failed for a mistake of the user's.
+    """
+    check(request)
+    spec = tables.load(method, table)
+    store = RunStore(paths.runs())
+    with Pool(store, jobs) as pool:
+        catalog = read_catalog(console, None if dry_run else pool)
+        plan = plan_table(method, spec, request, catalog, store, console)
+        if dry_run:
+            show(plan, console, rerun_stale=rerun_stale)
+            return 0
+        refuse_without_data(plan, request)
+        report = compute(plan, pool, console, rerun_stale=rerun_stale)
+    finished = aggregate(spec, plan, report, request, store, where=f"tables/{method}/{table}.toml")
+    terminal.show(finished, console)
+    told, name = context(spec, plan, request, command), report_name(table, request)
+    files = render.write_all(finished, paths.reports_out() / method, name, told)
+    tell_failures(plan, report, store, console)
+    tell_sharing(plan, store, console)
+    for file in reversed(files):  # the page comes last
+        console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+    return report.exit_code
+
+
+def reproduce_all(
+    names: Sequence[tuple[str, str]],
+    request: Request,
+    console: Console,
+    *,
+    command: str = "",
+    jobs: int | None = None,
+    rerun_stale: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Compute what several tables, given as (method, table), lack: one graph, in which every run is once.
+
+    Each table's files are written, and the page that leads to all of them.
+
+    Returns:
+        The exit status, as `reproduce_table`.
+    """
+    check(request)
+    specs = {name: tables.load(*name) for name in names}
+    store = RunStore(paths.runs())
+    with Pool(store, jobs) as pool:
+        catalog = read_catalog(console, None if dry_run else pool)
+        plans, whole = plan_tables(specs, request, catalog, store, console)
+        if dry_run:
+            show(whole, console, rerun_stale=rerun_stale)
+            return 0
+        refuse_without_data(whole, request)
+        report = compute(whole, pool, console, rerun_stale=rerun_stale)
+    finished: dict[str, Table] = {}
+    for (method, table), plan in plans.items():
+        spec, where = specs[method, table], f"tables/{method}/{table}.toml"
+        result = aggregate(spec, plan, report, request, store, where=where)
+        terminal.show(result, console)
+        told = context(spec, plan, request, command_of(method, table, request))
+        page, *_ = render.write_all(result, paths.reports_out() / method, report_name(table, request), told)
+        finished[f"{method}/{page.name}"] = result
+    tell_failures(whole, report, store, console)
+    tell_sharing(whole, store, console)
+    page = index.write(finished, paths.reports_out(), command)
+    console.print(str(page), markup=False, highlight=False, soft_wrap=True)
+    return report.exit_code
+
+
+def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = False) -> Report:
+    todo = plan.todo(rerun_stale=rerun_stale)
+    if not todo:
+        return Report()
+    with Progress(console, todo) as progress:
+        return pool.run(plan, progress, rerun_stale=rerun_stale)
+
+
+def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console) -> None:
+    for key, message in report.failed.items():
+        folder = store.folder(key)
+        console.print(f"{plan.nodes[key].label} failed: {message}", style="red", markup=False, soft_wrap=True)
+        console.print(f"  its log: {folder.log_path}", markup=False, highlight=False, soft_wrap=True)
+    if report.unreached:
+        console.print(f"{len(report.unreached)} more runs could not start for that reason.", style="red")
+
+
+def tell_sharing(plan: Plan, store: RunStore, console: Console) -> None:
+    """What it saved that every run was computed once and not for each row by itself."""
+    spent = saved = 0.0
+    for key, node in plan.nodes.items():
+        folder = store.get(key)
+        seconds = folder.status.get("seconds", 0.0) if folder else 0.0
+        spent, saved = spent + seconds, saved + seconds * (len(node.users) - 1)
+    alone = sum(len(node.users) for node in plan.nodes.values())
+    if alone > len(plan.nodes):
+        console.print(
+            f"{len(plan.nodes)} runs, {duration(spent)} of work; "
+            f"every row by itself: {alone} runs, {duration(spent + saved)}",
+            highlight=False,
+        )

@@ -1,0 +1,44 @@
+"""The tables, as far as they are computed, written into documents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mimbench.atomic import write_text
+from mimbench.commands.stored import Stored, stored_tables
+from mimbench.errors import UserError
+from mimbench.plan.request import Request
+from mimbench.render import markdown, readme
+
+
+def results(document: Path, request: Request, console: Console) -> int:
+    """The main tables, as far as they are done: briefly between a document's marks, whole in RESULTS.md."""
+    known = stored_tables(request, console)
+    found = [stored for stored in known if any(cell.complete for cell in stored.cells)]
+    readme.update(document, [markdown.brief(stored.table) for stored in found])
+    whole = _write(document.parent / "RESULTS.md", "Results", found, request)
+    console.print(f"{document} and {whole.name} brought up to date", highlight=False)
+    return 0
+
+
+def ablations(document: Path, request: Request, console: Console) -> int:
+    """The ablation tables of which no cell is open, in ABLATIONS.md beside a document."""
+    known = stored_tables(request, console, ablations=True)
+    found = [stored for stored in known if not any(cell.open for cell in stored.cells)]
+    if not found:
+        remedy = "Make a table first: mimbench reproduce-table METHOD --table TABLE."
+        raise UserError("ablations", "none", remedy=remedy)
+    whole = _write(document.parent / "ABLATIONS.md", "Ablations", found, request)
+    console.print(f"{whole} brought up to date", highlight=False)
+    return 0
+
+
+def _write(path: Path, title: str, found: Sequence[Stored], request: Request) -> Path:
+    whole = [markdown.render(stored.table, stored.told(request)) for stored in found]
+    lower = [re.sub(r"^#", "##", table, flags=re.MULTILINE) for table in whole]
+    write_text(path, "\n\n".join([f"# {title}", *lower]) + "\n")
+    return path

@@ -1,0 +1,109 @@
+"""One run and what it needs: a method on a task, its pretraining alone, or a run of the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from mimbench import discovery, paths
+from mimbench.commands.plan import refuse
+from mimbench.commands.reproduce import compute, tell_failures
+from mimbench.commands.workspace import dataset, read_catalog
+from mimbench.errors import Unavailable, UserError
+from mimbench.execute.pool import Pool
+from mimbench.plan.graph import Node, Plan
+from mimbench.plan.planner import Planner
+from mimbench.plan.request import Request, check
+from mimbench.plan.show import show
+from mimbench.store.folder import RunFolder
+from mimbench.store.runs import RunStore
+from mimbench.table.spec import Row
+
+
+def run_one(
+    name: str,
+    task: str | None,
+    request: Request,
+    console: Console,
+    *,
+    seed: int = 0,
+    jobs: int | None = None,
+    rerun_stale: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Compute one run and what it needs: a method on a task, its pretraining alone, or a run of the store."""
+    check(request)
+    store = RunStore(paths.runs())
+    with Pool(store, jobs) as pool:
+        catalog = read_catalog(console, None if dry_run else pool)
+        pretrainings = (*discovery.names("method"), *discovery.names("teacher"))
+        if task is None and name not in pretrainings and any(True for _ in store):
+            stored = store.find(name, also=pretrainings)
+            refuse_for_stored(request, seed)
+            plan = plan_stored(stored, store)
+        else:
+            title = catalog.describe(discovery.kind_of(name), name).title
+            row = Row(id=name, label=title, method=name)
+            builder = Planner(catalog, store, dataset(request, console), request)
+            with_unavailable(lambda: builder.cell(row, task, seed, "command line"))
+            refuse([builder])
+            plan = builder.plan
+        if dry_run:
+            show(plan, console, rerun_stale=rerun_stale)
+            return 0
+        report = compute(plan, pool, console, rerun_stale=rerun_stale)
+    tell_failures(plan, report, store, console)
+    for key in plan.targets:
+        folder = store.get(key)
+        if folder and folder.result:
+            for metric, value in folder.result["metrics"].items():
+                console.print(f"{metric} {value:.4g}", markup=False)
+        if folder:
+            console.print(str(folder.path), markup=False, highlight=False, soft_wrap=True)
+    return report.exit_code
+
+
+def with_unavailable(plan: Any) -> None:
+    """A single run that is not runnable is the user's mistake; in a table it is a cell's state."""
+    try:
+        plan()
+    except Unavailable as reason:
+        remedy = f"{reason}. Choose another --scale, or give what is missing."
+        raise UserError("RUN", remedy=remedy) from None
+
+
+def refuse_for_stored(request: Request, seed: int) -> None:
+    """Raises UserError for options that would change what a run of the store is."""
+    given = [
+        *(f"--set {name}" for name in request.changes),
+        *(f"--data {name}" for name in request.data),
+        *(f"--weights {name}" for name in request.weights),
+        *(["--seed"] if seed else []),
+        *(["--skip-corrupt"] if request.skip_corrupt else []),
+    ]
+    if given:
+        remedy = "A run of the store is what it is; name its method to compute another one."
+        raise UserError("RUN", ", ".join(given), remedy=remedy)
+
+
+def plan_stored(folder: RunFolder, store: RunStore) -> Plan:
+    """The plan that computes a run of the store again from what its folder says.
+
+    Raises:
+        UserError: it is to do, and what it starts from was removed.
+    """
+    plan = Plan(targets={folder.spec.key})
+
+    def add(folder: RunFolder) -> None:
+        spec, inputs, outcome = folder.spec, folder.inputs, folder.outcome()
+        for role, key in spec.parents.items():
+            if parent := store.get(key):
+                add(parent)
+            elif outcome != "done":
+                remedy = f"Its {role} was removed from the store; name its method to compute both again."
+                raise UserError("RUN", folder.path.name, remedy=remedy)
+        plan.nodes[spec.key] = Node(spec, inputs, spec.folder, 0, 1.0, outcome)
+
+    add(folder)
+    return plan

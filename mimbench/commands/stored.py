@@ -1,0 +1,54 @@
+"""Papers' tables as they stand in the store; nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from mimbench import paths
+from mimbench.catalog import Catalog
+from mimbench.commands.outcomes import aggregate, context, outcomes
+from mimbench.commands.plan import plan_table
+from mimbench.execute.pool import Report
+from mimbench.plan.graph import Plan
+from mimbench.plan.request import Request, check, command_of
+from mimbench.render import Context
+from mimbench.store.runs import RunStore
+from mimbench.table import spec as tables
+from mimbench.table.cell import Cell, SeedOutcome, Table
+from mimbench.table.spec import TableSpec
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A paper's table: what it asks for, the runs behind it, what became of them."""
+
+    method: str
+    spec: TableSpec
+    plan: Plan
+    outcomes: dict[tuple[str, int], dict[int, SeedOutcome]]
+    table: Table
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for row in self.table.rows for cell in row.cells]
+
+    def told(self, request: Request) -> Context:
+        command = command_of(self.method, self.spec.name, request)
+        return context(self.spec, self.plan, request, command)
+
+
+def stored_tables(request: Request, console: Console, *, ablations: bool = False) -> Iterator[Stored]:
+    """The main table of every paper, or all of its others."""
+    check(request)
+    store, catalog = RunStore(paths.runs()), Catalog(paths.cache())
+    for method, name in tables.list_tables():
+        if (name != "main") != ablations:
+            continue
+        spec = tables.load(method, name)
+        plan = plan_table(method, spec, request, catalog, store, console)
+        where = f"tables/{method}/{name}.toml"
+        table = aggregate(spec, plan, Report(), request, store, where=where)
+        yield Stored(method, spec, plan, outcomes(spec, plan, Report(), request, store), table)

@@ -1,0 +1,154 @@
+"""Finds what is wrong with a dataset before hours are spent on it: a file a format. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimbench.data.check.ade20k import ADE20K_SUFFIXES, check_ade20k, wrong_type
+from mimbench.data.check.coco import COCO_FIELDS, check_coco, missing_parts
+from mimbench.data.check.imagenet import LABELLED, check_imagenet, labelled_but_missing
+from mimbench.data.check.report import Report
+from mimbench.data.image_folder import read_captions
+from mimbench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LAYOUTS = {
+    "imagenet": "{train,val}/<class>/*.jpg",
+    "ade20k": "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
+    "coco": "{train,val}2017/*.jpg and annotations/instances_{train,val}2017.json",
+}
+CHECKS: dict[str, Callable[[Path, Report], None]] = {
+    "imagenet": check_imagenet,
+    "ade20k": check_ade20k,
+    "coco": check_coco,
+}
+PARSE_BYTES = 100 * 2**20  # `require` parses JSON up to this size (official COCO takes half a minute)
+
+
+def check(path: Path, *, limit: int = 5) -> Report:
+    """Validate the dataset at `path`, or every dataset directly below it, whichever of the formats they have.
+
+    Raises:
+        UserError: there is no such folder, or nothing in it looks like one of the formats.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError("data folder", str(path), remedy="It does not exist or is not a folder.")
+    report = Report(path, limit)
+    for folder in (path, *sorted(child for child in path.iterdir() if child.is_dir())):
+        kind = detect(folder)
+        if kind is not None:
+            report.formats[folder] = kind
+            CHECKS[kind](folder, report)
+        if folder == path and kind is not None:
+            break
+    if not report.formats:
+        layouts = "; ".join(f"{name}: {layout}" for name, layout in LAYOUTS.items())
+        raise UserError("data folder", str(path), remedy=f"It has none of the known layouts ({layouts}).")
+    return report
+
+
+def detect(folder: Path) -> str | None:
+    """The format whose folders are there, even if some are missing; None if it looks like none."""
+    annotations = folder / "annotations"
+    if any((folder / name).is_dir() for name in ("train2017", "val2017")) or any(
+        annotations.glob("instances_*.json")
+    ):
+        return "coco"
+    if any(
+        (parent / "training").is_dir() or (parent / "validation").is_dir()
+        for parent in (folder / "images", annotations)
+    ):
+        return "ade20k"
+    if (folder / "train").is_dir() or (folder / "val").is_dir():
+        return "imagenet"
+    return None
+
+
+def print_report(report: Report, console: Console) -> None:
+    """What was found, in plain lines: a line for each dataset, then the first violations of each kind."""
+
+    def line(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    for folder, kind in report.formats.items():
+        line(f"{folder}: {kind}")
+    line(
+        f"{report.pictures} pictures read, {report.counts.total()} violations",
+        "green" if report.ok else "red",
+    )
+    for kind, count in report.counts.items():
+        line(f"{kind}: {count}", "bold red")
+        for message in report.first[kind]:
+            line(f"  {message}")
+        if count > report.limit:
+            line(f"  ... and {count - report.limit} more")
+    for note in report.notes:
+        line(f"note: {note}", "yellow")
+
+
+def require(role: str, path: Path) -> None:
+    """A quick look before a run starts: the role's folders are there and not empty, its JSON parses.
+
+    Also that ADE20K's files have the suffixes that are read, and that every labelled picture is there.
+
+    Args:
+        role: `imagenet`, `ade20k`, `coco` or `captions` (ImageNet's format with captions.json).
+
+    Raises:
+        UserError: naming the role, the path and what is wrong with it.
+    """
+    expected = "imagenet" if role == "captions" else role
+    if expected not in LAYOUTS:
+        raise UserError("data role", role, allowed=(*LAYOUTS, "captions"))
+    where, path = f"--data {role}", Path(path)
+    layout = f"Its layout must be {LAYOUTS[expected]}."
+    if not path.is_dir():
+        raise UserError(where, str(path), remedy=f"There is no such folder. {layout}")
+    found = detect(path)
+    if found not in (None, expected):
+        raise UserError(where, str(path), remedy=f"It looks like {found}. {layout}")
+    for folder, pattern in _needed(expected, path):
+        if not folder.is_dir():
+            raise UserError(where, str(path), remedy=f"{folder} is missing. {layout}")
+        if expected == "ade20k":
+            suffix = ADE20K_SUFFIXES[folder.parent.name]
+            for file in wrong_type(folder, suffix):
+                remedy = f"Of {folder} only {suffix} files are read: convert or remove the others, which"
+                raise UserError(where, str(file), remedy=f"{remedy} `mimbench data check` lists.")
+        if next(folder.glob(pattern), None) is None:
+            raise UserError(where, str(path), remedy=f"{folder} holds no files like {pattern}. {layout}")
+    if role == "captions":
+        read_captions(path)
+    if role == "imagenet":
+        for number, line in labelled_but_missing(path):
+            remedy = f"There is no such picture in {path / 'train'}: put it back, or remove the line."
+            raise UserError(f"{where}, line {number} of {path / LABELLED}", line, remedy=remedy)
+    for file in sorted((path / "annotations").glob("instances_*2017.json")) if role == "coco" else ():
+        if file.stat().st_size <= PARSE_BYTES:
+            try:
+                missing = missing_parts(json.loads(file.read_bytes()))
+            except ValueError as error:
+                raise UserError(where, str(file), remedy=f"It is not JSON: {error}.") from error
+            if missing:
+                remedy = f"It lacks {', '.join(missing)}; it must hold the lists {', '.join(COCO_FIELDS)}."
+                raise UserError(where, str(file), remedy=remedy)
+
+
+def _needed(kind: str, root: Path) -> list[tuple[Path, str]]:
+    """The folders of a format, each with a pattern that some file in it must have."""
+    if kind == "imagenet":
+        return [(root / split, "*/*.*") for split in ("train", "val")]
+    if kind == "coco":
+        annotations = [(root / "annotations", f"instances_{split}2017.json") for split in ("train", "val")]
+        return [*((root / f"{split}2017", "*.*") for split in ("train", "val")), *annotations]
+    return [
+        (root / part / split, f"*{suffix}")
+        for part, suffix in ADE20K_SUFFIXES.items()
+        for split in ("training", "validation")
+    ]

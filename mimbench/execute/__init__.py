@@ -1,0 +1,1 @@
+"""Who computes the graph of runs: worker processes, their progress, this machine."""

@@ -1,0 +1,148 @@
+"""A worker: one process that computes runs, one after another, and imports torch once for all of them.
+
+It speaks JSON lines. In: `{"run": folder, "rerun": bool}`. Out: `{"event": ..., ...}`, the event being ready,
+done, busy or failed. End of input means that whoever asked is gone, and the worker ends at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import queue
+import random
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mimbench import catalog
+from mimbench.atomic import disk_full, disk_full_message
+from mimbench.errors import RunFailed, UserError
+from mimbench.execute.machine import environment
+from mimbench.store.folder import RunFolder, RunLocked
+from mimbench.store.runs import RunStore
+
+
+def main() -> None:
+    replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not end up among the replies
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    faulthandler.enable()  # a crash inside a library leaves its trace in the run's log
+    with contextlib.suppress(ImportError):  # only to save time: a run that misses something says so itself
+        importlib.import_module("mimbench.train.pretraining")
+    replies.write(json.dumps({"event": "ready"}) + "\n")
+    while True:
+        request = requests.get()
+        reply = handle(Path(request["run"]), rerun=request["rerun"])
+        replies.write(json.dumps({**reply, "run": request["run"]}) + "\n")
+
+
+def _listen(requests: queue.SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        requests.put(json.loads(line))
+    os._exit(0)  # at once: the lock goes with the process, the checkpoint stays
+
+
+def handle(path: Path, *, rerun: bool) -> dict[str, Any]:
+    """Compute the run unless it is done (or stale, unless `rerun` is asked for)."""
+    folder = RunFolder(RunStore(path.parent), path)
+    try:
+        with folder.lock():
+            if folder.result is not None:
+                if not rerun or folder.outcome() == "done":
+                    return {"event": "done", "shared": True}
+                folder.reset()
+            with logged(folder.log_path):
+                return compute(folder)
+    except RunLocked:
+        return {"event": "busy"}
+    except OSError as error:
+        message = disk_full_message(path) if disk_full(error) else f"{path}: {error}"
+        return {"event": "failed", "message": message, "user": False}
+
+
+def compute(folder: RunFolder) -> dict[str, Any]:
+    """Run the stage and write its result; every error becomes a status, a line in the log and a reply."""
+    try:
+        folder.begin(environment())
+        seed_all(folder.spec.seed)
+        folder.finish(_stage(folder))
+    except Exception as error:  # the worker goes on with other runs; log, status and reply say what happened
+        traceback.print_exc()
+        if isinstance(error, (UserError, RunFailed)):
+            message = str(error)
+        elif disk_full(error):
+            message = disk_full_message(folder.path)
+        else:
+            message = f"{type(error).__name__}: {error}"
+        with contextlib.suppress(RunFailed):  # the disk is full: the message still reaches the user
+            folder.fail(message)
+        return {"event": "failed", "message": message, "user": isinstance(error, UserError)}
+    finally:
+        _free_memory()
+    return {"event": "done", "shared": False}
+
+
+def _stage(folder: RunFolder) -> dict[str, float]:
+    spec = folder.spec
+    if spec.stage == "downstream":
+        return catalog.task(spec.name).run(folder)
+    from mimbench.train import pretraining
+
+    card = catalog.teacher(spec.name) if spec.stage == "teacher" else catalog.method(spec.name)
+    if folder.weights and spec.stage == "pretrain":
+        from mimbench.train import adopt
+
+        return adopt.run(folder, card)
+    if folder.weights:  # loaded, not trained: what is left to do is to see that it loads
+        assert card.load is not None, f"{spec.name} is given weights but has no `load`"
+        card.load(folder)
+        return {}
+    return pretraining.run(folder, card)
+
+
+def seed_all(seed: int) -> None:
+    """Seed every generator, so that a run does not depend on what its worker did before."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Send stdout and stderr, also those of C libraries and child processes, to the end of a file."""
+    kept = os.dup(1), os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(kept[0], 1)
+        os.dup2(kept[1], 2)
+        for descriptor in (*kept, log):
+            os.close(descriptor)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

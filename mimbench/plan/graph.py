@@ -1,0 +1,109 @@
+"""The graph of runs behind a table: every run once, parents first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mimbench.catalog import Resolved
+from mimbench.errors import Unavailable
+from mimbench.store.folder import Inputs, Outcome
+from mimbench.store.spec import RunSpec
+
+
+@dataclass
+class Node:
+    """One run of the graph."""
+
+    spec: RunSpec
+    inputs: Inputs
+    label: str
+    images: int
+    flops: float
+    outcome: Outcome
+    users: set[str] = field(default_factory=set)  # the rows that would each have computed it by itself
+
+    @property
+    def key(self) -> str:
+        return self.spec.key
+
+
+@dataclass
+class Plan:
+    """The graph of runs, and which run fills which cell.
+
+    Attributes:
+        nodes: key to run, parents before children.
+        cells: (row id, column index) to {seed: key of the run with the cell's number}.
+        blocked: (row id, column index) to why it cannot be run here.
+        recipes: key to the resolved recipe with its sources.
+        targets: the runs that were asked for; the others only lead to them.
+        rebuilt: the rows that are reconstructions, without their authors' code.
+    """
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    cells: dict[tuple[str, int], dict[int, str]] = field(default_factory=dict)
+    blocked: dict[tuple[str, int], Unavailable] = field(default_factory=dict)
+    recipes: dict[str, Resolved] = field(default_factory=dict)
+    targets: set[str] = field(default_factory=set)
+    rebuilt: set[str] = field(default_factory=set)
+
+    @classmethod
+    def union(cls, plans: Mapping[str, Plan]) -> Plan:
+        """Every run of several tables, given by their names, once; cells stay with their tables.
+
+        A main table's rows are methods. Of an ablation's (`4 branches`), the run's label says which table's.
+        """
+        whole = cls()
+        for table, plan in plans.items():
+            for key, node in plan.nodes.items():
+                label = node.label if table.endswith("/main") else f"{table}: {node.label}"
+                known = whole.nodes.setdefault(key, replace(node, label=label, users=set()))
+                known.users.update(node.users)
+            whole.recipes.update(plan.recipes)
+            whole.targets.update(plan.targets)
+        return whole
+
+    def drop_unused(self) -> None:
+        """Forget the runs that lead to no target, as those of a row that turned out not to be runnable."""
+        needed = set(self.targets)
+        for key, node in reversed(self.nodes.items()):
+            if key in needed:
+                needed.update(node.spec.parents.values())
+        self.nodes = {key: node for key, node in self.nodes.items() if key in needed}
+
+    def lineage(self, key: str) -> list[str]:
+        """A run, what it needs, what these need, and so on."""
+        parents = self.nodes[key].spec.parents.values()
+        return [key, *(run for parent in parents for run in self.lineage(parent))]
+
+    def pretraining_flops(self) -> dict[str, float]:
+        """Row id to the FLOPs of its own pretraining; not where it is loaded.
+
+        A teacher's forward passes are in it, its own training is not.
+        """
+        found = {}
+        for (row, _), keys in self.cells.items():
+            parents = self.nodes[next(iter(keys.values()))].spec.parents
+            if "encoder" in parents and (flops := self.nodes[parents["encoder"]].flops):
+                found[row] = flops
+        return found
+
+    def loaded(self) -> dict[str, str]:
+        """Row id to the name of the checkpoint that takes the place of its pretraining, where one does."""
+        found = {}
+        for (row, _), keys in self.cells.items():
+            parents = self.nodes[next(iter(keys.values()))].spec.parents
+            if "encoder" in parents and (node := self.nodes[parents["encoder"]]).spec.adopted:
+                found[row] = ", ".join(Path(path).name for path in node.inputs.weights.values())
+        return found
+
+    def todo(self, *, rerun_stale: bool = False) -> list[Node]:
+        """The runs to do, parents first: targets that are not done, and what these still need."""
+        settled = {"done"} if rerun_stale else {"done", "stale"}
+        needed = set(self.targets)
+        for key, node in reversed(self.nodes.items()):
+            if key in needed and node.outcome not in settled:
+                needed.update(node.spec.parents.values())
+        return [n for key, n in self.nodes.items() if key in needed and n.outcome not in settled]

@@ -1,0 +1,374 @@
+"""The commands, from what the user types to what they see, in the small world."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mimbench import paths
+from mimbench.catalog import Catalog
+from mimbench.cli import app
+from mimbench.plan.datasets import Data
+from mimbench.plan.graph import Plan
+from mimbench.plan.planner import Planner
+from mimbench.plan.request import Request
+from mimbench.store.runs import RunStore
+from mimbench.table import spec as tables
+from tests.world import ROOT, forget
+
+CHECKPOINT = ROOT / "tests" / "golden" / "mae_tiny.npz"  # a zip archive, as torch.save's files are
+
+TABLE = """
+paper = "P"
+name = "main"
+title = "The title"
+section = "Section 1"
+baseline = "nothing"
+[[columns]]
+task = "echo"
+metric = "score"
+title = "Score"
+[[columns]]
+task = "echo"
+metric = "other"
+title = "Other"
+[[rows]]
+id = "nothing"
+label = "Nothing"
+method = "none-at-all"
+[[rows]]
+id = "plain"
+label = "Plain"
+method = "plain"
+set = { "echo.mode" = "MODE" }
+"""
+
+
+class Bench:
+    """A workspace with one table, whose pretraining is done already: workers only fine-tune."""
+
+    def __init__(self, root: Path, data: Path) -> None:
+        self.root, self.data = root, data
+        self.store = RunStore(root / "runs")
+
+    def plan(self) -> Plan:
+        spec, request = tables.load("plain"), Request(scale="smoke")
+        planner = Planner(Catalog(None), self.store, Data(request, lambda: self.data), request)
+        return planner.table(spec.rows, spec.columns, "tables/plain/main.toml")
+
+    def table(self, mode: str = "ok") -> None:
+        file = self.root / "share" / "tables" / "plain" / "main.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(TABLE.replace("MODE", mode))
+        for node in self.plan().nodes.values():
+            if node.spec.stage == "pretrain" and node.outcome != "done":
+                self.store.create(node.spec, node.inputs).finish({})
+
+    def call(self, *words: str) -> Result:
+        return CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+@pytest.fixture
+def bench(world: Path, data: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    real = paths.share
+    share = workspace / "share"
+    monkeypatch.setattr(paths, "share", lambda name: share / name if name == "tables" else real(name))
+    monkeypatch.setattr("mimbench.data.toy.ensure", lambda root, seed=0, size="toy": data)
+    bench = Bench(workspace, data)
+    bench.table()
+    (share / "tables" / "reported.csv").write_text(
+        (ROOT / "tables" / "reported.csv").read_text().splitlines()[0] + "\n"
+    )
+    return bench
+
+
+def test_a_table_from_one_command(bench: Bench) -> None:
+    done = bench.call("reproduce-table", "plain", "--scale", "smoke")
+    assert done.exit_code == 0, done.output
+    assert "The title" in done.output and "40.0" in done.output
+    last = Path(done.output.split()[-1])
+    assert last.is_file() and last.parent == bench.root / "reports" / "out" / "plain"
+    markdown = (last.parent / "main-smoke.md").read_text()  # toy tables have the name to themselves
+    assert "Plain" in markdown and "(ours)" not in markdown
+    again = bench.call("reproduce-table", "plain", "--scale", "smoke")
+    assert again.exit_code == 0 and "started" not in again.output
+    assert (last.parent / "main-smoke.md").read_text() == markdown
+
+
+def test_several_tables_share_their_runs(bench: Bench) -> None:
+    main = bench.root / "share" / "tables" / "plain" / "main.toml"
+    second = TABLE.replace("MODE", "ok").replace('name = "main"', 'name = "second"')
+    (main.parent / "second.toml").write_text(second.replace("The title", "Another title"))
+    done = bench.call("reproduce-all", "--table", "all", "--scale", "smoke", "--set", "echo.steps=2")
+    assert done.exit_code == 0, done.output
+    assert "The title" in done.output and "Another title" in done.output
+    assert "every row by itself: 8 runs" in done.output  # four, each for two tables
+    page = Path(done.output.split()[-1])
+    assert page.name == "index.html" and "plain/second-smoke-changed.html" in page.read_text()
+    made = (page.parent / "plain" / "second-smoke-changed.md").read_text()
+    assert "- changed: echo.steps=2" in made
+    assert "--table second --scale smoke --seeds 1 --set echo.steps=2" in made
+    again = bench.call("reproduce-all", "--table", "all", "--scale", "smoke", "--set", "echo.steps=2")
+    assert again.exit_code == 0 and "started" not in again.output
+
+
+def test_results_go_into_two_documents(bench: Bench) -> None:
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    document = bench.root / "README.md"
+    document.write_text("<!-- results:begin --><!-- results:end -->")
+    done = bench.call("results", str(document), "--scale", "smoke")
+    assert done.exit_code == 0, done.output
+    assert "### The title" in document.read_text() and "Made with" not in document.read_text()
+    assert "Made with" in (bench.root / "RESULTS.md").read_text()
+
+
+def test_ablations_go_into_a_document_of_their_own(bench: Bench) -> None:
+    ablations = ("results", str(bench.root / "README.md"), "--scale", "smoke", "--ablations")
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    assert bench.call(*ablations).exit_code == 2  # a main table is none
+    main = bench.root / "share" / "tables" / "plain" / "main.toml"
+    second = TABLE.replace("MODE", "ok").replace('name = "main"', 'name = "second"')
+    (main.parent / "second.toml").write_text(second.replace("The title", "Another title"))
+    third = TABLE.replace("MODE", "slow").replace('name = "main"', 'name = "third"')  # not computed
+    (main.parent / "third.toml").write_text(third.replace("The title", "An open table"))
+    done = bench.call(*ablations)
+    assert done.exit_code == 0, done.output
+    written = (bench.root / "ABLATIONS.md").read_text()
+    assert "## Another title" in written and "--table second" in written
+    assert "The title" not in written and "An open table" not in written
+    assert not (bench.root / "RESULTS.md").exists() and not (bench.root / "README.md").exists()
+
+
+def test_a_failed_run_is_a_cell_and_an_exit_status(bench: Bench) -> None:
+    bench.table("raise")
+    done = bench.call("reproduce-table", "plain", "--scale", "smoke")
+    assert done.exit_code == 1
+    assert "broken on purpose" in done.output and "its log:" in done.output and "40.0" in done.output
+    bench.table("user")
+    assert bench.call("reproduce-table", "plain", "--scale", "smoke").exit_code == 2
+
+
+def test_outdated_cells_are_shown_and_computed_again_on_demand(bench: Bench, world: Path) -> None:
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    file = world / "downstream" / "echo.py"
+    file.write_text(file.read_text().replace("40.0 + folder", "44.0 + folder"))
+    forget()
+    shown = bench.call("reproduce-table", "plain", "--scale", "smoke")
+    assert "stale" in shown.output and "44.0" not in shown.output
+    fresh = bench.call("reproduce-table", "plain", "--scale", "smoke", "--rerun-stale")
+    assert fresh.exit_code == 0 and "stale" not in fresh.output and "44.0" in fresh.output
+
+
+def test_dry_run_and_plan_compute_nothing(bench: Bench) -> None:
+    for words in (
+        ["plan", "plain"],
+        ["plan", "plain", "--dry-run"],
+        ["reproduce-table", "plain", "--dry-run"],
+    ):
+        done = bench.call(*words, "--scale", "smoke")
+        assert done.exit_code == 0 and "to do: 2 of 4 runs" in done.output
+    assert len(list(bench.store)) == 2 and not (bench.root / "reports").exists()
+
+
+def test_one_run(bench: Bench) -> None:
+    done = bench.call("run", "plain", "echo", "--scale", "smoke", "--set", "echo.mode=ok")
+    assert done.exit_code == 0 and "score 40" in done.output
+    key = Path(done.output.split()[-1]).name
+    (bench.root / "runs" / key / "result.json").unlink()
+    again = bench.call("run", key)
+    assert again.exit_code == 0 and "score 40" in again.output
+    for option in (["--set", "echo.steps=1"], ["--seed", "5"], ["--skip-corrupt"]):
+        refused = bench.call("run", key, *option)
+        assert refused.exit_code == 2 and option[0] in refused.stderr
+
+
+def test_a_stored_run_whose_parent_was_removed(bench: Bench) -> None:
+    done = bench.call("run", "plain", "echo", "--scale", "smoke", "--set", "echo.mode=ok")
+    run = bench.store.find(Path(done.output.split()[-1]).name)
+    bench.store.remove(run.parents["encoder"])
+    shown = bench.call("run", run.path.name)
+    assert shown.exit_code == 0 and "score 40" in shown.output  # it is done, and stands
+    assert bench.call("runs", "export", str(bench.root / "runs.csv")).exit_code == 0
+    (run.path / "result.json").unlink()
+    refused = bench.call("run", run.path.name)
+    assert refused.exit_code == 2 and "Its encoder was removed" in refused.stderr
+
+
+def test_a_wrong_reference_is_found_before_anything_runs(bench: Bench) -> None:
+    table = bench.root / "share" / "tables" / "plain" / "main.toml"
+    reference = 'reported.score = { paper = "X", table_id = "1", row = "r", dataset = "d", metric = "m" }'
+    table.write_text(table.read_text() + reference + "\n")
+    for command in (["plan", "plain"], ["reproduce-table", "plain"], ["reproduce-all"]):
+        done = bench.call(*command, "--scale", "smoke")
+        assert done.exit_code == 2 and "rows[plain].reported.score" in done.stderr
+    assert all(folder.spec.stage == "pretrain" for folder in bench.store)
+
+
+def test_a_damaged_run_is_listed_as_such_and_can_be_collected(bench: Bench) -> None:
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    first, second, *_ = [folder.path for folder in bench.store if folder.spec.stage == "downstream"]
+    (first / "spec.json").write_text('{"stage": "pretrain"}')
+    (second / "result.json").write_text("[]")
+    listed = bench.call("runs", "list")
+    assert listed.exit_code == 0 and "damaged" in listed.output
+    assert next(folder for folder in bench.store if folder.path == second).outcome() == "missing"
+    assert first.name in bench.call("runs", "gc", "--dry-run").output
+
+
+@pytest.mark.parametrize("home", ["file", "file/below"])
+def test_a_workspace_that_cannot_be_is_the_users_mistake(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MIMBENCH_HOME", str(tmp_path / home))
+    done = bench.call("runs", "list")
+    assert done.exit_code == 2 and "MIMBENCH_HOME" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["reproduce-table", "plane"], "Did you mean 'plain'"),
+        (["reproduce-table", "plain", "--table", "mian"], "Did you mean 'main'"),
+        (["reproduce-table", "plain", "--scale", "smoky"], "Did you mean 'smoke'"),
+        (["reproduce-table", "plain", "--seeds", "0"], "--seeds"),
+        (
+            ["reproduce-table", "plain", "--scale", "smoke", "--set", "mask_ratoi=1"],
+            "Did you mean 'mask_ratio'",
+        ),
+        (["reproduce-table", "plain", "--data", "imagenet=/none"], "no such file or folder"),
+        (["reproduce-table", "plain", "--data", "imagenet=."], "--data imagenet"),
+        (["run", "plane", "echo"], "Did you mean 'plain'"),
+        (["run", "plain", "ecco"], "Did you mean 'echo'"),
+        (["run", "plain", "echo", "--scale", "paper"], "--data imagenet=PATH"),
+        (["runs", "show", "nothing"], "No run has that name"),
+        (["run", "plain", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
+        (["reproduce-all", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
+        (["reproduce-all", "--table", "mian"], "main"),
+        (["leaderboard", "--scale", "paper"], "No row of a main table can be run"),
+        (["reproduce-all", "--scale", "smoke", "--weights", f"palin={CHECKPOINT}"], "No run here takes it"),
+        (
+            ["plan", "plain", "--weights", f"plain={__file__}"],
+            "neither a safetensors file nor one that torch",
+        ),
+        (["plan", "plain", "--weights", "plain=."], "It is a folder"),
+        (["reproduce-table", "plain", "--scale", "paper"], "give --data imagenet=PATH"),
+        (["reproduce-all", "--scale", "paper"], "give --data imagenet=PATH"),
+        (["run", "plain", "--scale", "smoke", "--set", "base_lr=NaN"], "--set base_lr: nan"),
+        (["run", "plain", "--scale", "smoke", "--set", "global_batch_size=1000"], "less than a batch"),
+        (["run", "plain", "--scale", "smoke", "--set", "clip_grad=-1"], "--set clip_grad: -1.0"),
+        (["plan", "plain", "--scale", "smoke", "--set", "echo.base_lr=-1"], "--set echo.base_lr: -1.0"),
+        (["plan", "plain", "--scale", "smoke", "--set", "plain.epoch=3"], "Did you mean 'plain.epochs'"),
+        (["plan", "plain", "--scale", "smoke", "--set", "plane.epochs=3"], "Did you mean 'plain'"),
+    ],
+)
+def test_the_users_mistakes_end_with_status_2_and_a_way_out(
+    bench: Bench, words: list[str], message: str
+) -> None:
+    done = bench.call(*words)
+    assert done.exit_code == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert all(folder.spec.stage == "pretrain" for folder in bench.store)  # nothing was started
+
+
+def test_what_there_is(bench: Bench) -> None:
+    assert "none-at-all" in bench.call("methods").output
+    assert "scenes" in bench.call("tasks").output
+    assert "The title" in bench.call("tables").output
+
+
+def test_runs_are_listed_shown_and_removed(bench: Bench) -> None:
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    name = next(folder.path.name for folder in bench.store if folder.spec.stage == "downstream")
+    key = name.rpartition("-")[2]
+    listed = bench.call("runs", "list").output
+    assert key in listed and "echo of plain" in listed
+    shown = bench.call("runs", "show", key).output
+    assert json.loads(shown[: shown.rindex("}") + 1])["state"] == "done"
+    assert bench.call("runs", "rm", name).exit_code == 0
+    assert key not in bench.call("runs", "list").output
+
+
+def test_gc_takes_what_no_table_has_and_nothing_else(bench: Bench) -> None:
+    bench.call("reproduce-table", "plain", "--scale", "smoke", "--seeds", "1")
+    kept = {folder.path.name for folder in bench.store}
+    bench.call("run", "plain", "echo", "--scale", "smoke", "--set", "echo.steps=1")
+    (extra,) = {folder.path.name for folder in bench.store} - kept
+    assert extra in bench.call("runs", "gc", "--dry-run").output
+    assert extra in {folder.path.name for folder in bench.store}
+    assert bench.call("runs", "gc", "--yes").exit_code == 0
+    assert {folder.path.name for folder in bench.store} == kept
+
+
+def test_leaderboard_has_every_pretraining_of_the_main_tables_once_and_best_first(bench: Bench) -> None:
+    main = bench.root / "share" / "tables" / "plain" / "main.toml"
+    other = main.parent.parent / "other" / "main.toml"
+    other.parent.mkdir()
+    taught = TABLE[TABLE.index("[[rows]]") :].replace("plain", "taught").replace("Plain", "Taught")
+    taught = taught.replace('"nothing"', '"nothing-again"').replace("MODE", "ok")
+    other.write_text(main.read_text() + taught)  # the first table's rows, and two more of which one is theirs
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    done = bench.call("leaderboard", "--scale", "smoke")
+    assert done.exit_code == 0
+    page = (bench.root / "reports" / "out" / "leaderboard-smoke.md").read_text()
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| **")]
+    assert len(rows) == 3 and rows[-1].startswith("**Taught**") and "not run" in page and "40.0" in page
+    assert (bench.root / "reports" / "out" / "leaderboard-smoke.html").is_file()
+
+
+def command(bench: Bench, world: Path, after: str = "") -> subprocess.Popen[str]:
+    """`mimbench reproduce-table plain` in a process of its own, then the script `after`."""
+    script = f"""
+import sys
+from pathlib import Path
+from mimbench import paths
+from mimbench.data import toy
+real = paths.share
+paths.share = lambda name: Path({str(bench.root / "share")!r}) / name if name == "tables" else real(name)
+toy.ensure = lambda root, seed=0, size="toy": Path({str(bench.data)!r})
+from mimbench.cli import app
+try:
+    app(["reproduce-table", "plain", "--scale", "smoke"])
+except SystemExit as end:
+    status = end.code
+{after}
+sys.exit(status)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{world}:{ROOT}"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=bench.root, env=environment, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def test_a_cached_table_loads_no_deep_learning_library(bench: Bench, world: Path) -> None:
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    heavy = ("torch", "timm", "mmengine", "pretrain.methods.plain")
+    process = command(bench, world, f"print([name for name in {heavy} if name in sys.modules])")
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and out.splitlines()[-1] == "[]", out + errors
+
+
+def test_ctrl_c_stops_cleanly_and_the_next_command_goes_on(bench: Bench, world: Path) -> None:
+    bench.table("slow")
+    file = world / "downstream" / "echo.py"
+    file.write_text(file.read_text().replace("steps=3", "steps=2000"))
+    forget()
+    process = command(bench, world)
+    end = time.monotonic() + 60
+    while not any(folder.status.get("step") for folder in bench.store):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on from the last checkpoints" in errors
+    assert "Traceback" not in errors
+    assert not any(folder.is_locked() for folder in bench.store)

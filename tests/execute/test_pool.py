@@ -1,0 +1,300 @@
+"""The executor: order, sharing, crashes, and errors that stop no other run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mimbench.execute import machine
+from mimbench.execute import pool as execute
+from mimbench.execute.pool import Pool, Report
+from mimbench.execute.progress import Progress, duration
+from mimbench.plan.graph import Node, Plan
+from mimbench.store.folder import Inputs, RunFolder
+from mimbench.store.runs import RunStore
+from tests.world import ROOT, echo_spec
+
+
+def graph(*modes: str, parents: dict[int, list[int]] | None = None, steps: int = 3) -> Plan:
+    """Runs 0, 1, ... of these modes; `parents[i]` must be done before i."""
+    plan = Plan()
+    keys: list[str] = []
+    for index, mode in enumerate(modes):
+        above = {f"p{number}": keys[number] for number in (parents or {}).get(index, [])}
+        spec = echo_spec(mode, seed=index, steps=steps, parents=above)
+        keys.append(spec.key)
+        plan.nodes[spec.key] = Node(spec, Inputs(), f"run {index}", 1, float(index + 1), "missing")
+    plan.targets = set(keys)
+    return plan
+
+
+@pytest.fixture
+def pool(world: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    monkeypatch.setattr(execute, "POLL_SECONDS", 0.1)
+    with Pool(store, jobs=2) as pool:
+        yield pool
+
+
+def compute(pool: Pool, plan: Plan, *, rerun_stale: bool = False) -> tuple[Report, str]:
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))
+    with Progress(console, plan.todo(rerun_stale=rerun_stale)) as progress:
+        report = pool.run(plan, progress, rerun_stale=rerun_stale)
+    return report, console.export_text()
+
+
+def folders(pool: Pool, plan: Plan) -> list[RunFolder]:
+    return [pool.store.folder(key) for key in plan.nodes]
+
+
+def calls(folder: RunFolder) -> int:
+    return len((folder.path / "calls").read_text().splitlines())
+
+
+def test_all_runs_are_done_once_and_their_output_goes_to_their_logs(pool: Pool) -> None:
+    plan = graph("ok", "ok", "ok", parents={2: [0, 1]})
+    report, text = compute(pool, plan)
+    assert report == Report() and report.exit_code == 0
+    for index, folder in enumerate(folders(pool, plan)):
+        assert folder.outcome() == "done" and calls(folder) == 1
+        assert folder.result is not None and folder.result["metrics"]["score"] == 40.0 + index
+        assert folder.log_path.read_text() == "hello from echo\n"
+        assert json.loads((folder.path / "env.json").read_text())["device"] == "cpu"
+    assert text.index("[3/3] run 2 done") > text.index("run 2 started") > text.index("run 0 done")
+
+
+def test_workers_are_reused_with_one_thread_each(pool: Pool) -> None:
+    plan = graph(*["ok"] * 6)
+    compute(pool, plan)
+    pids = {folder.path.joinpath("calls").read_text() for folder in folders(pool, plan)}
+    assert len(pids) <= 2 and pool._environment()["OMP_NUM_THREADS"] == "1"
+
+
+def test_longest_chain_first(pool: Pool) -> None:
+    plan = graph("ok", "ok", "ok", parents={2: [0]})  # FLOPs 1, 2, 3: the chain 0-2 has 4
+    pool.jobs = 1
+    _, text = compute(pool, plan)
+    assert text.index("run 0 started") < text.index("run 2 started") < text.index("run 1 started")
+
+
+@pytest.mark.parametrize(
+    ("mode", "message", "status"),
+    [
+        ("raise", "ValueError: broken on purpose", 1),
+        ("user", "picture: 'a.jpg' is not valid. It is unreadable.", 2),
+        ("full", "disk is full", 1),
+        ("nan", "score is nan", 1),
+    ],
+)
+def test_an_error_stops_its_own_branch_only(pool: Pool, mode: str, message: str, status: int) -> None:
+    plan = graph(mode, "ok", "ok", "ok", parents={1: [0], 2: [1]})
+    report, text = compute(pool, plan)
+    keys = list(plan.nodes)
+    assert report.failed.keys() == {keys[0]} and message in report.failed[keys[0]]
+    assert report.unreached.keys() == {keys[1], keys[2]} and report.exit_code == status
+    failed = pool.store.folder(keys[0])
+    assert failed.outcome() == "failed" and message in failed.status["message"]
+    assert failed.result is None and "Traceback" in failed.log_path.read_text()
+    assert pool.store.outcome(keys[3]) == "done" and pool.store.outcome(keys[1]) == "missing"
+    assert message in text
+
+
+def test_a_killed_worker_is_replaced_and_its_run_goes_on(pool: Pool) -> None:
+    plan = graph("die once", "ok")
+    report, _ = compute(pool, plan)
+    assert report == Report()
+    assert [calls(folder) for folder in folders(pool, plan)] == [2, 1]
+
+
+def test_a_run_that_kills_its_workers_is_given_up(pool: Pool) -> None:
+    plan = graph("die", "ok", "ok", parents={1: [0]})
+    report, _ = compute(pool, plan)
+    dead, child, other = plan.nodes
+    folder = pool.store.folder(dead)
+    assert "signal 9" in report.failed[dead] and child in report.unreached
+    assert calls(folder) == 2 and folder.outcome() == "failed" and pool.store.outcome(other) == "done"
+
+
+def test_a_failed_run_is_tried_again_by_the_next_command(pool: Pool) -> None:
+    plan = graph("raise")
+    compute(pool, plan)
+    compute(pool, plan)
+    assert calls(folders(pool, plan)[0]) == 2
+
+
+def test_done_and_stale_runs_are_left_alone_unless_asked(pool: Pool) -> None:
+    plan = graph("ok")
+    compute(pool, plan)
+    (folder,) = folders(pool, plan)
+    compute(pool, plan, rerun_stale=True)
+    assert calls(folder) == 1  # the plan was old, the worker saw that it is done
+    path = folder.path / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source": "older"}))
+    compute(pool, plan)
+    assert calls(folder) == 1
+    compute(pool, plan, rerun_stale=True)
+    assert calls(folder) == 2 and folder.outcome() == "done"
+
+
+def test_two_pools_share_the_work(pool: Pool) -> None:
+    plan = graph(*["slow"] * 4, parents={3: [0]}, steps=6)
+    reports: list[Report] = []
+    with Pool(pool.store, jobs=1) as second:
+        threads = [
+            threading.Thread(target=lambda p=p: reports.append(compute(p, plan)[0])) for p in (pool, second)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+    assert reports == [Report(), Report()]
+    assert [calls(folder) for folder in folders(pool, plan)] == [1, 1, 1, 1]
+
+
+def test_a_run_of_a_killed_process_is_taken_over(
+    pool: Pool, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = graph("slow", steps=400)
+    node = next(iter(plan.nodes.values()))
+    folder = store.create(node.spec, node.inputs)
+    other = start_worker(pool)
+    other.stdin.write(json.dumps({"run": str(folder.path), "rerun": False}) + "\n")  # type: ignore[union-attr]
+    other.stdin.flush()  # type: ignore[union-attr]
+    wait_until(lambda: folder.status.get("step", 0) > 0)
+    spec = folder.path / "spec.json"  # the takeover shall not be slow too
+    values = json.loads(spec.read_text())
+    values["recipe"]["steps"] = 1
+    spec.write_text(json.dumps(values))
+    start = Progress.start
+
+    def and_kill(self: Progress, node: Node, folder: RunFolder, *, elsewhere: bool = False) -> None:
+        start(self, node, folder, elsewhere=elsewhere)
+        if elsewhere:
+            other.kill()
+
+    monkeypatch.setattr(Progress, "start", and_kill)
+    report, text = compute(pool, plan)
+    assert report == Report() and calls(folder) == 2 and "another process" in text
+
+
+# -- the worker by itself ------------------------------------------------------------------------------------
+
+
+def world_free(pool: Pool) -> Path:
+    """A folder with nothing to import: Python looks into the current one first."""
+    pool.store.root.mkdir(exist_ok=True)
+    return pool.store.root
+
+
+def start_worker(pool: Pool) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "mimbench.execute.worker"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, env=pool._environment(), text=True, cwd=world_free(pool)
+    )
+
+
+def wait_until(true, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_worker_whose_parent_is_gone_ends_at_once_and_frees_its_run(pool: Pool, store: RunStore) -> None:
+    folder = store.create(echo_spec("slow", steps=1000), Inputs())
+    worker = start_worker(pool)
+    assert worker.stdin is not None
+    worker.stdin.write(json.dumps({"run": str(folder.path), "rerun": False}) + "\n")
+    worker.stdin.flush()
+    wait_until(lambda: folder.outcome() == "running" and folder.status.get("step", 0) > 0)
+    worker.stdin.close()
+    assert worker.wait(timeout=5) == 0
+    assert folder.outcome() == "missing"
+
+
+def test_killing_the_command_leaves_no_worker_behind(world: Path, store: RunStore) -> None:
+    script = (
+        "import sys, time\nfrom mimbench.execute.pool import Pool\nfrom mimbench.store.runs import RunStore\n"
+        f"from pathlib import Path\npool = Pool(RunStore(Path({str(store.root)!r})), jobs=2)\npool.start()\n"
+        "print(*[w.process.pid for w in pool.workers], flush=True)\ntime.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{world}:{ROOT}"}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and alive(pid) for pid in pids))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# -- progress ------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_counts_only_its_new_steps(world: Path, store: RunStore) -> None:
+    node = next(iter(graph("ok").nodes.values()))
+    folder = store.create(node.spec, node.inputs)
+    folder.begin({})
+    progress = Progress(Console(file=open(os.devnull, "w")), [node])
+    progress.start(node, folder)
+    folder._write_status("running", step=80, total=100)
+    progress.tick()
+    assert progress.fraction == pytest.approx(0.8) and progress.seconds_left is None
+    progress.began -= 10.0
+    folder._write_status("running", step=90, total=100)
+    progress.tick()
+    assert progress.seconds_left == pytest.approx(10.0, rel=0.1)
+
+
+def test_a_terminal_gets_a_live_display(world: Path, store: RunStore) -> None:
+    node = next(iter(graph("ok").nodes.values()))
+    console = Console(force_terminal=True, width=100, file=open(os.devnull, "w"))
+    with Progress(console, [node]) as progress:
+        progress.start(node, store.create(node.spec, node.inputs))
+        progress.tick()
+        assert progress._live is not None and len(progress._live.rows) == 2
+        progress.end(node)
+        progress.tick()
+        assert len(progress._live.rows) == 1 and progress.fraction == 1.0
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.num_cores() >= 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert machine.gpu_ids() == ["0", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.gpu_ids() == []
+
+
+def test_a_new_worker_gets_the_gpu_that_has_fewest(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with Pool(store) as pool:
+        pool.start()
+        assert [worker.gpu for worker in pool.workers] == ["0", "1"]
+        pool.workers.pop().close()  # as when it dies
+        pool.start()
+        assert [worker.gpu for worker in pool.workers] == ["0", "1"]

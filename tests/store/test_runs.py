@@ -1,0 +1,305 @@
+"""Run folders: locks, resumption, failures, and what counts as stale."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mimbench.errors import RunFailed, UserError
+from mimbench.store import folder as store_module
+from mimbench.store.folder import Inputs, Options, RunFolder, RunLocked
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import RunSpec
+from tests.world import echo_spec, forget
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from mimbench.store.folder import RunFolder
+from mimbench.store.runs import RunStore
+folder = RunFolder(RunStore(Path({root!r})), Path({path!r}))
+with folder.lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+NewRun = Callable[..., RunFolder]
+
+
+@pytest.fixture
+def holder(python: Callable[[str], subprocess.Popen[str]]):
+    """Another process that holds a run's lock."""
+    held = []
+
+    def hold(folder: RunFolder) -> subprocess.Popen[str]:
+        process = python(HOLD.format(root=str(folder.store.root), path=str(folder.path)))
+        held.append(process)
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "held\n", process.stderr.read()
+        return process
+
+    yield hold
+    for process in held:
+        process.kill()
+        process.wait()
+
+
+def test_create_writes_spec_and_inputs_once(store: RunStore) -> None:
+    spec = echo_spec()
+    inputs = Inputs(data={"imagenet": "/d"}, weights={"clip": "/w.pt"}, options=Options(2, 5.0))
+    folder = store.create(spec, inputs)
+    before = (folder.path / "spec.json").stat().st_mtime_ns
+    again = store.create(spec, inputs)
+    assert (again.path / "spec.json").stat().st_mtime_ns == before
+    assert again.spec == RunSpec.from_dict(spec.as_dict()) and again.spec.key == spec.key
+    assert again.data("imagenet") == Path("/d") and again.weights == {"clip": Path("/w.pt")}
+    assert again.options.num_workers == 2 and again.options.checkpoint_seconds == 5.0
+    with pytest.raises(UserError, match="coco"):
+        again.data("coco")
+
+
+def test_only_one_process_holds_a_run_and_a_kill_frees_it(new_run: NewRun, holder: Callable) -> None:
+    folder = new_run()
+    assert folder.outcome() == "missing"
+    other = holder(folder)
+    assert folder.outcome() == "running"
+    with pytest.raises(RunLocked), folder.lock():
+        pass
+    with pytest.raises(RunLocked):
+        folder.store.remove(folder)
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert folder.outcome() == "missing"
+    with folder.lock():
+        pass
+
+
+def test_progress_and_rewind(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "HEARTBEAT_SECONDS", 0.0)
+    folder = new_run()
+    folder.begin({})
+    for step in range(1, 5):
+        folder.progress(step, 10, loss=1.0 / step)
+    assert folder.status["state"] == "running" and (folder.status["step"], folder.status["total"]) == (4, 10)
+    with open(folder.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "lo')  # killed while writing
+    folder.rewind(2)
+    assert [line["step"] for line in folder.metrics()] == [1, 2]
+    folder.progress(3, 10, loss=9.0)
+    assert folder.last_metrics() == {"loss": 9.0}
+
+
+def test_heartbeat_is_written_at_most_once_a_second(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = new_run()
+    folder.begin({})
+    written: list[str] = []
+    monkeypatch.setattr(store_module, "write_json", lambda path, value: written.append(path.name))
+    for step in range(1, 1000):
+        folder.progress(step, 1000)
+    assert len(written) <= 3
+
+
+def test_finish_makes_a_run_done(new_run: NewRun) -> None:
+    folder = new_run()
+    folder.begin({"python": "3"})
+    folder.details["skipped"] = 1
+    folder.finish({"score": 41.5}, boxes=3)
+    assert folder.store.outcome(folder.spec.key) == "done"
+    result = folder.result
+    assert (
+        result is not None
+        and result["schema"] == store_module.SCHEMA
+        and result["metrics"] == {"score": 41.5}
+    )
+    assert result["details"] == {"skipped": 1, "boxes": 3} and result["source"] == folder.source
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_metric_that_is_no_number_is_no_result(new_run: NewRun, value: float) -> None:
+    folder = new_run()
+    with pytest.raises(RunFailed, match="score"):
+        folder.finish({"score": value})
+    assert folder.result is None
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_leaves_no_half_written_result(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    folder = new_run()
+    folder.begin({})
+    before = sorted(path.name for path in folder.path.iterdir())
+
+    def full(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunFailed, match="disk is full"):
+        folder.finish({"score": 1.0})
+    assert sorted(path.name for path in folder.path.iterdir()) == before
+    assert folder.outcome() == "missing"
+
+
+def test_failure_is_remembered_and_forgotten(new_run: NewRun) -> None:
+    folder = new_run()
+    folder.begin({})
+    folder.fail("loss is NaN")
+    assert folder.outcome() == "failed" and folder.status["message"] == "loss is NaN"
+    folder.reset()
+    assert folder.outcome() == "missing"
+
+
+def test_edited_source_makes_a_run_and_its_children_stale(world: Path, new_run: NewRun) -> None:
+    parent = new_run(seed=1)
+    parent.finish({"score": 1.0})
+    child = new_run(seed=2, parents={"encoder": parent.spec.key})
+    child.finish({"score": 1.0})
+    task = world / "downstream" / "echo.py"
+
+    def outcomes() -> list[str]:
+        forget()
+        return [RunFolder(run.store, run.path).outcome() for run in (parent, child)]
+
+    task.write_text("# a comment\n" + task.read_text().replace('"""A task that', '"""Another docstring that'))
+    assert outcomes() == ["done", "done"]
+    task.write_text(task.read_text().replace("40.0 + folder", "41.0 + folder"))
+    assert outcomes() == ["stale", "stale"]
+
+    fresh = RunFolder(parent.store, parent.path)
+    fresh.reset()
+    fresh.finish({"score": 2.0})
+    assert outcomes() == ["done", "stale"]  # the child still stands on the old parent
+    again = RunFolder(child.store, child.path)
+    again.reset()
+    again.finish({"score": 2.0})
+    assert outcomes() == ["done", "done"]
+
+
+def test_what_stands_on_recomputed_grandparents_is_stale(world: Path, new_run: NewRun) -> None:
+    """A teacher's code changes, it and the pretraining are computed again: the fine-tuning is still old."""
+    store = new_run().store
+
+    def add(stage: str, name: str, **parents: RunFolder) -> RunFolder:
+        keys = {role: parent.spec.key for role, parent in parents.items()}
+        spec = RunSpec(stage, name, "vit_smoke", {}, {}, 0, keys)  # type: ignore[arg-type]
+        return store.create(spec, Inputs())
+
+    def compute(run: RunFolder) -> None:
+        folder = RunFolder(store, run.path)
+        folder.reset()
+        folder.begin({})
+        folder.finish({"score": 1.0})
+
+    teacher = add("teacher", "wise")
+    encoder = add("pretrain", "taught", teacher=teacher)
+    lineage = (teacher, encoder, add("downstream", "echo", encoder=encoder))
+
+    def outcomes() -> list[str]:
+        return [RunFolder(store, run.path).outcome() for run in lineage]
+
+    for run in lineage:
+        compute(run)
+    assert outcomes() == ["done"] * 3
+    source = world / "pretrain" / "teachers" / "wise.py"
+    source.write_text(source.read_text() + "\nMORE = 1\n")
+    forget()
+    assert outcomes() == ["stale"] * 3
+    compute(teacher)
+    assert outcomes() == ["done", "stale", "stale"]
+    compute(encoder)
+    assert outcomes() == ["done", "done", "stale"]
+    compute(lineage[2])
+    assert outcomes() == ["done"] * 3
+
+
+def test_a_parent_that_is_recomputed_meanwhile_makes_its_child_stale(world: Path, new_run: NewRun) -> None:
+    parent = new_run(seed=1)
+    parent.finish({"score": 1.0})
+    child = new_run(seed=2, parents={"encoder": parent.spec.key})
+    child.begin({})
+    result = parent.result
+    assert result is not None
+    (parent.path / "result.json").write_text(json.dumps({**result, "source": "of other code"}))
+    child.finish({"score": 1.0})
+    (parent.path / "result.json").write_text(json.dumps(result))
+    assert child.outcome() == "done"  # it stands on what the parent was when it began, and is again
+    (parent.path / "result.json").write_text(json.dumps({**result, "source": "of other code"}))
+    assert child.outcome() == "stale"
+
+
+def test_results_of_the_first_schema_are_judged_by_their_parents_sources(new_run: NewRun) -> None:
+    parent = new_run(seed=1)
+    parent.finish({"score": 1.0})
+    child = new_run(seed=2, parents={"encoder": parent.spec.key})
+    child.finish({"score": 1.0})
+    result = {**(child.result or {}), "schema": 1, "parents": {"encoder": parent.source}}
+    (child.path / "result.json").write_text(json.dumps(result))
+    assert child.outcome() == "done"
+    (child.path / "result.json").write_text(json.dumps({**result, "parents": {"encoder": "other code"}}))
+    assert child.outcome() == "stale"
+
+
+def test_a_removed_parent_does_not_devalue_its_child(new_run: NewRun) -> None:
+    parent = new_run(seed=1)
+    parent.finish({"score": 1.0})
+    child = new_run(seed=2, parents={"encoder": parent.spec.key})
+    child.finish({"score": 1.0})
+    parent.store.remove(parent)
+    assert child.outcome() == "done"
+
+
+def test_checkpoint_of_other_code_is_not_continued(world: Path, new_run: NewRun) -> None:
+    folder = new_run()
+    folder.begin({})
+    folder.trainer_path.write_bytes(b"weights")
+    again = RunFolder(folder.store, folder.path)
+    again.begin({})
+    assert again.trainer_path.exists()
+    task = world / "downstream" / "echo.py"
+    task.write_text(task.read_text() + "\nMORE = 1\n")
+    forget()
+    RunFolder(folder.store, folder.path).begin({})
+    assert not folder.trainer_path.exists()
+
+
+def test_a_finished_run_keeps_no_checkpoint(new_run: NewRun) -> None:
+    folder = new_run()
+    folder.begin({})
+    folder.trainer_path.write_bytes(b"weights")
+    assert folder.store.leftovers() == []
+    folder.finish({"score": 1.0})
+    assert not folder.trainer_path.exists()
+    folder.trainer_path.write_bytes(b"of a version that kept it")
+    assert folder.store.leftovers() == [folder.trainer_path]
+
+
+def test_find_by_prefix(new_run: NewRun) -> None:
+    one, two = new_run(seed=1), new_run(seed=2)
+    store = one.store
+    assert store.find(one.path.name).path == one.path
+    assert store.find(two.spec.key[:10]).path == two.path
+    with pytest.raises(UserError, match="2 runs"):
+        store.find("downstream-echo")
+    with pytest.raises(UserError, match="No run"):
+        store.find("nothing")
+
+
+def test_leftovers_are_temporary_files_and_empty_folders(new_run: NewRun) -> None:
+    folder = new_run()
+    with folder.lock():
+        pass
+    temporary = folder.path / ".result.json.abcd"
+    temporary.write_text("{")
+    broken = folder.store.root / "downstream-echo-vit_smoke-00000000"
+    broken.mkdir()
+    found = folder.store.leftovers()
+    assert sorted(found) == sorted([temporary, broken])
+    folder.store.remove_leftovers(found)
+    assert folder.store.leftovers() == [] and folder.spec.name == "echo"
