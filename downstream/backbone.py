@@ -10,7 +10,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mimbench.encoder import load_encoder
+from mimbench.checkpoint.encoder import load_encoder
 from mimbench.vit import ViT
 
 OFFICIAL_TAPS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # BEiT, MAE, iBOT: ViT-B and ViT-L

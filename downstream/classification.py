@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from mimbench.device import device
 from mmengine.dist import all_reduce, get_dist_info
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
-from mimbench.contract import Metric, TaskCard, TransferRecipe, device
+from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.errors import UserError
 from mimbench.recipe import require_above, require_range
 
@@ -162,11 +163,11 @@ def run(folder: RunFolder) -> dict[str, float]:
     from downstream.backbone import remove_final_norm
     from downstream.layer_decay import param_groups
     from downstream.transfer import labelled_splits, seed_weights
+    from mimbench.checkpoint.encoder import load_encoder
     from mimbench.data.augment import eval_transform, finetune_transform
     from mimbench.data.image_folder import LabelledPictures
-    from mimbench.encoder import load_encoder
+    from mimbench.schedule import warmup_cosine
     from mimbench.train.runner import fit
-    from mimbench.train.schedule import warmup_cosine
 
     spec = folder.spec
     recipe = ClassificationRecipe.from_values(spec.recipe)

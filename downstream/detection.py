@@ -183,7 +183,7 @@ def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> Bas
     """mmdetection's Mask R-CNN on the encoder, its new weights drawn from torch's generator."""
     from downstream.neck import MultiTapPyramid, batch_norm
     from downstream.transfer import PIXEL_MEAN, PIXEL_STD, import_quietly, scope
-    from mimbench.encoder import read_encoder
+    from mimbench.checkpoint.encoder import read_encoder
     from mimbench.ops import roi_align
 
     import_quietly("mmdet.models")
@@ -364,8 +364,8 @@ def run(folder: RunFolder) -> dict[str, float]:
 
     from downstream.layer_decay import param_groups
     from downstream.transfer import leave_out_unreadable, require_pictures, seed_weights
+    from mimbench.schedule import warmup_multistep
     from mimbench.train.runner import fit
-    from mimbench.train.schedule import warmup_multistep
 
     recipe = DetectionRecipe.from_values(folder.spec.recipe)
     root = folder.data("coco")

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from mimbench.device import device
 from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
-from mimbench.contract import Metric, TaskCard, TransferRecipe, device
+from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.errors import UserError
 from mimbench.recipe import require_above, require_range
 
@@ -68,9 +69,9 @@ def recipes() -> Mapping[str, KNNRecipe]:
 def run(folder: RunFolder) -> dict[str, float]:
     """Top-1 accuracy, in percent, of the validation pictures among the labelled training pictures."""
     from downstream.transfer import labelled_splits
+    from mimbench.checkpoint.encoder import load_encoder
     from mimbench.data.augment import eval_transform
     from mimbench.data.image_folder import LabelledPictures
-    from mimbench.encoder import load_encoder
 
     recipe = KNNRecipe.from_values(folder.spec.recipe)
     train, val = labelled_splits(folder)

@@ -115,9 +115,9 @@ class LinearProbe(BaseModel):
 def run(folder: RunFolder) -> dict[str, float]:
     """Train the linear layer on the labelled pictures; top-1 accuracy after the last epoch, in percent."""
     from downstream.transfer import fit_head, labelled_splits, seed_weights
+    from mimbench.checkpoint.encoder import load_encoder
     from mimbench.data.augment import eval_transform, finetune_transform
     from mimbench.data.image_folder import LabelledPictures
-    from mimbench.encoder import load_encoder
 
     spec = folder.spec
     recipe = LinearRecipe.from_values(spec.recipe)

@@ -173,7 +173,7 @@ def build_model(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> 
     """mmsegmentation's EncoderDecoder on the encoder, its new weights drawn from torch's generator."""
     from downstream.neck import MultiTapPyramid, batch_norm
     from downstream.transfer import PIXEL_MEAN, PIXEL_STD, import_quietly, scope
-    from mimbench.encoder import read_encoder
+    from mimbench.checkpoint.encoder import read_encoder
 
     import_quietly("mmseg.models")
     from mmengine.config import ConfigDict
@@ -235,8 +235,8 @@ def run(folder: RunFolder) -> dict[str, float]:
 
     from downstream.layer_decay import param_groups
     from downstream.transfer import evaluate, leave_out_unreadable, require_pictures, seed_weights
+    from mimbench.schedule import warmup_poly
     from mimbench.train.runner import fit
-    from mimbench.train.schedule import warmup_poly
 
     recipe = SegmentationRecipe.from_values(folder.spec.recipe)
     root = folder.data("ade20k")

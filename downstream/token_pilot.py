@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from mimbench.device import device
 from mmengine.dist import all_reduce, get_dist_info
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from torch.utils.data import DataLoader, Subset
 
 from downstream.classification import images
 from downstream.linear_probe import flops
-from mimbench.contract import Metric, TaskCard, TransferRecipe, device
+from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.recipe import require_above, require_range
 
 if TYPE_CHECKING:

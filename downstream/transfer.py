@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from mimbench.device import device
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
-from mimbench.contract import TransferRecipe, device
+from mimbench.contract import TransferRecipe
 from mimbench.data.image_folder import CorruptPicture, ImageFolder, decode
 from mimbench.errors import UserError
 from mimbench.ops import ensure_mmcv_ops
+from mimbench.schedule import warmup_cosine
 from mimbench.train.loader import seed_everything
 from mimbench.train.optimizer import param_groups
 from mimbench.train.runner import fit
-from mimbench.train.schedule import warmup_cosine
 
 if TYPE_CHECKING:
     from mmengine.evaluator import BaseMetric

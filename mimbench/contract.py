@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from mimbench.recipe import PretrainRecipe, Recipe, require_optimizer, require_range
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
     from torch import Tensor, nn
 
@@ -165,10 +164,3 @@ class TaskCard:
     flops: Callable[[Mapping[str, Any], str, int], float]
     images: Callable[[Mapping[str, Any], int], int]
     takes: Literal["encoder", "teacher"] = "encoder"
-
-
-def device() -> torch.device:
-    """Where runs compute: the first CUDA device where there is one, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from typing_extensions import Self
 
 from mimbench.errors import UserError
-from mimbench.train.schedule import warmup_cosine
+from mimbench.schedule import warmup_cosine
 
 SCALES = ("smoke", "toy", "small", "paper")
 Scale = Literal["smoke", "toy", "small", "paper"]

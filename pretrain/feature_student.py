@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.data.augment import MEAN, STD
 from mimbench.recipe import PretrainRecipe, require_range
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
 
@@ -63,7 +63,7 @@ class FeatureStudent(MaskedViT):
     def __init__(self, recipe: FeatureRecipe) -> None:
         super().__init__(recipe, positions="block+shared", layer_scale_init=recipe.layer_scale_init)
         self.head = nn.Linear(self.encoder.embed_dim, recipe.target_dim)
-        self.head.apply(initial.beit)
+        self.head.apply(weight_init.beit)
         self.num_masked, self.min_mask_block = recipe.num_masked, recipe.min_mask_block
 
     def draw_masks(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mimbench.arch import ViTConfig
 from mimbench.recipe import PretrainRecipe
 from mimbench.vit import ViT
-from pretrain import initial
+from pretrain import weight_init
 
 
 class MaskedViT(nn.Module):
@@ -43,11 +43,11 @@ class MaskedViT(nn.Module):
         )
         self.encoder = ViT(config, drop_path=recipe.drop_path)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
-        self.encoder.apply(initial.beit)
+        self.encoder.apply(weight_init.beit)
         for token in (self.encoder.cls_token, self.encoder.pos_embed, self.mask_token):
             if token is not None:
-                initial.narrow_normal_(token)
-        initial.rescale_residual_branches(self.encoder)
+                weight_init.narrow_normal_(token)
+        weight_init.rescale_residual_branches(self.encoder)
 
     @property
     def grid_size(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mimbench.arch import transformer_flops
 from mimbench.vit import LayerNorm, sincos_position_embedding
-from pretrain import initial
+from pretrain import weight_init
 
 
 class Attention(nn.Module):
@@ -61,7 +61,7 @@ class TargetAwareDecoder(nn.Module):
     def __init__(self, encoder_dim: int, grid_size: int, *, dim: int, depth: int, num_heads: int) -> None:
         super().__init__()
         self.embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(initial.narrow_normal_(torch.zeros(1, 1, dim)))
+        self.mask_token = nn.Parameter(weight_init.narrow_normal_(torch.zeros(1, 1, dim)))
         self.pos_embed = nn.Parameter(
             sincos_position_embedding(dim, grid_size, cls_token=False), requires_grad=False
         )

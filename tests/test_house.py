@@ -71,6 +71,15 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_wall_is_one_tuple() -> None:
+    """The import contract names what the fingerprint calls the numbers' side."""
+    text = (ROOT / "pyproject.toml").read_text()
+    wall = text[text.index("what computes numbers knows nothing") :]
+    sources = re.findall(r'"mimbench\.(\w+)"', wall[: wall.index("forbidden_modules")])
+    assert sorted(sources) == sorted(NUMERICS)
+    assert not set(re.findall(r'"mimbench\.(\w+)"', wall[wall.index("forbidden_modules") :])) & set(NUMERICS)
+
+
 @pytest.mark.parametrize("target", ["reproduce-table", "plan"])
 def test_make_without_method_names_the_tables_and_installs_nothing(target: str) -> None:
     done = run("make", target)

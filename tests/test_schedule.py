@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mimbench.train.schedule import warmup_cosine, warmup_multistep, warmup_poly
+from mimbench.schedule import warmup_cosine, warmup_multistep, warmup_poly
 
 
 @pytest.mark.parametrize(

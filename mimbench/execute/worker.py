@@ -99,7 +99,7 @@ def _stage(folder: RunFolder) -> dict[str, float]:
 
     card = catalog.teacher(spec.name) if spec.stage == "teacher" else catalog.method(spec.name)
     if folder.weights and spec.stage == "pretrain":
-        from mimbench.train import adopt
+        from mimbench.checkpoint import adopt
 
         return adopt.run(folder, card)
     if folder.weights:  # loaded, not trained: what is left to do is to see that it loads

@@ -1,13 +1,18 @@
-"""Fingerprints of the source that determines a run's numbers."""
+"""Fingerprints of the source that determines a run's numbers.
+
+A fingerprint depends on what the code says, not on where it stands: moving or renaming a module makes no
+result stale. An import of ours counts as the digest of the module that it names, never as its name.
+"""
 
 from __future__ import annotations
 
 import ast
 import functools
 import hashlib
+import re
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from mimbench import discovery
 from mimbench.atomic import digest
@@ -15,39 +20,187 @@ from mimbench.discovery import module_file
 
 PROJECT_PACKAGES = ("mimbench", "pretrain", "downstream")
 
-NUMERICS = ("arch", "contract", "data", "encoder", "foreign", "ops", "recipe", "train", "vit")
+NUMERICS = (
+    "arch", "checkpoint", "contract", "data", "device", "ops", "recipe", "schedule", "train", "vit",
+)  # fmt: skip
 """What of `mimbench` computes numbers. The rest plans, starts, stores and shows runs."""
 
 PLAIN_DATA = ("recipes", "transfer")
 """A card's functions whose result is in the run's key already: a new scale there makes no older run stale."""
 
+INFRASTRUCTURE = "infrastructure"  # what an import of a module counts as that computes no number
+PLACE = re.compile(r"id='⟦(\d+)⟧'")
+IMPORTS = re.compile(rf"Expr\(value=Name\({PLACE.pattern}, ctx=Load\(\)\)\)")  # a statement of ours
 
-class _Numerics(ast.NodeTransformer):
-    """Removes what cannot change a number: docstrings, imports for type checkers, the card's plain data."""
 
-    def __init__(self, plain_data: bool) -> None:
-        self.plain_data = plain_data
+@dataclass(frozen=True)
+class Import:
+    """One name that an import of ours binds. `name` is empty where the module itself is imported."""
 
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.AST]:
-        self.generic_visit(node)
-        name = node.test.attr if isinstance(node.test, ast.Attribute) else getattr(node.test, "id", None)
-        return list(node.orelse) if name == "TYPE_CHECKING" else node
+    module: str
+    name: str
+    bound: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A module's text without what cannot change a number, with places where its imports of ours stood.
+
+    Attributes:
+        text: the dump of its syntax tree; place `n` is written `⟦n⟧`.
+        places: what stands at each place: a group of imports, or a name that is bound to a module of ours.
+        imported: every module of ours that it imports, or whose package's `__init__` that runs.
+        exports: names that its imports of ours bind at the top, which other modules may import from here.
+        is_empty: whether it says nothing beside its imports.
+    """
+
+    text: str
+    places: tuple[tuple[Import, ...] | str, ...]
+    imported: frozenset[str]
+    exports: Mapping[str, Import]
+    is_empty: bool
+
+    @functools.cached_property
+    def body(self) -> str:
+        """The text without its imports of ours."""
+        return PLACE.sub("", self.text)
+
+    def filled(self, digests: Mapping[tuple[str, str], str]) -> str:
+        """The text with the digest of each imported module at its place."""
+
+        def fill(match: re.Match[str]) -> str:
+            place = self.places[int(match[1])]
+            if isinstance(place, str):
+                return f"module {digests[place, '']}"
+            return repr(sorted((digests[each.module, each.name], each.name, each.bound) for each in place))
+
+        return PLACE.sub(fill, self.text)
+
+
+# -- one file ------------------------------------------------------------------------------------------------
+
+
+class _Reader(ast.NodeTransformer):
+    """Removes docstrings, imports for type checkers and the card's plain data; puts imports of ours apart."""
+
+    def __init__(self, package: str, plain_data: bool) -> None:
+        self.package, self.plain_data = package, plain_data
+        self.places: list[tuple[Import, ...] | str] = []
+        self.imported: set[str] = set()
+        # Local name to the module of ours that it is bound to; None where it is bound to several.
+        self.modules: dict[str, str | None] = {}
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
         if not self.plain_data:
             node.body = [item for item in node.body if getattr(item, "name", None) not in PLAIN_DATA]
         return self.generic_visit(node)
 
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.AST]:
+        name = node.test.attr if isinstance(node.test, ast.Attribute) else getattr(node.test, "id", None)
+        if name == "TYPE_CHECKING":
+            return [found for item in node.orelse if (found := self.visit(item))]
+        return self.generic_visit(node)
+
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if text else self.generic_visit(node)
 
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """As the base class, with neighbouring imports of ours made one group: their order means nothing."""
+        super().generic_visit(node)
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list) and any(
+                isinstance(item, (ast.Import, ast.ImportFrom)) for item in value
+            ):
+                setattr(node, name, self._grouped(value))
+        return node
+
+    def _grouped(self, statements: list[ast.stmt]) -> list[ast.stmt]:
+        result: list[ast.stmt] = []
+        group: list[Import] = []
+
+        def close() -> None:
+            if group:
+                result.append(self._place(tuple(group)))
+                group.clear()
+
+        for statement in statements:
+            if not isinstance(statement, (ast.Import, ast.ImportFrom)):
+                close()
+                result.append(statement)
+            elif ours := self._ours(statement):
+                group += ours
+            else:
+                result.append(statement)
+        close()
+        return result
+
+    def _ours(self, node: ast.Import | ast.ImportFrom) -> list[Import]:
+        """What an import statement binds of ours; nothing where it imports another project's module."""
+        found: list[Import] = []
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if _is_ours(alias.name):
+                    self.imported.add(alias.name)
+                    found.append(Import(alias.name, "", alias.asname or alias.name))
+            return found
+        parts = self.package.split(".")
+        above = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+        base = ".".join(filter(None, (above, node.module)))
+        if not _is_ours(base):
+            return []
+        self.imported.add(base)
+        for alias in node.names:
+            bound, submodule = alias.asname or alias.name, f"{base}.{alias.name}"
+            if module_file(submodule) is not None:
+                self.imported.add(submodule)
+                self.modules[bound] = submodule if self.modules.get(bound, submodule) == submodule else None
+                found.append(Import(submodule, "", bound))
+            else:
+                found.append(Import(base, alias.name, bound))
+        return found
+
+    def _place(self, what: tuple[Import, ...] | str) -> ast.stmt:
+        self.places.append(what)
+        return ast.Expr(ast.Name(f"⟦{len(self.places) - 1}⟧", ast.Load()))
+
+    def name_modules(self, tree: ast.Module) -> None:
+        """Names bound to modules of ours become places: how a module is called here means nothing."""
+        plain = {name: module for name, module in self.modules.items() if module is not None}
+
+        def nameless(each: Import) -> Import:
+            return replace(each, bound="") if not each.name and each.bound in plain else each
+
+        groups = [place if isinstance(place, str) else tuple(map(nameless, place)) for place in self.places]
+        self.places = [*groups]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and node.id in plain:
+                self.places.append(plain[node.id])
+                node.id = f"⟦{len(self.places) - 1}⟧"
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] in PROJECT_PACKAGES
+
 
 @functools.cache
-def _parsed(module: str, path: Path, plain_data: bool) -> tuple[str, frozenset[str]]:
-    """A file's digest and what it imports; read once a process, as Python itself does."""
-    tree = _Numerics(plain_data).visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
-    return hashlib.sha256(_dump(tree).encode()).hexdigest(), frozenset(_imports(module, path, tree))
+def _read(module: str, plain_data: bool) -> Source | None:
+    """A module's source, read once a process; None where no file has that name."""
+    path = module_file(module)
+    if path is None:
+        return None
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    reader = _Reader(package, plain_data)
+    tree = reader.visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+    statements = (IMPORTS.fullmatch(ast.dump(item)) for item in tree.body if isinstance(item, ast.Expr))
+    groups = [reader.places[int(found[1])] for found in statements if found]
+    exports = {
+        each.bound: each for place in groups for each in place if isinstance(each, Import) and each.name
+    }
+    reader.name_modules(tree)
+    return Source(
+        _dump(tree), tuple(reader.places), frozenset(reader.imported), exports, len(groups) == len(tree.body)
+    )
 
 
 def _dump(tree: ast.Module) -> str:
@@ -56,52 +209,95 @@ def _dump(tree: ast.Module) -> str:
     return ast.dump(tree, **everything).replace(", type_params=[]", "")
 
 
-def _imports(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
-    """Names of everything imported anywhere in a file; `from a import b` gives both `a` and `a.b`."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            above = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
-            base = ".".join(filter(None, (above, node.module)))
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+# -- from files to fingerprints ------------------------------------------------------------------------------
 
 
-def _infrastructure(module: str) -> bool:
-    """Whether a module of ours computes no number."""
+def _counts(module: str) -> bool:
+    """Whether a module of ours computes numbers."""
     top, _, rest = module.partition(".")
-    return top == "mimbench" and rest.split(".")[0] not in NUMERICS
+    return top != "mimbench" or rest.split(".")[0] in NUMERICS
+
+
+@functools.cache
+def _named(module: str, plain_data: bool) -> dict[tuple[str, str], str]:
+    """(module, name) as a file imports it, to the module that defines it: re-exports are followed."""
+    source = _read(module, plain_data)
+    found: dict[tuple[str, str], str] = {}
+    for place in source.places if source else ():
+        for each in (Import(place, "", ""),) if isinstance(place, str) else place:
+            seen, at = set(), each
+            while at.name and at.module not in seen and _counts(at.module):
+                seen.add(at.module)
+                there = _read(at.module, plain_data)
+                if there is None or at.name not in there.exports:
+                    break
+                at = there.exports[at.name]
+            found[each.module, each.name] = at.module
+    return found
+
+
+@functools.cache
+def _reach(module: str, plain_data: bool) -> frozenset[str]:
+    """What a module's text depends on, directly or not, among what computes numbers."""
+    found: set[str] = set()
+    todo = [module]
+    while todo:
+        for name in _named(todo.pop(), plain_data).values():
+            if name not in found and _counts(name) and _read(name, plain_data) is not None:
+                found.add(name)
+                todo.append(name)
+    return frozenset(found)
+
+
+@functools.cache
+def _digest(module: str, plain_data: bool) -> str:
+    """The digest of a module and of all that it imports; modules that import each other share one."""
+    component = {name for name in _reach(module, plain_data) if module in _reach(name, plain_data)} | {module}
+    texts = []
+    for member in component:
+        source = _read(member, plain_data)
+        assert source is not None
+        digests = {}
+        for imported, name in _named(member, plain_data).items():
+            there = _read(name, plain_data) if _counts(name) else None
+            if there is None:
+                digests[imported] = INFRASTRUCTURE
+            elif name in component:
+                digests[imported] = _sha256(there.body)
+            else:
+                digests[imported] = _digest(name, plain_data)
+        texts.append(source.filled(digests))
+    return _sha256("\n".join(sorted(texts)))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def closure(roots: Iterable[str], *, plain_data: bool = True) -> dict[str, str]:
-    """Module name to digest, for `roots` and every project module that they import, directly or not.
+    """Module name to digest, for `roots` and every module of ours that they import, directly or not.
 
-    Infrastructure is left out unless it is itself a root, and so is whatever only infrastructure imports.
+    What computes no number is left out unless it is itself a root, and so is what only that imports.
     """
     digests: dict[str, str] = {}
-    todo = [(root, True) for root in roots]
+    todo = list(roots)
+    known = set(todo)
     while todo:
-        module, is_root = todo.pop()
-        if module.split(".")[0] not in PROJECT_PACKAGES or module in digests:
+        module = todo.pop()
+        source = _read(module, plain_data)
+        if source is None:  # `from module import function` names no module
             continue
-        if _infrastructure(module) and not is_root:
-            continue
-        path = module_file(module)
-        if path is None:  # `from module import function` names no module
-            continue
-        digests[module], imported = _parsed(module, path, plain_data)
+        digests[module] = _digest(module, plain_data)
         parts = module.split(".")  # importing a.b.c runs a/__init__ and a/b/__init__ too
-        todo += [(".".join(parts[:n]), False) for n in range(1, len(parts))]
-        todo += [(name, False) for name in imported]
+        runs = {".".join(parts[:n]) for n in range(1, len(parts))} | source.imported
+        todo += [name for name in runs - known if _counts(name)]
+        known |= runs
     return digests
 
 
 @functools.cache
 def source_fingerprint(modules: tuple[str, ...], *, plain_data: bool = True) -> str:
-    """The fingerprint of the code behind `modules`: comments, docstrings and layout do not count.
+    """The fingerprint of the code behind `modules`; comments, docstrings and names of modules do not count.
 
     The first answer holds for the process, whose imported code does not change either; `forget` drops it.
 
@@ -110,18 +306,19 @@ def source_fingerprint(modules: tuple[str, ...], *, plain_data: bool = True) -> 
         plain_data: whether `recipes` and `transfer` of a card count. They do for what the catalog caches;
             they do not for a run, whose key holds what they returned.
     """
-    digests = closure(modules, plain_data=plain_data)
-    return digest("\n".join(f"{name} {digest}" for name, digest in sorted(digests.items())))
+    found = closure(modules, plain_data=plain_data)
+    bodies = {name: source for name in found if (source := _read(name, plain_data)) and not source.is_empty}
+    return digest("\n".join(sorted({found[name] for name in bodies})))
 
 
 def forget() -> None:
     """Read the source again when next asked."""
     discovery.forget()
-    for function in (_parsed, source_fingerprint):
+    for function in (_read, _named, _reach, _digest, source_fingerprint):
         function.cache_clear()
 
 
-PRETRAINING, ADOPTION = "mimbench.train.pretraining", "mimbench.train.adopt"
+PRETRAINING, ADOPTION = "mimbench.train.pretraining", "mimbench.checkpoint.adopt"
 
 
 def run_fingerprint(stage: str, name: str, *, adopted: bool = False) -> str:

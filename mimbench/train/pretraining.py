@@ -13,10 +13,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mimbench.atomic import write_bytes
+from mimbench.checkpoint.encoder import save_encoder
 from mimbench.contract import MethodCard
 from mimbench.data.augment import PretrainAugment, normalise
 from mimbench.data.image_folder import CaptionedPictures, ImageFolder, PretrainPictures
-from mimbench.encoder import save_encoder
 from mimbench.errors import RunFailed
 from mimbench.recipe import PretrainRecipe
 from mimbench.train.optimizer import param_groups

@@ -17,7 +17,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from mimbench.atomic import write_bytes
-from mimbench.contract import device as run_device
+from mimbench.device import device as run_device
 from mimbench.errors import RunFailed
 from mimbench.train.loader import MODEL_STREAM, seed_everything, train_loader
 from mimbench.train.optimizer import optim_wrapper

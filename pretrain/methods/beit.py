@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.recipe import PretrainRecipe, require_range
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.conv_vae import conv_flops
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
@@ -42,7 +42,7 @@ class BEiT(nn.Module):
         self.recipe = recipe
         self.student = MaskedViT(recipe, positions=recipe.positions, layer_scale_init=recipe.layer_scale_init)
         self.head = nn.Linear(self.encoder.embed_dim, recipe.num_codes)
-        self.head.apply(initial.beit)
+        self.head.apply(weight_init.beit)
         self.tokenizer = tokenizer
 
     @property

@@ -20,7 +20,7 @@ from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard
 from mimbench.recipe import require_range
 from mimbench.vit import LayerNorm
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.deep_dynamic import DeepDynamicRecipe, DeepDynamicSupervision
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
@@ -38,7 +38,7 @@ class BEiTDDS(nn.Module):
         dim, out_dim = self.encoder.embed_dim, 3 * recipe.patch_size**2
         self.norms = nn.ModuleList(LayerNorm(dim) for _ in recipe.taps[:-1])
         self.heads = nn.ModuleList(nn.Linear(dim, out_dim) for _ in recipe.taps)
-        self.heads.apply(initial.beit)
+        self.heads.apply(weight_init.beit)
         self.supervision = DeepDynamicSupervision(recipe, self.student.grid_size)
 
     @property

@@ -33,7 +33,7 @@ from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.errors import UserError
 from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import LAYER_NORM_EPS, ViT
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.ema import epochs_of_step, follow, frozen_copy
 from pretrain.masking import block_masks
 from pretrain.target import patchify, squared_error, standardise_channels
@@ -77,8 +77,8 @@ class BootMAE(nn.Module):
 
     def init_weights(self) -> None:
         """Xavier; q, k and v of self-attention each for itself, and of cross-attention k and v as one."""
-        self.apply(initial.xavier)
-        initial.xavier_patch_embed(self.encoder)
+        self.apply(weight_init.xavier)
+        weight_init.xavier_patch_embed(self.encoder)
         nn.init.zeros_(self.encoder.patch_embed.proj.bias)
         nn.init.normal_(self.encoder.cls_token, std=1e-6)
         separate = [block.attn.qkv.weight.chunk(3) for block in self.encoder.blocks]

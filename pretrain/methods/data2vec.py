@@ -23,7 +23,7 @@ from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import ViT
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.ema import follow, frozen_copy
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
@@ -37,7 +37,7 @@ class Data2vec(nn.Module):
         self.recipe = recipe
         self.student = MaskedViT(recipe, positions="shared", layer_scale_init=recipe.layer_scale_init)
         self.head = nn.Linear(self.encoder.embed_dim, self.encoder.embed_dim)
-        self.head.apply(initial.beit)
+        self.head.apply(weight_init.beit)
         self.teacher = frozen_copy(self.encoder)  # before the student's attention starts to drop
         for block in self.encoder.blocks:
             block.attn.attend = self.attend

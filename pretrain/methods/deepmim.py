@@ -29,7 +29,7 @@ from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flo
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.errors import UserError
 from mimbench.vit import ViT
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.decoder import MAEDecoder
 from pretrain.feature_student import teacher_tokens
 from pretrain.hog import hog, hog_dim
@@ -61,8 +61,8 @@ class DeepMIM(nn.Module):
         )
         for decoder in self.decoders:
             decoder.pos_embed = self.decoders[0].pos_embed
-        self.apply(initial.xavier)
-        initial.xavier_patch_embed(self.encoder)
+        self.apply(weight_init.xavier)
+        weight_init.xavier_patch_embed(self.encoder)
         for token in (self.encoder.cls_token, *(decoder.mask_token for decoder in self.decoders)):
             nn.init.normal_(token, std=0.02)
         self.teacher, self.mae = teacher, mae

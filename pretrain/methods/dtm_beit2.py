@@ -28,7 +28,7 @@ from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import Block
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.grouping import Morphing
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
@@ -53,7 +53,7 @@ class BEiT2Student(MaskedViT):
             )
             for _ in range(recipe.head_layers)
         )
-        self.class_blocks.apply(initial.beit)
+        self.class_blocks.apply(weight_init.beit)
         for layer, block in enumerate(self.class_blocks, start=recipe.early_layers + 1):
             for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
                 weight.data /= (2 * layer) ** 0.5
@@ -82,7 +82,7 @@ class DTMBEiT2(nn.Module):
         self.recipe = recipe
         self.student = BEiT2Student(recipe)
         self.head = nn.Linear(self.encoder.embed_dim, tokenizer.num_codes)
-        self.head.apply(initial.beit)
+        self.head.apply(weight_init.beit)
         self.tokenizer = tokenizer
 
     @property

@@ -32,7 +32,7 @@ from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.data.augment import PretrainAugment
 from mimbench.recipe import PretrainRecipe, require_range
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.ema import cosine_between, follow, frozen_copy
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
@@ -69,7 +69,7 @@ class DTMBYOL(nn.Module):
         self.projector = Head(self.encoder.embed_dim, recipe.hidden_dim, recipe.projection_dim)
         self.predictor = Head(recipe.projection_dim, recipe.hidden_dim, recipe.projection_dim)
         for head in (self.projector, self.predictor):
-            head.apply(initial.xavier)
+            head.apply(weight_init.xavier)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
         self.steps = 1

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from mimbench.arch import patch_embed_flops
 from mimbench.contract import MethodCard, TransferOverrides
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.feature_student import clip_flops, teacher_tokens, token_distance
 from pretrain.methods import mae
 from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
@@ -42,7 +42,7 @@ class DTMMAE(MAE):
         super().__init__(recipe)
         self.recipe = recipe
         self.decoder.pred = nn.Linear(recipe.decoder_dim, recipe.target_dim)
-        self.decoder.pred.apply(initial.xavier)
+        self.decoder.pred.apply(weight_init.xavier)
         self.teacher = teacher
 
     def train(self, mode: bool = True) -> DTMMAE:

@@ -19,7 +19,7 @@ from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flo
 from mimbench.contract import MethodCard
 from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import ViT
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.decoder import MAEDecoder
 from pretrain.masking import random_masking
 from pretrain.target import patchify, standardise
@@ -46,8 +46,8 @@ class MAE(nn.Module):
             num_heads=recipe.decoder_heads,
             out_dim=3 * recipe.patch_size**2,
         )
-        self.apply(initial.xavier)
-        initial.xavier_patch_embed(self.encoder)
+        self.apply(weight_init.xavier)
+        weight_init.xavier_patch_embed(self.encoder)
         for token in (self.encoder.cls_token, self.decoder.mask_token):
             nn.init.normal_(token, std=0.02)
 

@@ -24,7 +24,7 @@ from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard
 from mimbench.recipe import require_range
 from mimbench.vit import LayerNorm
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.decoder import MAEDecoder
 from pretrain.deep_dynamic import DeepDynamicRecipe, DeepDynamicSupervision, PerTap
 from pretrain.masking import block_masks, random_masking
@@ -68,7 +68,7 @@ class DeepDecoder(nn.Module):
             return decoder
 
         self.trunks = nn.ModuleList(trunk(dims) for _ in range(self.num_taps // taps) for dims in targets)
-        self.apply(initial.xavier)
+        self.apply(weight_init.xavier)
         for decoder in self.trunks:
             nn.init.normal_(decoder.mask_token, std=0.02)
 

@@ -36,7 +36,7 @@ from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flo
 from mimbench.contract import MethodCard
 from mimbench.recipe import PretrainRecipe, require_range
 from mimbench.vit import ViT
-from pretrain import initial
+from pretrain import weight_init
 from pretrain.decoder import MAEDecoder
 from pretrain.ema import cosine_between, epochs_of_step, follow
 from pretrain.masking import random_masking
@@ -69,8 +69,8 @@ class SdAE(nn.Module):
             num_heads=recipe.decoder_heads,
             out_dim=config.embed_dim,
         )
-        self.apply(initial.xavier)
-        initial.xavier_patch_embed(self.student)
+        self.apply(weight_init.xavier)
+        weight_init.xavier_patch_embed(self.student)
         for token in (self.student.cls_token, self.decoder.mask_token):
             nn.init.normal_(token, std=0.02)
         teacher_config = ViTConfig.named(

@@ -18,7 +18,7 @@ from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.errors import UserError
 from mimbench.recipe import PretrainRecipe, require_range
-from mimbench.train.schedule import warmup_multistep
+from mimbench.schedule import warmup_multistep
 from mimbench.vit import ViT
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import random_masking

@@ -23,7 +23,7 @@ from mimbench.contract import MethodCard
 from mimbench.data.captions import EOS
 from mimbench.errors import UserError
 from mimbench.recipe import PretrainRecipe
-from pretrain.clip import ClipVisual, Transformer
+from pretrain.clip_vit import ClipVisual, Transformer
 
 if TYPE_CHECKING:
     from mimbench.data.captions import Tokenizer

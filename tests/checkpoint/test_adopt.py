@@ -10,9 +10,9 @@ import torch
 
 from mimbench import catalog
 from mimbench.arch import ViTConfig
-from mimbench.encoder import load_encoder
+from mimbench.checkpoint import adopt
+from mimbench.checkpoint.encoder import load_encoder
 from mimbench.store.folder import RunFolder
-from mimbench.train import adopt
 from mimbench.vit import ViT
 
 

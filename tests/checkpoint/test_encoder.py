@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mimbench.arch import ViTConfig
-from mimbench.encoder import load_encoder, read_encoder, resize_relative_table, save_encoder
+from mimbench.checkpoint.encoder import load_encoder, read_encoder, resize_relative_table, save_encoder
 from mimbench.errors import UserError
 from mimbench.vit import RelativePositionBias, ViT, sincos_position_embedding
 

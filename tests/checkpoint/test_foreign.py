@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mimbench import foreign
 from mimbench.arch import ViTConfig
+from mimbench.checkpoint import foreign
 from mimbench.errors import UserError
 from mimbench.vit import ViT
 

@@ -19,9 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from downstream.backbone import ViTBackbone
 from mimbench import catalog, discovery
+from mimbench.checkpoint.encoder import load_encoder, save_encoder
 from mimbench.contract import MethodCard
 from mimbench.data.captions import Tokenizer
-from mimbench.encoder import load_encoder, save_encoder
 from mimbench.recipe import SCALES
 from mimbench.store.folder import RunFolder
 from mimbench.train import pretraining

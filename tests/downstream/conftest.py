@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mimbench.arch import ViTConfig
-from mimbench.encoder import save_encoder
+from mimbench.checkpoint.encoder import save_encoder
 from mimbench.recipe import Recipe
 from mimbench.store.folder import Inputs, RunFolder
 from mimbench.store.runs import RunStore

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from downstream.backbone import ViTBackbone, default_taps
 from downstream.neck import MultiTapPyramid
 from mimbench import catalog
-from mimbench.encoder import load_encoder
+from mimbench.checkpoint.encoder import load_encoder
 from mimbench.errors import UserError
 
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from downstream.knn import TASK, features, vote
+from mimbench.checkpoint.encoder import load_encoder
 from mimbench.data.augment import eval_transform
 from mimbench.data.image_folder import ImageFolder, LabelledPictures
-from mimbench.encoder import load_encoder
 from mimbench.errors import UserError
 from mimbench.store.folder import RunFolder
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from downstream.linear_probe import TASK, LinearProbe, LinearRecipe
-from mimbench.encoder import load_encoder
+from mimbench.checkpoint.encoder import load_encoder
 from mimbench.errors import UserError
 from mimbench.recipe import Recipe
 from mimbench.store.folder import RunFolder

@@ -77,9 +77,9 @@ def _fixed_batch(name: str, root: Path, encoder: Path) -> tuple[Any, Any]:
     seed_weights(0)
     if name == "classification":
         from downstream.backbone import remove_final_norm
+        from mimbench.checkpoint.encoder import load_encoder
         from mimbench.data.augment import eval_transform
         from mimbench.data.image_folder import ImageFolder, LabelledPictures
-        from mimbench.encoder import load_encoder
 
         vit, _ = load_encoder(encoder)
         remove_final_norm(vit)
@@ -112,7 +112,7 @@ def test_loss_decreases_on_a_fixed_batch(name: str, smoke_data: Path, encoder_fi
 def test_adapter_leaves_the_classifiers_logits_unchanged(encoder_file: Path) -> None:
     from downstream.backbone import ViTBackbone, remove_final_norm
     from downstream.classification import Classifier
-    from mimbench.encoder import load_encoder
+    from mimbench.checkpoint.encoder import load_encoder
 
     vit, _ = load_encoder(encoder_file)
     remove_final_norm(vit)
@@ -125,7 +125,7 @@ def test_adapter_leaves_the_classifiers_logits_unchanged(encoder_file: Path) -> 
 def test_the_classifier_may_end_at_an_earlier_block(encoder_file: Path, task_folder: MakeFolder) -> None:
     from downstream.backbone import ViTBackbone
     from downstream.classification import Classifier, keep_blocks
-    from mimbench.encoder import load_encoder
+    from mimbench.checkpoint.encoder import load_encoder
 
     task = card("classification")
     recipe = task.recipes()["smoke"].vary("t", num_blocks=2, head_init_std=0.5)
@@ -158,7 +158,7 @@ def test_classifier_head_starts_small_and_only_labelled_pictures_are_used(task_f
 
 def test_mixup_mixes_in_the_loss_only_and_is_seeded(encoder_file: Path) -> None:
     from downstream.classification import Classifier
-    from mimbench.encoder import load_encoder
+    from mimbench.checkpoint.encoder import load_encoder
 
     vit, _ = load_encoder(encoder_file)
     recipe = card("classification").recipes()["smoke"].vary("t", mixup=0.8, cutmix=1.0, head_init_std=0.5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mimbench import arch
-from pretrain.clip import ClipVisual
+from pretrain.clip_vit import ClipVisual
 from pretrain.methods import mae_clip
 from pretrain.methods.deepmim import METHOD, DeepMIM, DeepMIMRecipe
 

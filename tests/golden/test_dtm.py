@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mimbench import arch
-from pretrain.clip import ClipVisual
+from pretrain.clip_vit import ClipVisual
 from pretrain.feature_student import teacher_tokens, token_distance
 from pretrain.methods.dtm import DTM, METHOD, Branch, branch_of, morph
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from downstream import classification
 from downstream.backbone import remove_final_norm
-from mimbench.encoder import load_encoder, save_encoder
+from mimbench.checkpoint.encoder import load_encoder, save_encoder
 from mimbench.vit import LayerNorm
 from pretrain.masking import block_masks
 from pretrain.methods import beit, peco

@@ -16,7 +16,7 @@ from mimbench.errors import UserError
 from mimbench.store.folder import Inputs
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec
-from pretrain.clip import ClipVisual, QuickGELU
+from pretrain.clip_vit import ClipVisual, QuickGELU
 from pretrain.teachers.clip import CLIP, METHOD, ClipRecipe, load, load_visual, read_weights, visual_tower
 
 CAPTIONS = ["a red disc", "a striped blue cross on green ground", "two squares", "one dotted square"]

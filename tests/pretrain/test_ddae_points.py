@@ -17,9 +17,9 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from mimbench import catalog
+from mimbench.checkpoint.encoder import load_encoder, save_encoder
 from mimbench.commands import reproduce
 from mimbench.contract import MethodCard
-from mimbench.encoder import load_encoder, save_encoder
 from mimbench.errors import UserError
 from mimbench.execute.pool import Report
 from mimbench.plan.datasets import Data

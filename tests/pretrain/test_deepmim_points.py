@@ -15,13 +15,13 @@ from downstream.backbone import remove_final_norm
 from downstream.layer_decay import param_groups
 from mimbench import arch
 from mimbench.arch import ViTConfig
-from mimbench.encoder import load_encoder, save_encoder
+from mimbench.checkpoint.encoder import load_encoder, save_encoder
 from mimbench.errors import UserError
+from mimbench.schedule import warmup_cosine
 from mimbench.store.folder import RunFolder
 from mimbench.train import pretraining
-from mimbench.train.schedule import warmup_cosine
 from mimbench.vit import ViT
-from pretrain.clip import ClipVisual
+from pretrain.clip_vit import ClipVisual
 from pretrain.feature_student import to_clip_statistics
 from pretrain.hog import hog
 from pretrain.methods.deepmim import METHOD, DeepMIM

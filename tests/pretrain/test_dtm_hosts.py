@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from pretrain.clip import ClipVisual
+from pretrain.clip_vit import ClipVisual
 from pretrain.feature_student import token_distance
 from pretrain.methods import dtm_beit2, dtm_byol, dtm_mae
 from pretrain.methods.dtm import Branch, morph

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimbench.arch import ViTConfig
-from mimbench.encoder import load_encoder, save_encoder
+from mimbench.checkpoint.encoder import load_encoder, save_encoder
 from mimbench.vit import ViT
-from pretrain.clip import ClipVisual
+from pretrain.clip_vit import ClipVisual
 from pretrain.feature_student import FeatureStudent, to_clip_statistics, token_distance
 from pretrain.grouping import Morphing, grid_groups
 from pretrain.methods.dtm import DTM, METHOD, Branch, branch_of, draw_schedule, match, morph

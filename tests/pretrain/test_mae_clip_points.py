@@ -8,7 +8,7 @@ from torch import Tensor
 
 from downstream import classification
 from mimbench.data.augment import MEAN, STD
-from pretrain.clip import ClipVisual
+from pretrain.clip_vit import ClipVisual
 from pretrain.feature_student import CLIP_MEAN, CLIP_STD, to_clip_statistics
 from pretrain.methods.deepmim import DeepMIM
 from pretrain.methods.mae import MAE

@@ -13,8 +13,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from mimbench import arch
+from mimbench.checkpoint.encoder import load_encoder, save_encoder
 from mimbench.data.augment import MEAN, STD, PretrainAugment, crop_box, normalise
-from mimbench.encoder import load_encoder, save_encoder
 from mimbench.train.optimizer import param_groups
 from pretrain.masking import random_masking
 from pretrain.methods.mae import MAE, METHOD

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mimbench.encoder import load_encoder, save_encoder
+from mimbench.checkpoint.encoder import load_encoder, save_encoder
 from mimbench.errors import UserError
 from mimbench.table import spec
 from mimbench.vit import ViT

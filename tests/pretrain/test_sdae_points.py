@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from downstream.backbone import remove_final_norm
 from downstream.classification import Classifier
 from downstream.classification import recipes as classification_recipes
-from mimbench.encoder import load_encoder, save_encoder
+from mimbench.checkpoint.encoder import load_encoder, save_encoder
 from mimbench.train.optimizer import param_groups
 from mimbench.train.pretraining import initialise
 from pretrain.ema import cosine_between

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from downstream.backbone import remove_final_norm
 from downstream.classification import TASK as CLASSIFICATION
 from downstream.classification import ClassificationRecipe, Classifier
+from mimbench.checkpoint.encoder import load_encoder, save_encoder
 from mimbench.data.augment import crop_box
-from mimbench.encoder import load_encoder, save_encoder
 from mimbench.errors import UserError
 from pretrain.methods.simmim import METHOD, SimMIM
 from pretrain.target import patchify, unpatchify

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mimbench import discovery
 from mimbench.atomic import file_digest
 from mimbench.errors import UserError
 from mimbench.plan.datasets import data_fingerprint
@@ -39,6 +40,27 @@ def test_closure_follows_imports_and_leaves_infrastructure_out(world: Path) -> N
         "pretrain", "pretrain.inside",
         "pretrain.methods", "pretrain.methods.deep", "pretrain.methods.relative",
     }  # fmt: skip
+
+
+def test_what_a_run_imports_is_on_the_numbers_side_or_known() -> None:
+    """Beside what computes numbers, a run's code may import errors, files, the catalog and the store."""
+    forget()
+    for kind, stage in (("method", "pretrain"), ("teacher", "teacher"), ("task", "downstream")):
+        for name in discovery.names(kind):
+            modules = closure(
+                [discovery.module_of(kind, name), fingerprint.PRETRAINING, fingerprint.ADOPTION]
+            )
+            for module in modules:
+                file = discovery.module_file(module)
+                assert file is not None
+                found = {
+                    node.module.split(".")[1] if "." in node.module else alias.name
+                    for node in ast.walk(ast.parse(file.read_text()))
+                    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mimbench"
+                    for alias in node.names
+                }
+                outside = found - set(fingerprint.NUMERICS) - {"errors", "atomic", "catalog", "store"}
+                assert not outside, f"{stage}/{name}: {module} imports {outside}"
 
 
 def test_real_closures_hold_what_computes_and_nothing_that_plans_or_shows() -> None:
@@ -85,10 +107,134 @@ def test_an_edit_touches_the_runs_that_it_concerns_and_no_others(world: Path) ->
     assert changed(before) == []
 
 
+# -- a rename is no change -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(world: Path):
+    """`tree({"pretrain/a.py": text, ...})` writes files; the answer is pretrain.root's fingerprint."""
+
+    def write(files: dict[str, str | None]) -> str:
+        for name, text in files.items():
+            path = world / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text) if text is not None else path.unlink()
+        forget()
+        return source_fingerprint(("pretrain.root",))
+
+    return write
+
+
+ROOT_FILE = (
+    "import math\nfrom pretrain import aside\nfrom pretrain.shared import HALF\n"
+    "def build():\n    from pretrain import late\n    return late.f(aside.f(HALF), math.pi)\n"
+)
+FILES = {
+    "pretrain/root.py": ROOT_FILE,
+    "pretrain/aside.py": '"""Text."""\nfrom mimbench.errors import UserError\ndef f(x): return x + 1\n',
+    "pretrain/late.py": "def f(x, y): return x * y\n",
+}
+
+
+def test_a_renamed_module_is_no_change(tree) -> None:
+    before = tree(FILES)
+    renamed = ROOT_FILE.replace("aside", "zz_beside").replace(
+        "from pretrain import late", "from pretrain.deep import late"
+    )
+    line = "from pretrain import zz_beside\n"
+    other_order = renamed.replace(line, "").replace("import HALF\n", f"import HALF\n{line}")
+    assert before == tree(
+        {
+            "pretrain/root.py": other_order,
+            "pretrain/zz_beside.py": FILES["pretrain/aside.py"],
+            "pretrain/aside.py": None,
+            "pretrain/deep/__init__.py": '"""A new package."""\n',
+            "pretrain/deep/late.py": FILES["pretrain/late.py"],
+            "pretrain/late.py": None,
+        }
+    )
+
+
+def test_the_root_may_move_too(tree, world: Path) -> None:
+    before = tree(FILES)
+    tree({"pretrain/elsewhere.py": ROOT_FILE})
+    assert source_fingerprint(("pretrain.elsewhere",)) == before
+
+
+def test_infrastructure_may_be_renamed(tree) -> None:
+    before = tree(FILES)
+    aside = FILES["pretrain/aside.py"].replace("mimbench.errors", "mimbench.paths")
+    assert tree({"pretrain/aside.py": aside}) == before
+
+
+def test_a_re_export_counts_as_what_it_names(tree) -> None:
+    before = tree(FILES)
+    assert before == tree(
+        {
+            "pretrain/root.py": ROOT_FILE.replace("pretrain.shared", "pretrain.facade"),
+            "pretrain/facade.py": "from pretrain.shared import HALF\n",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("aside", "x + 1", "x + 2"),
+        ("late", "x * y", "y"),
+        ("root", "late.f(aside", "aside.f(aside"),
+        ("root", "import aside", "import late as aside"),
+        ("root", "import HALF", "import HALF as HALF_"),
+        ("root", "import math", "import cmath as math"),
+    ],
+)
+def test_what_the_code_says_counts(tree, name: str, old: str, new: str) -> None:
+    before = tree(FILES)
+    text = FILES[f"pretrain/{name}.py"]
+    assert old in text
+    assert tree({f"pretrain/{name}.py": text.replace(old, new)}) != before
+
+
+def test_equal_bodies_with_other_imports_are_told_apart(tree) -> None:
+    """Two modules say the same and stand on different ones: which of them is imported where counts."""
+    body = "def f(x, y=1): return g(x)\n"
+    files = {
+        **FILES,
+        "pretrain/aside.py": f"from pretrain.one import g\n{body}",
+        "pretrain/one.py": "def g(x): return 1\n",
+        "pretrain/late.py": f"from pretrain.two import g\n{body}",
+        "pretrain/two.py": "def g(x): return 2\n",
+    }
+    swapped = ROOT_FILE.replace("import aside", "import late as aside").replace(
+        "    from pretrain import late", "    from pretrain import aside as late"
+    )
+    assert tree(files) != tree({"pretrain/root.py": swapped})
+
+
+def test_modules_that_import_each_other_are_one(tree) -> None:
+    files = {
+        **FILES,
+        "pretrain/aside.py": "from pretrain import late\ndef f(x): return x + late.K\n",
+        "pretrain/late.py": "K = 1\ndef f(x, y):\n    from pretrain import aside\n    return aside.f(x)\n",
+    }
+    before = tree(files)
+    renamed = {
+        "pretrain/root.py": ROOT_FILE.replace("aside", "beside"),
+        "pretrain/beside.py": files["pretrain/aside.py"],
+        "pretrain/late.py": files["pretrain/late.py"].replace("aside", "beside"),
+    }
+    assert tree(renamed) == before
+    assert tree({"pretrain/beside.py": files["pretrain/aside.py"].replace("x +", "x -")}) != before
+
+
+def test_a_string_that_looks_like_a_place_is_a_string(tree) -> None:
+    assert tree(FILES) != tree({"pretrain/late.py": "def f(x, y): return '⟦0⟧'\n"})
+
+
 def test_an_adopted_checkpoint_depends_on_the_conversion_and_on_no_training() -> None:
     forget()
     adopted = set(closure(["pretrain.methods.mae", fingerprint.ADOPTION]))
-    assert {"mimbench.foreign", "mimbench.train.adopt"} <= adopted
+    assert {"mimbench.checkpoint.foreign", "mimbench.checkpoint.adopt"} <= adopted
     assert run_fingerprint("pretrain", "mae", adopted=True) != run_fingerprint("pretrain", "mae")
 
 

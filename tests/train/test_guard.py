@@ -184,7 +184,7 @@ def test_full_disk_at_the_very_end_leaves_no_encoder(
     card = catalog.method("mae")
     folder = pretraining_folder(card)
     with monkeypatch.context() as patch:
-        patch.setattr("mimbench.encoder.write_bytes", _filled(patch, 5000, after=0))
+        patch.setattr("mimbench.checkpoint.encoder.write_bytes", _filled(patch, 5000, after=0))
         reply = worker.handle(folder.path, rerun=False)
     assert reply["event"] == "failed" and "The disk is full" in reply["message"]
     assert not folder.encoder_path.exists() and folder.store.leftovers() == []

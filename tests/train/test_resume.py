@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from mimbench import catalog, discovery
 from mimbench.contract import MethodCard
 from mimbench.execute import worker
+from mimbench.schedule import warmup_cosine
 from mimbench.store.folder import Inputs, Options, RunFolder
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec
 from mimbench.train import pretraining, runner
 from mimbench.train.optimizer import param_groups
 from mimbench.train.runner import fit
-from mimbench.train.schedule import warmup_cosine
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY_STEP = Options(checkpoint_seconds=0.0)

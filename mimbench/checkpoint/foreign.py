@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mimbench.arch import ViTConfig
-from mimbench.encoder import LoadReport
+from mimbench.checkpoint.encoder import LoadReport
 from mimbench.errors import UserError
 from mimbench.vit import ViT, sincos_position_embedding
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mimbench import foreign
 from mimbench.arch import ViTConfig
+from mimbench.checkpoint import foreign
+from mimbench.checkpoint.encoder import save_encoder
 from mimbench.contract import MethodCard
-from mimbench.encoder import save_encoder
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder

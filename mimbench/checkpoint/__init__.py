@@ -1,0 +1,1 @@
+"""Weights in and out: our own file, and other people's names."""
