@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
 from mimbench.errors import UserError
-from mimbench.recipe import require_above, require_range
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store import RunFolder
@@ -68,36 +68,32 @@ class ClassificationRecipe(TransferRecipe):
 
 
 MAE = "MAE fine-tuning (code efb2a80)"
+MAE_VIT_B = f"{MAE}, ViT-B"
 OURS = "ours: two CPU cores"
+FEW_STEPS = f"{OURS}; some hundred steps learn little under strong augmentation"
 
 
 def recipes() -> Mapping[str, ClassificationRecipe]:
     """Scale to recipe."""
-    paper = ClassificationRecipe.cited(
-        {
-            f"{MAE}, ViT-B": {
-                "base_lr": 5e-4, "layer_decay": 0.65, "drop_path": 0.1, "epochs": 100.0, "warmup_epochs": 5.0,
-            },
-            MAE: {
-                "img_size": 224, "global_batch_size": 1024, "lr_rule": "linear", "weight_decay": 0.05,
-                "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16", "min_lr": 1e-6, "mixup": 0.8,
-                "cutmix": 1.0, "mixup_switch_prob": 0.5, "label_smoothing": 0.1,
-                "rand_augment": "rand-m9-mstd0.5-inc1", "random_erase": 0.25, "min_crop_scale": 0.08,
-                "crop_pct": 0.875, "head_init_std": 2e-5, "ema_momentum": None, "num_blocks": 0,
-            },
-        }
-    )  # fmt: skip
+    paper = ClassificationRecipe.of(
+        cite(MAE_VIT_B, drop_path=0.1, base_lr=5e-4, layer_decay=0.65, epochs=100.0, warmup_epochs=5.0),
+        cite(MAE, img_size=224, num_blocks=0, head_init_std=2e-5, ema_momentum=None),
+        cite(MAE, global_batch_size=1024, lr_rule="linear", min_lr=1e-6, weight_decay=0.05),
+        cite(MAE, betas=(0.9, 0.999), clip_grad=None, precision="fp16"),
+        cite(MAE, mixup=0.8, cutmix=1.0, mixup_switch_prob=0.5, label_smoothing=0.1, random_erase=0.25),
+        cite(MAE, rand_augment="rand-m9-mstd0.5-inc1", min_crop_scale=0.08, crop_pct=0.875),
+    )
     small = paper.vary(
-        OURS, img_size=64, global_batch_size=32, base_lr=1e-3, lr_rule="absolute", layer_decay=0.8,
-        epochs=3.0, warmup_epochs=0.5, precision="fp32", rand_augment="rand-m5-mstd0.5-inc1",
-        random_erase=0.0, min_crop_scale=0.35, crop_pct=1.0, mixup=0.2, cutmix=0.5,
-    )  # fmt: skip
+        cite(OURS, img_size=64, global_batch_size=32, base_lr=1e-3, lr_rule="absolute", layer_decay=0.8),
+        cite(OURS, epochs=3.0, warmup_epochs=0.5, precision="fp32"),
+        cite(OURS, mixup=0.2, cutmix=0.5, random_erase=0.0, rand_augment="rand-m5-mstd0.5-inc1"),
+        cite(OURS, min_crop_scale=0.35, crop_pct=1.0),
+    )
     toy = small.vary(
-        f"{OURS}; some hundred steps learn little under strong augmentation",
-        epochs=40.0, warmup_epochs=2.0, global_batch_size=16, mixup=0.0, cutmix=0.0, rand_augment="",
-        min_crop_scale=0.6, head_init_std=0.02,
-    )  # fmt: skip
-    smoke = small.vary(OURS, img_size=32, global_batch_size=8, epochs=1.0, warmup_epochs=0.0)
+        cite(FEW_STEPS, head_init_std=0.02, global_batch_size=16, epochs=40.0, warmup_epochs=2.0),
+        cite(FEW_STEPS, mixup=0.0, cutmix=0.0, rand_augment="", min_crop_scale=0.6),
+    )
+    smoke = small.vary(cite(OURS, img_size=32, global_batch_size=8, epochs=1.0, warmup_epochs=0.0))
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 

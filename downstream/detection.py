@@ -19,7 +19,7 @@ from downstream.dense import DenseRecipe
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard
 from mimbench.errors import UserError
-from mimbench.recipe import require_above, require_range
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
@@ -63,45 +63,41 @@ class DetectionRecipe(DenseRecipe):
 
 
 CAE = "CAE's Mask R-CNN protocol (a7fd162)"
+IBOT = "iBOT's detection protocol (da316d8)"
 MMDET = "mmdetection's mask-rcnn_r50_fpn"
 OURS = "ours: two CPU cores"
 
 
 def recipes() -> Mapping[str, DetectionRecipe]:
     """Scale to recipe."""
-    paper = DetectionRecipe.cited(
-        {
-            CAE: {
-                "img_size": 800, "global_batch_size": 32, "base_lr": 3e-4, "lr_rule": "absolute",
-                "layer_decay": 0.75, "drop_path": 0.2, "epochs": 12.0, "milestones": (9.0, 11.0),
-                "box_convs": 4, "box_channels": 1024, "box_loss": "giou",
-            },
-            "iBOT's detection protocol (da316d8)": {
-                "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16",
-                "warmup_steps": 500, "warmup_ratio": 1e-3, "resize": "detr", "add_rel_pos": False,
-                "window": 0, "positions": "interpolate", "final_norm": False, "checkpoint_blocks": False,
-            },
-            "ours: none where the encoder has none (CAE's own has 0.1)": {"add_layer_scale": None},
-            MMDET: {
-                "fpn_channels": 256, "anchor_scale": 8.0, "num_proposals": 1000, "rpn_samples": 256,
-                "roi_samples": 512, "roi_points": 0, "mask_convs": 4, "mask_roi_size": 14,
-            },
-        }
-    )  # fmt: skip
+    paper = DetectionRecipe.of(
+        cite(CAE, img_size=800, drop_path=0.2, box_convs=4, box_channels=1024, box_loss="giou"),
+        cite(CAE, global_batch_size=32, base_lr=3e-4, lr_rule="absolute", layer_decay=0.75),
+        cite(CAE, epochs=12.0, milestones=(9.0, 11.0)),
+        cite(IBOT, add_rel_pos=False, positions="interpolate", final_norm=False, window=0),
+        cite(IBOT, weight_decay=0.05, betas=(0.9, 0.999), clip_grad=None, precision="fp16"),
+        cite(IBOT, warmup_steps=500, warmup_ratio=1e-3, checkpoint_blocks=False),
+        cite(IBOT, resize="detr"),
+        cite("ours: none where the encoder has none (CAE's own has 0.1)", add_layer_scale=None),
+        cite(MMDET, fpn_channels=256, anchor_scale=8.0, num_proposals=1000, rpn_samples=256),
+        cite(MMDET, roi_samples=512, roi_points=0, mask_convs=4, mask_roi_size=14),
+    )
     small = paper.vary(
-        OURS, img_size=96, global_batch_size=8, base_lr=1e-3, layer_decay=0.8, drop_path=0.1,
-        precision="fp32", clip_grad=10.0, epochs=6.0, milestones=(4.5, 5.5), warmup_steps=10,
-        resize="square", fpn_channels=64, anchor_scale=4.0, num_proposals=64, rpn_samples=128,
-        roi_samples=64, roi_points=2, box_convs=0, box_channels=128, box_loss="l1", mask_convs=1,
-        mask_roi_size=7,
-    )  # fmt: skip
+        cite(OURS, img_size=96, resize="square", drop_path=0.1, fpn_channels=64),
+        cite(OURS, anchor_scale=4.0, num_proposals=64, rpn_samples=128, roi_samples=64, roi_points=2),
+        cite(OURS, box_convs=0, box_channels=128, box_loss="l1", mask_convs=1, mask_roi_size=7),
+        cite(OURS, global_batch_size=8, base_lr=1e-3, layer_decay=0.8, clip_grad=10.0, precision="fp32"),
+        cite(OURS, epochs=6.0, milestones=(4.5, 5.5), warmup_steps=10),
+    )
     toy = small.vary(
-        OURS, epochs=3.0, milestones=(2.25, 2.75), warmup_steps=20, fpn_channels=32, base_lr=2e-3
+        cite(OURS, fpn_channels=32),
+        cite(OURS, base_lr=2e-3, epochs=3.0, milestones=(2.25, 2.75), warmup_steps=20),
     )
     smoke = toy.vary(
-        OURS, img_size=64, global_batch_size=2, epochs=0.75, milestones=(0.5,), warmup_steps=1,
-        fpn_channels=16, num_proposals=8, rpn_samples=16, roi_samples=8, box_channels=16,
-    )  # fmt: skip
+        cite(OURS, img_size=64, fpn_channels=16, num_proposals=8, rpn_samples=16),
+        cite(OURS, roi_samples=8, box_channels=16),
+        cite(OURS, global_batch_size=2, epochs=0.75, milestones=(0.5,), warmup_steps=1),
+    )
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
 from mimbench.errors import UserError
-from mimbench.recipe import require_above, require_range
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store import RunFolder
@@ -44,24 +44,21 @@ class KNNRecipe(TransferRecipe):
         require_above("crop_pct", self.crop_pct, 0)
 
 
+DINO = "DINO code, eval_knn.py@7c446df"
+FROZEN = "frozen features: nothing is trained"
+
+
 def recipes() -> Mapping[str, KNNRecipe]:
     """Scale to recipe."""
-    paper = KNNRecipe.cited(
-        {
-            "DINO code, eval_knn.py@7c446df": {
-                "img_size": 224, "crop_pct": 0.875, "temperature": 0.07, "token": "cls",
-            },
-            "DINO code, eval_knn.py@7c446df: of 10, 20, 100 and 200 the one it recommends": {"k": 20},
-            "frozen features: nothing is trained": {
-                "global_batch_size": 128, "base_lr": 0.0, "lr_rule": "absolute", "layer_decay": 1.0,
-                "drop_path": 0.0, "weight_decay": 0.0, "betas": (0.9, 0.999), "clip_grad": None,
-                "precision": "fp32",
-            },
-        }
-    )  # fmt: skip
-    small = paper.vary("ours: small pictures, taken whole", img_size=64, crop_pct=1.0)
-    toy = small.vary("ours: 20 labelled pictures a class", k=10)
-    smoke = toy.vary("ours: seconds", img_size=32, k=3)
+    paper = KNNRecipe.of(
+        cite(DINO, img_size=224, crop_pct=0.875, temperature=0.07, token="cls"),
+        cite(f"{DINO}: of 10, 20, 100 and 200 the one it recommends", k=20),
+        cite(FROZEN, drop_path=0.0, global_batch_size=128, base_lr=0.0, lr_rule="absolute", layer_decay=1.0),
+        cite(FROZEN, weight_decay=0.0, betas=(0.9, 0.999), clip_grad=None, precision="fp32"),
+    )
+    small = paper.vary(cite("ours: small pictures, taken whole", img_size=64, crop_pct=1.0))
+    toy = small.vary(cite("ours: 20 labelled pictures a class", k=10))
+    smoke = toy.vary(cite("ours: seconds", img_size=32, k=3))
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 

@@ -21,7 +21,7 @@ from downstream.classification import accuracy, images
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.errors import UserError
-from mimbench.recipe import require_above, require_range
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store import RunFolder
@@ -52,28 +52,26 @@ class LinearRecipe(TransferRecipe):
         require_range("min_lr", self.min_lr, 0)
 
 
+BEIT_PAPER = "BEiT's linear probe (paper, appendix)"
+BEIT_CODE = "BEiT's linear probe (code 768a3c8)"
+
+
 def recipes() -> Mapping[str, LinearRecipe]:
     """Scale to recipe."""
-    paper = LinearRecipe.cited(
-        {
-            "BEiT's linear probe (paper, appendix)": {
-                "base_lr": 4e-3, "lr_rule": "absolute", "weight_decay": 1e-4, "epochs": 50.0, "token": "mean",
-            },
-            "BEiT's linear probe (code 768a3c8)": {
-                "img_size": 224, "global_batch_size": 1024, "betas": (0.9, 0.999), "clip_grad": None,
-                "warmup_epochs": 0.0, "min_lr": 0.0, "min_crop_scale": 0.08, "crop_pct": 0.875,
-                "head_init_std": 0.01, "precision": "fp16",
-            },
-            "a frozen encoder has neither": {"layer_decay": 1.0, "drop_path": 0.0},
-            "MAE's linear probe (code efb2a80): the last block, after the norm": {"layer": 0},
-        }
-    )  # fmt: skip
+    paper = LinearRecipe.of(
+        cite("MAE's linear probe (code efb2a80): the last block, after the norm", layer=0),
+        cite(BEIT_PAPER, token="mean", base_lr=4e-3, lr_rule="absolute", weight_decay=1e-4, epochs=50.0),
+        cite(BEIT_CODE, global_batch_size=1024, betas=(0.9, 0.999), clip_grad=None, precision="fp16"),
+        cite(BEIT_CODE, warmup_epochs=0.0, min_lr=0.0, head_init_std=0.01),
+        cite(BEIT_CODE, img_size=224, min_crop_scale=0.08, crop_pct=0.875),
+        cite("a frozen encoder has neither", layer_decay=1.0, drop_path=0.0),
+    )
     small = paper.vary(
-        "ours: two CPU cores", img_size=64, global_batch_size=32, epochs=10.0, min_crop_scale=0.35,
-        crop_pct=1.0, precision="fp32",
-    )  # fmt: skip
-    toy = small.vary("ours: two CPU cores, few labels", epochs=40.0, min_crop_scale=0.6)
-    smoke = small.vary("ours: seconds", img_size=32, global_batch_size=8, epochs=1.0)
+        cite("ours: two CPU cores", global_batch_size=32, epochs=10.0, precision="fp32"),
+        cite("ours: two CPU cores", img_size=64, min_crop_scale=0.35, crop_pct=1.0),
+    )
+    toy = small.vary(cite("ours: two CPU cores, few labels", epochs=40.0, min_crop_scale=0.6))
+    smoke = small.vary(cite("ours: seconds", img_size=32, global_batch_size=8, epochs=1.0))
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 

@@ -15,7 +15,7 @@ from downstream.dense import DenseRecipe
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard
 from mimbench.errors import UserError
-from mimbench.recipe import require_range
+from mimbench.recipe import cite, require_range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,41 +63,36 @@ class SegmentationRecipe(DenseRecipe):
 
 
 PAPER = "BEiT/MAE/iBOT UperNet protocol"
+CODE = f"{PAPER} (mae_segmentation 772c0c1)"
 OURS = "ours: two CPU cores"
 
 
 def recipes() -> Mapping[str, SegmentationRecipe]:
     """Scale to recipe."""
-    paper = SegmentationRecipe.cited(
-        {
-            f"{PAPER} (mae_segmentation 772c0c1)": {
-                "img_size": 512, "global_batch_size": 16, "base_lr": 1e-4, "layer_decay": 0.65,
-                "drop_path": 0.1, "add_rel_pos": True, "add_layer_scale": 1.0, "checkpoint_blocks": False,
-                "window": 0,
-                "positions": "interpolate", "final_norm": False,
-            },
-            PAPER: {
-                "lr_rule": "absolute", "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None,
-                "precision": "fp16", "steps": 160_000, "warmup_steps": 1500, "warmup_ratio": 1e-6,
-                "poly_power": 1.0, "min_lr": 0.0, "slide_stride": 341, "head_channels": None,
-                "aux_channels": 256, "aux_weight": 0.4, "dropout": 0.1, "resize_scale": (2048, 512),
-                "resize_ratio": (0.5, 2.0), "cat_max_ratio": 0.75, "photometric": True,
-            },
-        }
-    )  # fmt: skip
+    paper = SegmentationRecipe.of(
+        cite(CODE, img_size=512, drop_path=0.1, add_rel_pos=True, add_layer_scale=1.0),
+        cite(CODE, positions="interpolate", final_norm=False, window=0, checkpoint_blocks=False),
+        cite(CODE, global_batch_size=16, base_lr=1e-4, layer_decay=0.65),
+        cite(PAPER, lr_rule="absolute", weight_decay=0.05, betas=(0.9, 0.999), clip_grad=None),
+        cite(PAPER, steps=160_000, warmup_steps=1500, warmup_ratio=1e-6, poly_power=1.0, min_lr=0.0),
+        cite(PAPER, precision="fp16"),
+        cite(PAPER, head_channels=None, aux_channels=256, aux_weight=0.4, dropout=0.1, slide_stride=341),
+        cite(PAPER, resize_scale=(2048, 512), resize_ratio=(0.5, 2.0), cat_max_ratio=0.75, photometric=True),
+    )
     small = paper.vary(
-        OURS, img_size=64, global_batch_size=16, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=100,
-        warmup_steps=10, slide_stride=42, head_channels=64, aux_channels=32, resize_scale=(384, 96),
-        add_rel_pos=False, add_layer_scale=None,
-    )  # fmt: skip
+        cite(OURS, img_size=64, resize_scale=(384, 96), slide_stride=42),
+        cite(OURS, add_rel_pos=False, add_layer_scale=None, head_channels=64, aux_channels=32),
+        cite(OURS, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=100, warmup_steps=10),
+        cite(OURS, global_batch_size=16),
+    )
     toy = small.vary(
-        OURS, global_batch_size=8, base_lr=3e-3, steps=350, warmup_steps=35, head_channels=48,
-        resize_ratio=(0.9, 1.1), drop_path=0.0, photometric=False,
-    )  # fmt: skip
+        cite(OURS, resize_ratio=(0.9, 1.1), photometric=False, drop_path=0.0, head_channels=48),
+        cite(OURS, global_batch_size=8, base_lr=3e-3, steps=350, warmup_steps=35),
+    )
     smoke = toy.vary(
-        OURS, img_size=32, global_batch_size=2, steps=3, warmup_steps=1, slide_stride=21, head_channels=16,
-        aux_channels=8, resize_scale=(256, 64),
-    )  # fmt: skip
+        cite(OURS, img_size=32, resize_scale=(256, 64), slide_stride=21, head_channels=16, aux_channels=8),
+        cite(OURS, global_batch_size=2, steps=3, warmup_steps=1),
+    )
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Subset
 from downstream.classification import images
 from downstream.linear_probe import flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
-from mimbench.recipe import require_above, require_range
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store import RunFolder
@@ -60,26 +60,25 @@ class TokenRecipe(TransferRecipe):
         require_range("head_init_std", self.head_init_std, 0)
 
 
+BEIT = "BEiT's linear probe, whose layer and optimizer this is"
+
+
 def recipes() -> Mapping[str, TokenRecipe]:
     """Scale to recipe."""
-    paper = TokenRecipe.cited(
-        {
-            "ours: DTM's n = 196 and K = 14, halved": {"num_merged": 14, "num_rounds": 7},
-            "DTM paper, pilot study": {"matching": "bipartite"},
-            "BEiT's linear probe, whose layer and optimizer this is": {
-                "img_size": 224, "global_batch_size": 1024, "base_lr": 4e-3, "lr_rule": "absolute",
-                "weight_decay": 1e-4, "betas": (0.9, 0.999), "clip_grad": None, "min_crop_scale": 0.08,
-                "crop_pct": 0.875, "head_init_std": 0.01, "precision": "fp16",
-            },
-            "ours: a patch token each, 196 to a picture": {"epochs": 10.0},
-            "a frozen teacher has neither": {"layer_decay": 1.0, "drop_path": 0.0},
-        }
-    )  # fmt: skip
+    paper = TokenRecipe.of(
+        cite("DTM paper, pilot study", matching="bipartite"),
+        cite("ours: DTM's n = 196 and K = 14, halved", num_merged=14, num_rounds=7),
+        cite(BEIT, global_batch_size=1024, base_lr=4e-3, lr_rule="absolute", weight_decay=1e-4),
+        cite(BEIT, betas=(0.9, 0.999), clip_grad=None, precision="fp16", head_init_std=0.01),
+        cite(BEIT, img_size=224, min_crop_scale=0.08, crop_pct=0.875),
+        cite("ours: a patch token each, 196 to a picture", epochs=10.0),
+        cite("a frozen teacher has neither", layer_decay=1.0, drop_path=0.0),
+    )
     small = paper.vary(
-        "ours: two CPU cores", img_size=64, num_merged=8, num_rounds=4, global_batch_size=32, crop_pct=1.0,
-        min_crop_scale=0.6, precision="fp32",
-    )  # fmt: skip
-    smoke = small.vary("ours: seconds", img_size=32, num_merged=4, num_rounds=2, epochs=1.0)
+        cite("ours: two CPU cores", num_merged=8, num_rounds=4, global_batch_size=32, precision="fp32"),
+        cite("ours: two CPU cores", img_size=64, min_crop_scale=0.6, crop_pct=1.0),
+    )
+    smoke = small.vary(cite("ours: seconds", img_size=32, num_merged=4, num_rounds=2, epochs=1.0))
     return {"smoke": smoke, "toy": small, "small": small, "paper": paper}
 
 
