@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce, get_dist_info
+from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from downstream.estimate import encoder_flops, epoch_images
+from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_above, require_range
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationRecipe(TransferRecipe):
-    """Fine-tuning on labelled pictures."""
+    """Fine-tuning on labelled images."""
 
     epochs: float
     warmup_epochs: float
@@ -42,7 +43,7 @@ class ClassificationRecipe(TransferRecipe):
     rand_augment: str  # timm's policy; empty = off
     random_erase: float
     min_crop_scale: float
-    crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
+    crop_pct: float  # evaluation: the centre crop's side over the resized image's short side
     head_init_std: float
     ema_momentum: float | None  # of the weights that are evaluated; None = the last step's
     num_blocks: int  # of the encoder, from the first, that are kept; 0 = all
@@ -215,34 +216,27 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 @torch.no_grad()
 def accuracy(
-    model: nn.Module, pictures: Any, *, batch_size: int = 64, num_workers: int = 0
+    model: nn.Module, dataset: Any, *, batch_size: int = 64, num_workers: int = 0
 ) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent over every picture once."""
+    """Top-1 and top-5 accuracy in percent over every image once."""
+    from downstream.transfer import share_of
+
     target = device()
     model.to(target).eval()
-    rank, world_size = get_dist_info()
-    share = Subset(pictures, range(rank, len(pictures), world_size))
     hits = torch.zeros(2, device=target)
-    for images, labels in DataLoader(share, batch_size=batch_size, num_workers=num_workers):
+    for images, labels in DataLoader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
         logits = model(images.to(target))
         top5 = logits.topk(min(5, logits.shape[1])).indices == labels.to(target).unsqueeze(1)  # [B, 5]
         hits += torch.stack([top5[:, 0].sum(), top5.sum()])
     all_reduce(hits)
-    top1, top5 = (100 * hits / len(pictures)).tolist()
+    top1, top5 = (100 * hits / len(dataset)).tolist()
     return {"top1": top1, "top5": top5}
 
 
 def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training picture, forward and backward (three times forward): the encoder, without its head."""
-    dim, depth, _ = size_of(arch)
-    depth = kept_depth(recipe["num_blocks"], depth)
-    cells = (recipe["img_size"] // patch_size) ** 2
-    return 3.0 * (patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1))
-
-
-def images(recipe: Mapping[str, Any], data_size: int) -> int:
-    """Pictures seen in training; `data_size` counts the labelled ones."""
-    return round(recipe["epochs"] * data_size)
+    """One training image, forward and backward (three times forward): the encoder, without its head."""
+    num_blocks = kept_depth(recipe["num_blocks"], size_of(arch).depth)
+    return 3.0 * encoder_flops(recipe, arch, patch_size, num_blocks)
 
 
 TASK = TaskCard(
@@ -254,5 +248,5 @@ TASK = TaskCard(
     recipes=recipes,
     run=run,
     flops=flops,
-    images=images,
+    images=epoch_images,
 )

@@ -1,8 +1,8 @@
 """Weighted k-nearest-neighbour classification of frozen features, as DINO and iBOT report it.
 
-Nothing is trained. A picture's feature is the class token after the encoder's final norm (or the mean of the
+Nothing is trained. An image's feature is the class token after the encoder's final norm (or the mean of the
 patch tokens: methods without a loss on the class token need it), at unit length. A class's score is the sum
-of exp(cosine / temperature) over those of the k nearest labelled pictures that are of this class
+of exp(cosine / temperature) over those of the k nearest labelled images that are of this class
 (facebookresearch/dino@7c446df, eval_knn.py). Methods are only comparable with the same token.
 """
 
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce, get_dist_info
+from mmengine.dist import all_reduce
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from downstream.estimate import encoder_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_above, require_range
@@ -34,8 +34,8 @@ class KNNRecipe(TransferRecipe):
 
     k: int  # neighbours
     temperature: float
-    token: Literal["cls", "mean"]  # what stands for a picture
-    crop_pct: float  # the centre crop's side over the resized picture's short side
+    token: Literal["cls", "mean"]  # an image's feature: the class token, or the mean of the patch tokens
+    crop_pct: float  # the centre crop's side over the resized image's short side
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,8 +63,8 @@ def recipes() -> Mapping[str, KNNRecipe]:
 
 
 def run(folder: RunFolder) -> dict[str, float]:
-    """Top-1 accuracy, in percent, of the validation pictures among the labelled training pictures."""
-    from downstream.transfer import labelled_splits
+    """Top-1 accuracy, in percent, of the validation images among the labelled training images."""
+    from downstream.transfer import labelled_splits, share_of
     from mimbench.data.augment import eval_transform
     from mimbench.data.image_folder import LabelledPictures
     from mimbench.encoder import load_encoder
@@ -77,11 +77,10 @@ def run(folder: RunFolder) -> dict[str, float]:
     folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train)}
     encoder.to(device()).eval()
     transform = eval_transform(recipe.img_size, recipe.crop_pct)
-    rank, world_size = get_dist_info()  # every process has the whole bank, and its share of the queries
-    queries = Subset(LabelledPictures(val, transform), range(rank, len(val), world_size))
     workers = folder.options.num_workers
+    # Every process has the whole bank, and its share of the queries.
     bank, bank_labels = features(encoder, LabelledPictures(train, transform), recipe, workers)
-    query, labels = features(encoder, queries, recipe, workers)
+    query, labels = features(encoder, share_of(LabelledPictures(val, transform)), recipe, workers)
     hits = torch.zeros((), device=bank.device)
     for x, y in zip(query.split(256), labels.split(256), strict=True):
         scores = vote(x, bank, bank_labels, len(train.classes), recipe.k, recipe.temperature)
@@ -91,11 +90,11 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 
 @torch.no_grad()
-def features(encoder: ViT, pictures: Any, recipe: KNNRecipe, num_workers: int) -> tuple[Tensor, Tensor]:
-    """The pictures' features `[P, D]`, of unit length, and labels `[P]`, on the device."""
+def features(encoder: ViT, dataset: Any, recipe: KNNRecipe, num_workers: int) -> tuple[Tensor, Tensor]:
+    """The images' features `[P, D]`, of unit length, and labels `[P]`, on the device."""
     target = device()
     rows, labels = [], []
-    for images, classes in DataLoader(pictures, batch_size=recipe.global_batch_size, num_workers=num_workers):
+    for images, classes in DataLoader(dataset, batch_size=recipe.global_batch_size, num_workers=num_workers):
         tokens = encoder(images.to(target))  # [B, 1+N, D]
         row = tokens[:, 0] if recipe.token == "cls" else tokens[:, 1:].mean(dim=1)
         rows.append(F.normalize(row, dim=1))
@@ -112,15 +111,8 @@ def vote(
     return scores.scatter_add(1, bank_labels[index], (cosine / temperature).exp())
 
 
-def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One picture, forward only."""
-    dim, depth, _ = size_of(arch)
-    cells = (recipe["img_size"] // patch_size) ** 2
-    return patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
-
-
 def images(recipe: Mapping[str, Any], data_size: int) -> int:
-    """The bank: every labelled picture once."""
+    """The bank: every labelled image once."""
     del recipe
     return data_size
 
@@ -133,6 +125,6 @@ TASK = TaskCard(
     metrics=(Metric(name="top1_knn", title="k-NN top-1"),),
     recipes=recipes,
     run=run,
-    flops=flops,
+    flops=encoder_flops,  # forward only
     images=images,
 )

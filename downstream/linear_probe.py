@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from downstream.classification import accuracy, images
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from downstream.classification import accuracy
+from downstream.estimate import encoder_flops, epoch_images
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_above, require_range
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRecipe(TransferRecipe):
-    """Training a linear layer on labelled pictures."""
+    """Training a linear layer on labelled images."""
 
     epochs: float
     warmup_epochs: float
     min_lr: float
     min_crop_scale: float
-    crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
+    crop_pct: float  # evaluation: the centre crop's side over the resized image's short side
     head_init_std: float
     layer: int  # 0: the last block after the final norm; k: block k's raw output, the first being 1
     token: Literal["mean", "cls"]  # mean of the patch tokens, or the class token
@@ -97,7 +97,7 @@ class LinearProbe(BaseModel):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """One vector for each picture, `[B, D]`."""
+        """One vector for each image, `[B, D]`."""
         taps = [self.layer - 1] if self.layer else []
         x = self.encoder.encode(self.encoder.embed(images), self.encoder.grid_of(images), taps)[0]
         if self.layer == 0:
@@ -140,13 +140,6 @@ def run(folder: RunFolder) -> dict[str, float]:
     return {"top1_linear": accuracy(model, pictures, num_workers=folder.options.num_workers)["top1"]}
 
 
-def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training picture: the encoder's forward pass; the linear layer is next to nothing."""
-    dim, depth, _ = size_of(arch)
-    cells = (recipe["img_size"] // patch_size) ** 2
-    return patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
-
-
 TASK = TaskCard(
     name="linear",
     title="ImageNet linear probing",
@@ -155,6 +148,6 @@ TASK = TaskCard(
     metrics=(Metric(name="top1_linear", title="linear top-1"),),
     recipes=recipes,
     run=run,
-    flops=flops,
-    images=images,
+    flops=encoder_flops,  # forward only; the linear layer is next to nothing
+    images=epoch_images,
 )

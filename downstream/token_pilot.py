@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce, get_dist_info
+from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from downstream.classification import images
-from downstream.linear_probe import flops
+from downstream.estimate import encoder_flops, epoch_images
 from mimbench.contract import Metric, TaskCard, TransferRecipe, device
 from mimbench.recipe import cite, require_above, require_range
 
@@ -47,7 +46,7 @@ class TokenRecipe(TransferRecipe):
     num_rounds: int
     epochs: float
     min_crop_scale: float
-    crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
+    crop_pct: float  # evaluation: the centre crop's side over the resized image's short side
     head_init_std: float
 
     def __post_init__(self) -> None:
@@ -209,17 +208,17 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 @torch.no_grad()
 def measure(
-    model: TokenClassifier, pictures: Any, texts: Tensor | None, *, batch_size: int = 64, num_workers: int = 0
+    model: TokenClassifier, dataset: Any, texts: Tensor | None, *, batch_size: int = 64, num_workers: int = 0
 ) -> dict[str, float]:
-    """The task's metrics over every picture once; without texts, no zero-shot accuracy."""
+    """The task's metrics over every image once; without texts, no zero-shot accuracy."""
+    from downstream.transfer import share_of
+
     target = device()
     model.to(target).eval()
     texts = texts.to(target) if texts is not None else None
-    rank, world_size = get_dist_info()
-    share = Subset(pictures, range(rank, len(pictures), world_size))
     sums = torch.zeros(3, device=target)
-    for batch, labels in DataLoader(share, batch_size=batch_size, num_workers=num_workers):
-        tokens, label = model.tokens(batch.to(target)), labels.to(target).unsqueeze(1)  # [B, N, C], [B, 1]
+    for images, labels in DataLoader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
+        tokens, label = model.tokens(images.to(target)), labels.to(target).unsqueeze(1)  # [B, N, C], [B, 1]
         linear = model.classify(tokens).argmax(dim=-1) == label  # [B, N]
         sums[0] += neighbour_cosine(tokens).sum()
         sums[1] += linear.float().mean(dim=1).sum()
@@ -227,7 +226,7 @@ def measure(
             scores = F.normalize(tokens, dim=-1) @ texts.T  # [B, N, K]
             sums[2] += (scores.argmax(dim=-1) == label).float().mean(dim=1).sum()
     all_reduce(sums)
-    cosine, linear_acc, zero_shot_acc = (sums / len(pictures)).tolist()
+    cosine, linear_acc, zero_shot_acc = (sums / len(dataset)).tolist()
     metrics = {"zero_shot_acc": 100 * zero_shot_acc} if texts is not None else {}
     return metrics | {"linear_probe_acc": 100 * linear_acc, "patchwise_cosine_similarity": cosine}
 
@@ -244,7 +243,7 @@ TASK = TaskCard(
     ),
     recipes=recipes,
     run=run,
-    flops=flops,
-    images=images,
+    flops=encoder_flops,  # the teacher's forward pass; the linear layer is next to nothing
+    images=epoch_images,
     takes="teacher",
 )

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dist import get_dist_info
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from mimbench.contract import TransferRecipe, device
 from mimbench.data.image_folder import CorruptPicture, ImageFolder, decode
@@ -85,6 +86,12 @@ def leave_out_unreadable(dataset: Any, folder: RunFolder) -> Any:
         dataset.get_subset_(good)
         folder.details.setdefault("skipped_pictures", []).extend(bad)
     return dataset
+
+
+def share_of(dataset: Any) -> Subset[Any]:
+    """The items of a dataset that this process evaluates; each is evaluated by exactly one process."""
+    rank, world_size = get_dist_info()
+    return Subset(dataset, range(rank, len(dataset), world_size))
 
 
 def labelled_splits(folder: RunFolder) -> tuple[ImageFolder, ImageFolder]:
