@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from mimbench.device import device
-from mmengine.dist import all_reduce, get_dist_info
+from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from downstream.estimate import encoder_flops, epoch_images
+from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard, TransferRecipe
+from mimbench.device import device
 from mimbench.errors import UserError
-from mimbench.recipe import require_above, require_range
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationRecipe(TransferRecipe):
-    """Fine-tuning on labelled pictures."""
+    """Fine-tuning on labelled images."""
 
     epochs: float
     warmup_epochs: float
@@ -43,7 +44,7 @@ class ClassificationRecipe(TransferRecipe):
     rand_augment: str  # timm's policy; empty = off
     random_erase: float
     min_crop_scale: float
-    crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
+    crop_pct: float  # evaluation: the centre crop's side over the resized image's short side
     head_init_std: float
     ema_momentum: float | None  # of the weights that are evaluated; None = the last step's
     num_blocks: int  # of the encoder, from the first, that are kept; 0 = all
@@ -69,36 +70,32 @@ class ClassificationRecipe(TransferRecipe):
 
 
 MAE = "MAE fine-tuning (code efb2a80)"
+MAE_VIT_B = f"{MAE}, ViT-B"
 OURS = "ours: two CPU cores"
+FEW_STEPS = f"{OURS}; some hundred steps learn little under strong augmentation"
 
 
 def recipes() -> Mapping[str, ClassificationRecipe]:
     """Scale to recipe."""
-    paper = ClassificationRecipe.cited(
-        {
-            f"{MAE}, ViT-B": {
-                "base_lr": 5e-4, "layer_decay": 0.65, "drop_path": 0.1, "epochs": 100.0, "warmup_epochs": 5.0,
-            },
-            MAE: {
-                "img_size": 224, "global_batch_size": 1024, "lr_rule": "linear", "weight_decay": 0.05,
-                "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16", "min_lr": 1e-6, "mixup": 0.8,
-                "cutmix": 1.0, "mixup_switch_prob": 0.5, "label_smoothing": 0.1,
-                "rand_augment": "rand-m9-mstd0.5-inc1", "random_erase": 0.25, "min_crop_scale": 0.08,
-                "crop_pct": 0.875, "head_init_std": 2e-5, "ema_momentum": None, "num_blocks": 0,
-            },
-        }
-    )  # fmt: skip
+    paper = ClassificationRecipe.of(
+        cite(MAE_VIT_B, drop_path=0.1, base_lr=5e-4, layer_decay=0.65, epochs=100.0, warmup_epochs=5.0),
+        cite(MAE, img_size=224, num_blocks=0, head_init_std=2e-5, ema_momentum=None),
+        cite(MAE, global_batch_size=1024, lr_rule="linear", min_lr=1e-6, weight_decay=0.05),
+        cite(MAE, betas=(0.9, 0.999), clip_grad=None, precision="fp16"),
+        cite(MAE, mixup=0.8, cutmix=1.0, mixup_switch_prob=0.5, label_smoothing=0.1, random_erase=0.25),
+        cite(MAE, rand_augment="rand-m9-mstd0.5-inc1", min_crop_scale=0.08, crop_pct=0.875),
+    )
     small = paper.vary(
-        OURS, img_size=64, global_batch_size=32, base_lr=1e-3, lr_rule="absolute", layer_decay=0.8,
-        epochs=3.0, warmup_epochs=0.5, precision="fp32", rand_augment="rand-m5-mstd0.5-inc1",
-        random_erase=0.0, min_crop_scale=0.35, crop_pct=1.0, mixup=0.2, cutmix=0.5,
-    )  # fmt: skip
+        cite(OURS, img_size=64, global_batch_size=32, base_lr=1e-3, lr_rule="absolute", layer_decay=0.8),
+        cite(OURS, epochs=3.0, warmup_epochs=0.5, precision="fp32"),
+        cite(OURS, mixup=0.2, cutmix=0.5, random_erase=0.0, rand_augment="rand-m5-mstd0.5-inc1"),
+        cite(OURS, min_crop_scale=0.35, crop_pct=1.0),
+    )
     toy = small.vary(
-        f"{OURS}; some hundred steps learn little under strong augmentation",
-        epochs=40.0, warmup_epochs=2.0, global_batch_size=16, mixup=0.0, cutmix=0.0, rand_augment="",
-        min_crop_scale=0.6, head_init_std=0.02,
-    )  # fmt: skip
-    smoke = small.vary(OURS, img_size=32, global_batch_size=8, epochs=1.0, warmup_epochs=0.0)
+        cite(FEW_STEPS, head_init_std=0.02, global_batch_size=16, epochs=40.0, warmup_epochs=2.0),
+        cite(FEW_STEPS, mixup=0.0, cutmix=0.0, rand_augment="", min_crop_scale=0.6),
+    )
+    smoke = small.vary(cite(OURS, img_size=32, global_batch_size=8, epochs=1.0, warmup_epochs=0.0))
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 
@@ -220,34 +217,27 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 @torch.no_grad()
 def accuracy(
-    model: nn.Module, pictures: Any, *, batch_size: int = 64, num_workers: int = 0
+    model: nn.Module, dataset: Any, *, batch_size: int = 64, num_workers: int = 0
 ) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent over every picture once."""
+    """Top-1 and top-5 accuracy in percent over every image once."""
+    from downstream.transfer import share_of
+
     target = device()
     model.to(target).eval()
-    rank, world_size = get_dist_info()
-    share = Subset(pictures, range(rank, len(pictures), world_size))
     hits = torch.zeros(2, device=target)
-    for images, labels in DataLoader(share, batch_size=batch_size, num_workers=num_workers):
+    for images, labels in DataLoader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
         logits = model(images.to(target))
         top5 = logits.topk(min(5, logits.shape[1])).indices == labels.to(target).unsqueeze(1)  # [B, 5]
         hits += torch.stack([top5[:, 0].sum(), top5.sum()])
     all_reduce(hits)
-    top1, top5 = (100 * hits / len(pictures)).tolist()
+    top1, top5 = (100 * hits / len(dataset)).tolist()
     return {"top1": top1, "top5": top5}
 
 
 def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training picture, forward and backward (three times forward): the encoder, without its head."""
-    dim, depth, _ = size_of(arch)
-    depth = kept_depth(recipe["num_blocks"], depth)
-    cells = (recipe["img_size"] // patch_size) ** 2
-    return 3.0 * (patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1))
-
-
-def images(recipe: Mapping[str, Any], data_size: int) -> int:
-    """Pictures seen in training; `data_size` counts the labelled ones."""
-    return round(recipe["epochs"] * data_size)
+    """One training image, forward and backward (three times forward): the encoder, without its head."""
+    num_blocks = kept_depth(recipe["num_blocks"], size_of(arch).depth)
+    return 3.0 * encoder_flops(recipe, arch, patch_size, num_blocks)
 
 
 TASK = TaskCard(
@@ -259,5 +249,5 @@ TASK = TaskCard(
     recipes=recipes,
     run=run,
     flops=flops,
-    images=images,
+    images=epoch_images,
 )

@@ -1,11 +1,14 @@
-"""What segmentation and detection ask of the encoder beyond classification: recipe fields, no torch."""
+"""What segmentation and detection share: recipe fields, the backbone's configuration, FLOPs. No torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from downstream.estimate import encoder_flops
+from mimbench.arch import size_of
 from mimbench.contract import TransferRecipe
 from mimbench.recipe import require_range
 
@@ -41,3 +44,10 @@ class DenseRecipe(TransferRecipe):
             "window": self.window,
             "checkpoint_blocks": self.checkpoint_blocks,
         }
+
+
+def dense_flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
+    """The forward pass of the encoder and of `MultiTapPyramid` on an image of side `img_size`."""
+    cells = (recipe["img_size"] // patch_size) ** 2
+    pyramid = 2 * cells * size_of(arch).embed_dim ** 2 * (4 + 16 + 4)
+    return encoder_flops(recipe, arch, patch_size) + pyramid

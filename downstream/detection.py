@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from downstream.dense import DenseRecipe
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from downstream.dense import DenseRecipe, dense_flops
+from downstream.estimate import epoch_images
+from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard
 from mimbench.errors import UserError
-from mimbench.recipe import require_above, require_range
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
+    from mmengine.config import ConfigDict
     from mmengine.model import BaseModel
 
     from mimbench.store.folder import RunFolder
@@ -39,9 +41,9 @@ class DetectionRecipe(DenseRecipe):
     resize: Literal["square", "detr"]
     fpn_channels: int
     anchor_scale: float  # anchor side on every level, in strides
-    num_proposals: int  # of the RPN, a picture
-    rpn_samples: int  # anchors a picture in the RPN's loss
-    roi_samples: int  # proposals a picture in the heads' losses
+    num_proposals: int  # of the RPN, an image
+    rpn_samples: int  # anchors an image in the RPN's loss
+    roi_samples: int  # proposals an image in the heads' losses
     roi_points: int  # RoIAlign's sampling points a side of a cell; 0: as many as the proposal's size asks for
     box_convs: int
     box_channels: int  # width of the box head's linear layer
@@ -56,52 +58,47 @@ class DetectionRecipe(DenseRecipe):
         require_range("warmup_ratio", self.warmup_ratio, 0, 1)
         for name in ("warmup_steps", "roi_points", "box_convs", "mask_convs"):
             require_range(name, getattr(self, name), 0)
-        for name in (
-            "fpn_channels", "num_proposals", "rpn_samples", "roi_samples", "box_channels", "mask_roi_size",
-        ):  # fmt: skip
+        for name in ("fpn_channels", "box_channels", "num_proposals", "rpn_samples", "roi_samples"):
             require_range(name, getattr(self, name), 1)
+        require_range("mask_roi_size", self.mask_roi_size, 1)
 
 
 CAE = "CAE's Mask R-CNN protocol (a7fd162)"
+IBOT = "iBOT's detection protocol (da316d8)"
 MMDET = "mmdetection's mask-rcnn_r50_fpn"
 OURS = "ours: two CPU cores"
 
 
 def recipes() -> Mapping[str, DetectionRecipe]:
     """Scale to recipe."""
-    paper = DetectionRecipe.cited(
-        {
-            CAE: {
-                "img_size": 800, "global_batch_size": 32, "base_lr": 3e-4, "lr_rule": "absolute",
-                "layer_decay": 0.75, "drop_path": 0.2, "epochs": 12.0, "milestones": (9.0, 11.0),
-                "box_convs": 4, "box_channels": 1024, "box_loss": "giou",
-            },
-            "iBOT's detection protocol (da316d8)": {
-                "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None, "precision": "fp16",
-                "warmup_steps": 500, "warmup_ratio": 1e-3, "resize": "detr", "add_rel_pos": False,
-                "window": 0, "positions": "interpolate", "final_norm": False, "checkpoint_blocks": False,
-            },
-            "ours: none where the encoder has none (CAE's own has 0.1)": {"add_layer_scale": None},
-            MMDET: {
-                "fpn_channels": 256, "anchor_scale": 8.0, "num_proposals": 1000, "rpn_samples": 256,
-                "roi_samples": 512, "roi_points": 0, "mask_convs": 4, "mask_roi_size": 14,
-            },
-        }
-    )  # fmt: skip
+    paper = DetectionRecipe.of(
+        cite(CAE, img_size=800, drop_path=0.2, box_convs=4, box_channels=1024, box_loss="giou"),
+        cite(CAE, global_batch_size=32, base_lr=3e-4, lr_rule="absolute", layer_decay=0.75),
+        cite(CAE, epochs=12.0, milestones=(9.0, 11.0)),
+        cite(IBOT, add_rel_pos=False, positions="interpolate", final_norm=False, window=0),
+        cite(IBOT, weight_decay=0.05, betas=(0.9, 0.999), clip_grad=None, precision="fp16"),
+        cite(IBOT, warmup_steps=500, warmup_ratio=1e-3, checkpoint_blocks=False),
+        cite(IBOT, resize="detr"),
+        cite("ours: none where the encoder has none (CAE's own has 0.1)", add_layer_scale=None),
+        cite(MMDET, fpn_channels=256, anchor_scale=8.0, num_proposals=1000, rpn_samples=256),
+        cite(MMDET, roi_samples=512, roi_points=0, mask_convs=4, mask_roi_size=14),
+    )
     small = paper.vary(
-        OURS, img_size=96, global_batch_size=8, base_lr=1e-3, layer_decay=0.8, drop_path=0.1,
-        precision="fp32", clip_grad=10.0, epochs=6.0, milestones=(4.5, 5.5), warmup_steps=10,
-        resize="square", fpn_channels=64, anchor_scale=4.0, num_proposals=64, rpn_samples=128,
-        roi_samples=64, roi_points=2, box_convs=0, box_channels=128, box_loss="l1", mask_convs=1,
-        mask_roi_size=7,
-    )  # fmt: skip
+        cite(OURS, img_size=96, resize="square", drop_path=0.1, fpn_channels=64),
+        cite(OURS, anchor_scale=4.0, num_proposals=64, rpn_samples=128, roi_samples=64, roi_points=2),
+        cite(OURS, box_convs=0, box_channels=128, box_loss="l1", mask_convs=1, mask_roi_size=7),
+        cite(OURS, global_batch_size=8, base_lr=1e-3, layer_decay=0.8, clip_grad=10.0, precision="fp32"),
+        cite(OURS, epochs=6.0, milestones=(4.5, 5.5), warmup_steps=10),
+    )
     toy = small.vary(
-        OURS, epochs=3.0, milestones=(2.25, 2.75), warmup_steps=20, fpn_channels=32, base_lr=2e-3
+        cite(OURS, fpn_channels=32),
+        cite(OURS, base_lr=2e-3, epochs=3.0, milestones=(2.25, 2.75), warmup_steps=20),
     )
     smoke = toy.vary(
-        OURS, img_size=64, global_batch_size=2, epochs=0.75, milestones=(0.5,), warmup_steps=1,
-        fpn_channels=16, num_proposals=8, rpn_samples=16, roi_samples=8, box_channels=16,
-    )  # fmt: skip
+        cite(OURS, img_size=64, fpn_channels=16, num_proposals=8, rpn_samples=16),
+        cite(OURS, roi_samples=8, box_channels=16),
+        cite(OURS, global_batch_size=2, epochs=0.75, milestones=(0.5,), warmup_steps=1),
+    )
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 
@@ -135,7 +132,7 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 def build_dataset(root: Path, split: Literal["train", "val"], recipe: DetectionRecipe) -> Any:
     """mmdetection's CocoDataset of one split, with the pipeline of that split."""
-    from downstream.transfer import LoadPicture, import_quietly
+    from downstream.openmmlab import LoadImage, import_quietly
 
     import_quietly("mmdet.datasets")
     from mmdet.datasets import CocoDataset
@@ -149,9 +146,9 @@ def build_dataset(root: Path, split: Literal["train", "val"], recipe: DetectionR
     labels = LoadAnnotations(with_bbox=True, with_mask=True)
     meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     if split == "train":
-        pipeline = [LoadPicture(), labels, *training, RandomFlip(prob=0.5), PackDetInputs()]
+        pipeline = [LoadImage(), labels, *training, RandomFlip(prob=0.5), PackDetInputs()]
     else:
-        pipeline = [LoadPicture(), *testing, PackDetInputs(meta_keys=meta_keys)]
+        pipeline = [LoadImage(), *testing, PackDetInputs(meta_keys=meta_keys)]
     return CocoDataset(
         ann_file=str(annotation_file(root, split)),
         data_prefix={"img": str(root / f"{split}2017")},
@@ -181,144 +178,62 @@ def _detr_resize() -> Any:
 
 def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> BaseModel:
     """mmdetection's Mask R-CNN on the encoder, its new weights drawn from torch's generator."""
+    from downstream.openmmlab import build, import_quietly
+
+    import_quietly("mmdet.models")
+    return build(model_config(encoder, recipe, num_classes), "mmdet")
+
+
+def model_config(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> ConfigDict:
+    """mmdetection's mask-rcnn_r50_fpn with what the encoder, the recipe and the classes change."""
     from downstream.neck import MultiTapPyramid, batch_norm
-    from downstream.transfer import PIXEL_MEAN, PIXEL_STD, import_quietly, scope
+    from downstream.openmmlab import shipped_config
     from mimbench.checkpoint.encoder import read_encoder
     from mimbench.ops import roi_align
 
-    import_quietly("mmdet.models")
-    from mmdet.registry import MODELS
-    from mmengine.config import ConfigDict
-
-    config, _ = read_encoder(encoder)
-    dim, patch, width = config.embed_dim, config.patch_size, recipe.fpn_channels
+    vit, _ = read_encoder(encoder)
+    dim, patch, width = vit.embed_dim, vit.patch_size, recipe.fpn_channels
     strides = [patch // 4, patch // 2, patch, patch * 2, patch * 4]
-    deltas = dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4)
+    model = shipped_config("mmdet", "mask-rcnn_r50_fpn")
+    # Padded here, not in the pipeline: boxes must be cut at the image's edge, not at the padding's.
+    model.data_preprocessor.pad_size_divisor = recipe.img_size if recipe.resize == "square" else 2 * patch
+    model.backbone = recipe.backbone(encoder)
+    model.neck.update(in_channels=[dim] * 4, out_channels=width)
+    model.neck = [dict(type=MultiTapPyramid, embed_dim=dim), model.neck]
 
-    def roi_extractor(size: int) -> dict[str, Any]:
-        return dict(
-            type="SingleRoIExtractor",
-            roi_layer=roi_align(size, recipe.roi_points),
-            out_channels=width,
-            featmap_strides=strides[:4],
-            finest_scale=14 * strides[0],  # 56 at stride 4 (FPN, Lin et al., 2017)
-        )
+    model.rpn_head.update(in_channels=width, feat_channels=width)
+    model.rpn_head.anchor_generator.update(scales=[recipe.anchor_scale], strides=strides)
+    model.train_cfg.rpn.sampler.num = recipe.rpn_samples
+    model.train_cfg.rpn_proposal.update(nms_pre=2 * recipe.num_proposals, max_per_img=recipe.num_proposals)
+    model.test_cfg.rpn.update(nms_pre=recipe.num_proposals, max_per_img=recipe.num_proposals)
 
-    def assigner(positive: float, negative: float, least: float) -> dict[str, Any]:
-        return dict(
-            type="MaxIoUAssigner",
-            pos_iou_thr=positive,
-            neg_iou_thr=negative,
-            min_pos_iou=least,
-            match_low_quality=True,
-            ignore_iof_thr=-1,
-        )
+    roi_head = model.roi_head
+    for extractor, size in (
+        (roi_head.bbox_roi_extractor, roi_head.bbox_head.roi_feat_size),
+        (roi_head.mask_roi_extractor, recipe.mask_roi_size),
+    ):
+        extractor.update(roi_layer=roi_align(size, recipe.roi_points), out_channels=width)
+        # 56 pixels at stride 4 (FPN, Lin et al., 2017)
+        extractor.update(featmap_strides=strides[:4], finest_scale=14 * strides[0])
+    model.train_cfg.rcnn.sampler.num = recipe.roi_samples
 
-    def sampler(num: int, positive: float, ground_truth: bool) -> dict[str, Any]:
-        return dict(
-            type="RandomSampler",
-            num=num,
-            pos_fraction=positive,
-            neg_pos_ub=-1,
-            add_gt_as_proposals=ground_truth,
-        )
+    box = roi_head.bbox_head
+    box.update(type="ConvFCBBoxHead", num_shared_convs=recipe.box_convs, num_shared_fcs=1)
+    box.update(in_channels=width, conv_out_channels=width, fc_out_channels=recipe.box_channels)
+    box.update(num_classes=num_classes, norm_cfg=batch_norm() if recipe.box_convs else None)
+    box.reg_decoded_bbox = recipe.box_loss == "giou"  # GIoU compares boxes, L1 the coder's deltas
+    if box.reg_decoded_bbox:
+        box.loss_bbox = dict(type="GIoULoss", loss_weight=10.0)
 
-    proposals = dict(
-        nms_pre=2 * recipe.num_proposals,
-        max_per_img=recipe.num_proposals,
-        nms=dict(type="nms", iou_threshold=0.7),
-        min_bbox_size=0,
-    )
-    giou = recipe.box_loss == "giou"
-    box_loss = dict(type="GIoULoss", loss_weight=10.0) if giou else dict(type="L1Loss", loss_weight=1.0)
-    cfg = ConfigDict(
-        type="MaskRCNN",
-        data_preprocessor=dict(
-            type="DetDataPreprocessor",
-            mean=PIXEL_MEAN,
-            std=PIXEL_STD,
-            bgr_to_rgb=True,
-            pad_mask=True,
-            # Padded here, not in the pipeline: boxes must be cut at the picture's edge, not at the padding's.
-            pad_size_divisor=recipe.img_size if recipe.resize == "square" else 2 * patch,
-        ),
-        backbone=recipe.backbone(encoder),
-        neck=[
-            dict(type=MultiTapPyramid, embed_dim=dim),
-            dict(type="FPN", in_channels=[dim] * 4, out_channels=width, num_outs=5),
-        ],
-        rpn_head=dict(
-            type="RPNHead",
-            in_channels=width,
-            feat_channels=width,
-            anchor_generator=dict(
-                type="AnchorGenerator", scales=[recipe.anchor_scale], ratios=[0.5, 1.0, 2.0], strides=strides
-            ),
-            bbox_coder=dict(**deltas, target_stds=[1.0] * 4),
-            loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True),
-            loss_bbox=dict(type="L1Loss"),
-        ),
-        roi_head=dict(
-            type="StandardRoIHead",
-            bbox_roi_extractor=roi_extractor(7),
-            bbox_head=dict(
-                type="ConvFCBBoxHead",
-                num_shared_convs=recipe.box_convs,
-                num_shared_fcs=1,
-                in_channels=width,
-                conv_out_channels=width,
-                fc_out_channels=recipe.box_channels,
-                roi_feat_size=7,
-                num_classes=num_classes,
-                norm_cfg=batch_norm() if recipe.box_convs else None,
-                bbox_coder=dict(**deltas, target_stds=[0.1, 0.1, 0.2, 0.2]),
-                reg_decoded_bbox=giou,
-                loss_cls=dict(type="CrossEntropyLoss"),
-                loss_bbox=box_loss,
-            ),
-            mask_roi_extractor=roi_extractor(recipe.mask_roi_size),
-            mask_head=dict(
-                type="FCNMaskHead",
-                num_convs=recipe.mask_convs,
-                roi_feat_size=recipe.mask_roi_size,
-                in_channels=width,
-                conv_out_channels=width,
-                num_classes=num_classes,
-                loss_mask=dict(type="CrossEntropyLoss", use_mask=True),
-            ),
-        ),
-        train_cfg=dict(
-            rpn=dict(
-                assigner=assigner(0.7, 0.3, 0.3),
-                sampler=sampler(recipe.rpn_samples, 0.5, False),
-                allowed_border=-1,
-                pos_weight=-1,
-                debug=False,
-            ),
-            rpn_proposal=proposals,
-            rcnn=dict(
-                assigner=assigner(0.5, 0.5, 0.5),
-                sampler=sampler(recipe.roi_samples, 0.25, True),
-                mask_size=2 * recipe.mask_roi_size,
-                pos_weight=-1,
-                debug=False,
-            ),
-        ),
-        test_cfg=dict(
-            rpn={**proposals, "nms_pre": recipe.num_proposals},
-            rcnn=dict(
-                score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5
-            ),
-        ),
-    )
-    with scope("mmdet"):
-        model = MODELS.build(cfg)
-        model.init_weights()
+    mask = roi_head.mask_head
+    mask.update(in_channels=width, conv_out_channels=width, num_convs=recipe.mask_convs)
+    mask.update(roi_feat_size=recipe.mask_roi_size, num_classes=num_classes)
+    model.train_cfg.rcnn.mask_size = 2 * recipe.mask_roi_size
     return model
 
 
 def coco_ap(model: BaseModel, dataset: Any, *, batch_size: int, num_workers: int) -> dict[str, float]:
-    """COCO's AP and AP50 of boxes and masks in percent, over the dataset's pictures.
+    """COCO's AP and AP50 of boxes and masks in percent, over the dataset's images.
 
     mmdetection's CocoMetric writes the predictions; the numbers are read from COCOeval itself, because
     CocoMetric rounds them to a tenth of a percent.
@@ -327,34 +242,25 @@ def coco_ap(model: BaseModel, dataset: Any, *, batch_size: int, num_workers: int
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    from downstream.transfer import evaluate
+    from downstream.openmmlab import evaluate
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        prefix = f"{scratch}/val"
-        metric = CocoMetric(
-            dataset.ann_file,
-            metric=["bbox", "segm"],
-            format_only=True,
-            outfile_prefix=prefix,
-            prefix="coco",
-        )
+        files, kinds = f"{scratch}/val", {"box": "bbox", "mask": "segm"}
+        metric = CocoMetric(dataset.ann_file, list(kinds.values()), format_only=True, outfile_prefix=files)
         evaluate(model, dataset, metric, batch_size=batch_size, num_workers=num_workers)
         truth = COCO(dataset.ann_file)
         values: dict[str, float] = {}
-        for name, kind in (("box", "bbox"), ("mask", "segm")):
-            predictions = json.loads(Path(f"{prefix}.{kind}.json").read_text())
-            if not predictions:  # pycocotools cannot load an empty list
-                values |= {f"{name}_ap": 0.0, f"{name}_ap50": 0.0}
-                continue
-            scores = COCOeval(truth, truth.loadRes(predictions), kind)
-            scores.params.imgIds = [dataset.get_data_info(i)["img_id"] for i in range(len(dataset))]
-            scores.evaluate()
-            scores.accumulate()
-            scores.summarize()
-            values |= {
-                f"{name}_ap": 100 * float(scores.stats[0]),
-                f"{name}_ap50": 100 * float(scores.stats[1]),
-            }
+        for name, kind in kinds.items():
+            predictions = json.loads(Path(f"{files}.{kind}.json").read_text())
+            ap = ap50 = 0.0
+            if predictions:  # pycocotools cannot load an empty list
+                scores = COCOeval(truth, truth.loadRes(predictions), kind)
+                scores.params.imgIds = [dataset.get_data_info(i)["img_id"] for i in range(len(dataset))]
+                scores.evaluate()
+                scores.accumulate()
+                scores.summarize()
+                ap, ap50 = scores.stats[:2]
+            values |= {f"{name}_ap": 100 * float(ap), f"{name}_ap50": 100 * float(ap50)}
     return values
 
 
@@ -363,16 +269,15 @@ def run(folder: RunFolder) -> dict[str, float]:
     from mmengine.dataset import pseudo_collate
 
     from downstream.layer_decay import param_groups
-    from downstream.transfer import leave_out_unreadable, require_pictures, seed_weights
+    from downstream.openmmlab import usable
+    from downstream.transfer import seed_weights
     from mimbench.schedule import warmup_multistep
     from mimbench.train.runner import fit
 
     recipe = DetectionRecipe.from_values(folder.spec.recipe)
     root = folder.data("coco")
-    train = leave_out_unreadable(build_dataset(root, "train", recipe), folder)
-    val = leave_out_unreadable(build_dataset(root, "val", recipe), folder)
-    for dataset in (train, val):
-        require_pictures(dataset, root)
+    train = usable(build_dataset(root, "train", recipe), folder, root)
+    val = usable(build_dataset(root, "val", recipe), folder, root)
     steps_per_epoch = len(train) / recipe.global_batch_size
     steps = max(round(recipe.epochs * steps_per_epoch), 1)
     seed_weights(folder.spec.seed)
@@ -409,26 +314,18 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 
 def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training picture, forward and backward (three times forward): encoder, pyramids, RPN, heads.
+    """One training image, forward and backward (three times forward): encoder, pyramids, RPN, heads.
 
-    A picture counts as a square of side `img_size`; DETR's resizing makes it larger by a third or so.
+    An image counts as a square of side `img_size`; DETR's resizing makes it larger by a third or so.
     """
-    dim, depth, _ = size_of(arch)
-    cells = (recipe["img_size"] // patch_size) ** 2
-    width, rois = recipe["fpn_channels"], recipe["roi_samples"]
-    encoder = patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
-    pyramid = 2 * cells * dim**2 * (4 + 16 + 4)
+    dim, width, rois = size_of(arch).embed_dim, recipe["fpn_channels"], recipe["roi_samples"]
     # Lateral, output and RPN convolutions on every level.
+    cells = (recipe["img_size"] // patch_size) ** 2
     levels = 2 * cells * (16 + 4 + 1 + 0.25) * (dim * width + 2 * 9 * width**2)
     box = 2 * rois * 49 * (recipe["box_convs"] * 9 * width**2 + width * recipe["box_channels"])
     mask_cells = recipe["mask_roi_size"] ** 2
     mask = 2 * (rois / 4) * mask_cells * (recipe["mask_convs"] * 9 + 4) * width**2
-    return 3.0 * (encoder + pyramid + levels + box + mask)
-
-
-def images(recipe: Mapping[str, Any], data_size: int) -> int:
-    """Pictures seen in training."""
-    return round(recipe["epochs"] * data_size)
+    return 3.0 * (dense_flops(recipe, arch, patch_size) + levels + box + mask)
 
 
 TASK = TaskCard(
@@ -445,5 +342,5 @@ TASK = TaskCard(
     recipes=recipes,
     run=run,
     flops=flops,
-    images=images,
+    images=epoch_images,
 )

@@ -1,8 +1,8 @@
 """Weighted k-nearest-neighbour classification of frozen features, as DINO and iBOT report it.
 
-Nothing is trained. A picture's feature is the class token after the encoder's final norm (or the mean of the
+Nothing is trained. An image's feature is the class token after the encoder's final norm (or the mean of the
 patch tokens: methods without a loss on the class token need it), at unit length. A class's score is the sum
-of exp(cosine / temperature) over those of the k nearest labelled pictures that are of this class
+of exp(cosine / temperature) over those of the k nearest labelled images that are of this class
 (facebookresearch/dino@7c446df, eval_knn.py). Methods are only comparable with the same token.
 """
 
@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from mimbench.device import device
-from mmengine.dist import all_reduce, get_dist_info
+from mmengine.dist import all_reduce
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from downstream.estimate import encoder_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe
+from mimbench.device import device
 from mimbench.errors import UserError
-from mimbench.recipe import require_above, require_range
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -35,8 +35,8 @@ class KNNRecipe(TransferRecipe):
 
     k: int  # neighbours
     temperature: float
-    token: Literal["cls", "mean"]  # what stands for a picture
-    crop_pct: float  # the centre crop's side over the resized picture's short side
+    token: Literal["cls", "mean"]  # an image's feature: the class token, or the mean of the patch tokens
+    crop_pct: float  # the centre crop's side over the resized image's short side
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,30 +45,27 @@ class KNNRecipe(TransferRecipe):
         require_above("crop_pct", self.crop_pct, 0)
 
 
+DINO = "DINO code, eval_knn.py@7c446df"
+FROZEN = "frozen features: nothing is trained"
+
+
 def recipes() -> Mapping[str, KNNRecipe]:
     """Scale to recipe."""
-    paper = KNNRecipe.cited(
-        {
-            "DINO code, eval_knn.py@7c446df": {
-                "img_size": 224, "crop_pct": 0.875, "temperature": 0.07, "token": "cls",
-            },
-            "DINO code, eval_knn.py@7c446df: of 10, 20, 100 and 200 the one it recommends": {"k": 20},
-            "frozen features: nothing is trained": {
-                "global_batch_size": 128, "base_lr": 0.0, "lr_rule": "absolute", "layer_decay": 1.0,
-                "drop_path": 0.0, "weight_decay": 0.0, "betas": (0.9, 0.999), "clip_grad": None,
-                "precision": "fp32",
-            },
-        }
-    )  # fmt: skip
-    small = paper.vary("ours: small pictures, taken whole", img_size=64, crop_pct=1.0)
-    toy = small.vary("ours: 20 labelled pictures a class", k=10)
-    smoke = toy.vary("ours: seconds", img_size=32, k=3)
+    paper = KNNRecipe.of(
+        cite(DINO, img_size=224, crop_pct=0.875, temperature=0.07, token="cls"),
+        cite(f"{DINO}: of 10, 20, 100 and 200 the one it recommends", k=20),
+        cite(FROZEN, drop_path=0.0, global_batch_size=128, base_lr=0.0, lr_rule="absolute", layer_decay=1.0),
+        cite(FROZEN, weight_decay=0.0, betas=(0.9, 0.999), clip_grad=None, precision="fp32"),
+    )
+    small = paper.vary(cite("ours: small pictures, taken whole", img_size=64, crop_pct=1.0))
+    toy = small.vary(cite("ours: 20 labelled pictures a class", k=10))
+    smoke = toy.vary(cite("ours: seconds", img_size=32, k=3))
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 
 def run(folder: RunFolder) -> dict[str, float]:
-    """Top-1 accuracy, in percent, of the validation pictures among the labelled training pictures."""
-    from downstream.transfer import labelled_splits
+    """Top-1 accuracy, in percent, of the validation images among the labelled training images."""
+    from downstream.transfer import labelled_splits, share_of
     from mimbench.checkpoint.encoder import load_encoder
     from mimbench.data.augment import eval_transform
     from mimbench.data.image_folder import LabelledPictures
@@ -81,11 +78,10 @@ def run(folder: RunFolder) -> dict[str, float]:
     folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train)}
     encoder.to(device()).eval()
     transform = eval_transform(recipe.img_size, recipe.crop_pct)
-    rank, world_size = get_dist_info()  # every process has the whole bank, and its share of the queries
-    queries = Subset(LabelledPictures(val, transform), range(rank, len(val), world_size))
     workers = folder.options.num_workers
+    # Every process has the whole bank, and its share of the queries.
     bank, bank_labels = features(encoder, LabelledPictures(train, transform), recipe, workers)
-    query, labels = features(encoder, queries, recipe, workers)
+    query, labels = features(encoder, share_of(LabelledPictures(val, transform)), recipe, workers)
     hits = torch.zeros((), device=bank.device)
     for x, y in zip(query.split(256), labels.split(256), strict=True):
         scores = vote(x, bank, bank_labels, len(train.classes), recipe.k, recipe.temperature)
@@ -95,11 +91,11 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 
 @torch.no_grad()
-def features(encoder: ViT, pictures: Any, recipe: KNNRecipe, num_workers: int) -> tuple[Tensor, Tensor]:
-    """The pictures' features `[P, D]`, of unit length, and labels `[P]`, on the device."""
+def features(encoder: ViT, dataset: Any, recipe: KNNRecipe, num_workers: int) -> tuple[Tensor, Tensor]:
+    """The images' features `[P, D]`, of unit length, and labels `[P]`, on the device."""
     target = device()
     rows, labels = [], []
-    for images, classes in DataLoader(pictures, batch_size=recipe.global_batch_size, num_workers=num_workers):
+    for images, classes in DataLoader(dataset, batch_size=recipe.global_batch_size, num_workers=num_workers):
         tokens = encoder(images.to(target))  # [B, 1+N, D]
         row = tokens[:, 0] if recipe.token == "cls" else tokens[:, 1:].mean(dim=1)
         rows.append(F.normalize(row, dim=1))
@@ -116,15 +112,8 @@ def vote(
     return scores.scatter_add(1, bank_labels[index], (cosine / temperature).exp())
 
 
-def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One picture, forward only."""
-    dim, depth, _ = size_of(arch)
-    cells = (recipe["img_size"] // patch_size) ** 2
-    return patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
-
-
 def images(recipe: Mapping[str, Any], data_size: int) -> int:
-    """The bank: every labelled picture once."""
+    """The bank: every labelled image once."""
     del recipe
     return data_size
 
@@ -137,6 +126,6 @@ TASK = TaskCard(
     metrics=(Metric(name="top1_knn", title="k-NN top-1"),),
     recipes=recipes,
     run=run,
-    flops=flops,
+    flops=encoder_flops,  # forward only
     images=images,
 )

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from downstream.classification import accuracy, images
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from downstream.classification import accuracy
+from downstream.estimate import encoder_flops, epoch_images
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.errors import UserError
-from mimbench.recipe import require_above, require_range
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRecipe(TransferRecipe):
-    """Training a linear layer on labelled pictures."""
+    """Training a linear layer on labelled images."""
 
     epochs: float
     warmup_epochs: float
     min_lr: float
     min_crop_scale: float
-    crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
+    crop_pct: float  # evaluation: the centre crop's side over the resized image's short side
     head_init_std: float
     layer: int  # 0: the last block after the final norm; k: block k's raw output, the first being 1
     token: Literal["mean", "cls"]  # mean of the patch tokens, or the class token
@@ -52,28 +52,26 @@ class LinearRecipe(TransferRecipe):
         require_range("min_lr", self.min_lr, 0)
 
 
+BEIT_PAPER = "BEiT's linear probe (paper, appendix)"
+BEIT_CODE = "BEiT's linear probe (code 768a3c8)"
+
+
 def recipes() -> Mapping[str, LinearRecipe]:
     """Scale to recipe."""
-    paper = LinearRecipe.cited(
-        {
-            "BEiT's linear probe (paper, appendix)": {
-                "base_lr": 4e-3, "lr_rule": "absolute", "weight_decay": 1e-4, "epochs": 50.0, "token": "mean",
-            },
-            "BEiT's linear probe (code 768a3c8)": {
-                "img_size": 224, "global_batch_size": 1024, "betas": (0.9, 0.999), "clip_grad": None,
-                "warmup_epochs": 0.0, "min_lr": 0.0, "min_crop_scale": 0.08, "crop_pct": 0.875,
-                "head_init_std": 0.01, "precision": "fp16",
-            },
-            "a frozen encoder has neither": {"layer_decay": 1.0, "drop_path": 0.0},
-            "MAE's linear probe (code efb2a80): the last block, after the norm": {"layer": 0},
-        }
-    )  # fmt: skip
+    paper = LinearRecipe.of(
+        cite("MAE's linear probe (code efb2a80): the last block, after the norm", layer=0),
+        cite(BEIT_PAPER, token="mean", base_lr=4e-3, lr_rule="absolute", weight_decay=1e-4, epochs=50.0),
+        cite(BEIT_CODE, global_batch_size=1024, betas=(0.9, 0.999), clip_grad=None, precision="fp16"),
+        cite(BEIT_CODE, warmup_epochs=0.0, min_lr=0.0, head_init_std=0.01),
+        cite(BEIT_CODE, img_size=224, min_crop_scale=0.08, crop_pct=0.875),
+        cite("a frozen encoder has neither", layer_decay=1.0, drop_path=0.0),
+    )
     small = paper.vary(
-        "ours: two CPU cores", img_size=64, global_batch_size=32, epochs=10.0, min_crop_scale=0.35,
-        crop_pct=1.0, precision="fp32",
-    )  # fmt: skip
-    toy = small.vary("ours: two CPU cores, few labels", epochs=40.0, min_crop_scale=0.6)
-    smoke = small.vary("ours: seconds", img_size=32, global_batch_size=8, epochs=1.0)
+        cite("ours: two CPU cores", global_batch_size=32, epochs=10.0, precision="fp32"),
+        cite("ours: two CPU cores", img_size=64, min_crop_scale=0.35, crop_pct=1.0),
+    )
+    toy = small.vary(cite("ours: two CPU cores, few labels", epochs=40.0, min_crop_scale=0.6))
+    smoke = small.vary(cite("ours: seconds", img_size=32, global_batch_size=8, epochs=1.0))
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 
@@ -99,7 +97,7 @@ class LinearProbe(BaseModel):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """One vector for each picture, `[B, D]`."""
+        """One vector for each image, `[B, D]`."""
         taps = [self.layer - 1] if self.layer else []
         x = self.encoder.encode(self.encoder.embed(images), self.encoder.grid_of(images), taps)[0]
         if self.layer == 0:
@@ -142,13 +140,6 @@ def run(folder: RunFolder) -> dict[str, float]:
     return {"top1_linear": accuracy(model, pictures, num_workers=folder.options.num_workers)["top1"]}
 
 
-def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training picture: the encoder's forward pass; the linear layer is next to nothing."""
-    dim, depth, _ = size_of(arch)
-    cells = (recipe["img_size"] // patch_size) ** 2
-    return patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
-
-
 TASK = TaskCard(
     name="linear",
     title="ImageNet linear probing",
@@ -157,6 +148,6 @@ TASK = TaskCard(
     metrics=(Metric(name="top1_linear", title="linear top-1"),),
     recipes=recipes,
     run=run,
-    flops=flops,
-    images=images,
+    flops=encoder_flops,  # forward only; the linear layer is next to nothing
+    images=epoch_images,
 )

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from downstream.dense import DenseRecipe
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from downstream.dense import DenseRecipe, dense_flops
+from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard
 from mimbench.errors import UserError
-from mimbench.recipe import require_range
+from mimbench.recipe import cite, require_range
 
 if TYPE_CHECKING:
     import numpy as np
+    from mmengine.config import ConfigDict
     from mmengine.model import BaseModel
 
     from mimbench.store.folder import RunFolder
@@ -41,7 +42,7 @@ class SegmentationRecipe(DenseRecipe):
     aux_channels: int
     aux_weight: float
     dropout: float
-    # Pixels: the picture is fitted into (long, short), then scaled by resize_ratio.
+    # Pixels: the image is fitted into (long, short), then scaled by resize_ratio.
     resize_scale: tuple[int, int]
     resize_ratio: tuple[float, float]
     cat_max_ratio: float  # a crop is redrawn where one class covers more than this
@@ -63,41 +64,36 @@ class SegmentationRecipe(DenseRecipe):
 
 
 PAPER = "BEiT/MAE/iBOT UperNet protocol"
+CODE = f"{PAPER} (mae_segmentation 772c0c1)"
 OURS = "ours: two CPU cores"
 
 
 def recipes() -> Mapping[str, SegmentationRecipe]:
     """Scale to recipe."""
-    paper = SegmentationRecipe.cited(
-        {
-            f"{PAPER} (mae_segmentation 772c0c1)": {
-                "img_size": 512, "global_batch_size": 16, "base_lr": 1e-4, "layer_decay": 0.65,
-                "drop_path": 0.1, "add_rel_pos": True, "add_layer_scale": 1.0, "checkpoint_blocks": False,
-                "window": 0,
-                "positions": "interpolate", "final_norm": False,
-            },
-            PAPER: {
-                "lr_rule": "absolute", "weight_decay": 0.05, "betas": (0.9, 0.999), "clip_grad": None,
-                "precision": "fp16", "steps": 160_000, "warmup_steps": 1500, "warmup_ratio": 1e-6,
-                "poly_power": 1.0, "min_lr": 0.0, "slide_stride": 341, "head_channels": None,
-                "aux_channels": 256, "aux_weight": 0.4, "dropout": 0.1, "resize_scale": (2048, 512),
-                "resize_ratio": (0.5, 2.0), "cat_max_ratio": 0.75, "photometric": True,
-            },
-        }
-    )  # fmt: skip
+    paper = SegmentationRecipe.of(
+        cite(CODE, img_size=512, drop_path=0.1, add_rel_pos=True, add_layer_scale=1.0),
+        cite(CODE, positions="interpolate", final_norm=False, window=0, checkpoint_blocks=False),
+        cite(CODE, global_batch_size=16, base_lr=1e-4, layer_decay=0.65),
+        cite(PAPER, lr_rule="absolute", weight_decay=0.05, betas=(0.9, 0.999), clip_grad=None),
+        cite(PAPER, steps=160_000, warmup_steps=1500, warmup_ratio=1e-6, poly_power=1.0, min_lr=0.0),
+        cite(PAPER, precision="fp16"),
+        cite(PAPER, head_channels=None, aux_channels=256, aux_weight=0.4, dropout=0.1, slide_stride=341),
+        cite(PAPER, resize_scale=(2048, 512), resize_ratio=(0.5, 2.0), cat_max_ratio=0.75, photometric=True),
+    )
     small = paper.vary(
-        OURS, img_size=64, global_batch_size=16, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=100,
-        warmup_steps=10, slide_stride=42, head_channels=64, aux_channels=32, resize_scale=(384, 96),
-        add_rel_pos=False, add_layer_scale=None,
-    )  # fmt: skip
+        cite(OURS, img_size=64, resize_scale=(384, 96), slide_stride=42),
+        cite(OURS, add_rel_pos=False, add_layer_scale=None, head_channels=64, aux_channels=32),
+        cite(OURS, base_lr=1e-3, layer_decay=0.8, precision="fp32", steps=100, warmup_steps=10),
+        cite(OURS, global_batch_size=16),
+    )
     toy = small.vary(
-        OURS, global_batch_size=8, base_lr=3e-3, steps=350, warmup_steps=35, head_channels=48,
-        resize_ratio=(0.9, 1.1), drop_path=0.0, photometric=False,
-    )  # fmt: skip
+        cite(OURS, resize_ratio=(0.9, 1.1), photometric=False, drop_path=0.0, head_channels=48),
+        cite(OURS, global_batch_size=8, base_lr=3e-3, steps=350, warmup_steps=35),
+    )
     smoke = toy.vary(
-        OURS, img_size=32, global_batch_size=2, steps=3, warmup_steps=1, slide_stride=21, head_channels=16,
-        aux_channels=8, resize_scale=(256, 64),
-    )  # fmt: skip
+        cite(OURS, img_size=32, resize_scale=(256, 64), slide_stride=21, head_channels=16, aux_channels=8),
+        cite(OURS, global_batch_size=2, steps=3, warmup_steps=1),
+    )
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 
@@ -127,7 +123,7 @@ def check_labels(labels: np.ndarray, num_classes: int, path: str) -> None:
 
 def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
     """mmsegmentation's dataset of one split (`training`, `validation`) with the pipeline of that split."""
-    from downstream.transfer import LoadPicture, import_quietly
+    from downstream.openmmlab import LoadImage, import_quietly
 
     import_quietly("mmseg.datasets")
     from mmcv.transforms import RandomFlip, RandomResize, Resize
@@ -144,7 +140,7 @@ def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
 
     if split == "training":
         pipeline = [
-            LoadPicture(),
+            LoadImage(),
             LoadLabels(),
             RandomResize(scale=recipe.resize_scale, ratio_range=recipe.resize_ratio, keep_ratio=True),
             RandomCrop(crop_size=(recipe.img_size, recipe.img_size), cat_max_ratio=recipe.cat_max_ratio),
@@ -152,9 +148,9 @@ def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
             *([PhotoMetricDistortion()] if recipe.photometric else []),
             PackSegInputs(),
         ]
-    else:  # the annotation is loaded after the resize: predictions are scored at the picture's own size
+    else:  # the annotation is loaded after the resize: predictions are scored at the image's own size
         pipeline = [
-            LoadPicture(),
+            LoadImage(),
             Resize(scale=recipe.resize_scale, keep_ratio=True),
             LoadLabels(),
             PackSegInputs(),
@@ -171,61 +167,31 @@ def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
 
 def build_model(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> BaseModel:
     """mmsegmentation's EncoderDecoder on the encoder, its new weights drawn from torch's generator."""
-    from downstream.neck import MultiTapPyramid, batch_norm
-    from downstream.transfer import PIXEL_MEAN, PIXEL_STD, import_quietly, scope
-    from mimbench.checkpoint.encoder import read_encoder
+    from downstream.openmmlab import build, import_quietly
 
     import_quietly("mmseg.models")
-    from mmengine.config import ConfigDict
-    from mmseg.registry import MODELS
+    return build(model_config(encoder, recipe, num_classes), "mmseg")
 
-    config, _ = read_encoder(encoder)
-    dim = config.embed_dim
-    crop = (recipe.img_size, recipe.img_size)
-    shared = {
-        "num_classes": num_classes,
-        "norm_cfg": batch_norm(),
-        "align_corners": False,
-        "dropout_ratio": recipe.dropout,
-    }
-    cfg = ConfigDict(
-        type="EncoderDecoder",
-        data_preprocessor=dict(
-            type="SegDataPreProcessor",
-            mean=PIXEL_MEAN,
-            std=PIXEL_STD,
-            bgr_to_rgb=True,
-            size=crop,
-            seg_pad_val=IGNORED,
-            test_cfg=dict(size=crop),
-        ),
-        backbone=recipe.backbone(encoder),
-        neck=dict(type=MultiTapPyramid, embed_dim=dim),
-        decode_head=dict(
-            type="UPerHead",
-            in_channels=[dim] * 4,
-            in_index=[0, 1, 2, 3],
-            pool_scales=(1, 2, 3, 6),
-            channels=recipe.head_channels or dim,
-            loss_decode=dict(type="CrossEntropyLoss", loss_weight=1.0),
-            **shared,
-        ),
-        auxiliary_head=dict(
-            type="FCNHead",
-            in_channels=dim,
-            in_index=2,
-            channels=recipe.aux_channels,
-            num_convs=1,
-            concat_input=False,
-            loss_decode=dict(type="CrossEntropyLoss", loss_weight=recipe.aux_weight),
-            **shared,
-        ),
-        train_cfg={},
-        test_cfg=dict(mode="slide", crop_size=crop, stride=(recipe.slide_stride, recipe.slide_stride)),
-    )
-    with scope("mmseg"):
-        model = MODELS.build(cfg)
-        model.init_weights()
+
+def model_config(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> ConfigDict:
+    """mmsegmentation's upernet_mae with what the encoder, the recipe and the classes change."""
+    from downstream.neck import MultiTapPyramid, batch_norm
+    from downstream.openmmlab import shipped_config
+    from mimbench.checkpoint.encoder import read_encoder
+
+    vit, _ = read_encoder(encoder)
+    dim, crop = vit.embed_dim, (recipe.img_size, recipe.img_size)
+    model = shipped_config("mmseg", "upernet_mae")
+    model.data_preprocessor.update(size=crop, test_cfg=dict(size=crop))
+    model.backbone = recipe.backbone(encoder)
+    model.neck = dict(type=MultiTapPyramid, embed_dim=dim)
+    for head in (model.decode_head, model.auxiliary_head):
+        head.update(num_classes=num_classes, dropout_ratio=recipe.dropout)
+        head.norm_cfg = batch_norm()
+    model.decode_head.update(in_channels=[dim] * 4, channels=recipe.head_channels or dim)
+    model.auxiliary_head.update(in_channels=dim, channels=recipe.aux_channels)
+    model.auxiliary_head.loss_decode.loss_weight = recipe.aux_weight
+    model.test_cfg = dict(mode="slide", crop_size=crop, stride=(recipe.slide_stride, recipe.slide_stride))
     return model
 
 
@@ -234,18 +200,15 @@ def run(folder: RunFolder) -> dict[str, float]:
     from mmengine.dataset import pseudo_collate
 
     from downstream.layer_decay import param_groups
-    from downstream.transfer import evaluate, leave_out_unreadable, require_pictures, seed_weights
+    from downstream.openmmlab import evaluate, usable
+    from downstream.transfer import seed_weights
     from mimbench.schedule import warmup_poly
     from mimbench.train.runner import fit
 
     recipe = SegmentationRecipe.from_values(folder.spec.recipe)
     root = folder.data("ade20k")
-    train, val = (
-        leave_out_unreadable(build_dataset(root, split, recipe), folder)
-        for split in ("training", "validation")
-    )
-    for dataset in (train, val):
-        require_pictures(dataset, root)
+    train = usable(build_dataset(root, "training", recipe), folder, root)
+    val = usable(build_dataset(root, "validation", recipe), folder, root)
     seed_weights(folder.spec.seed)
     model = build_model(folder.parents["encoder"].encoder_path, recipe, len(train.metainfo["classes"]))
     folder.details["load_report"] = model.backbone.load_report.as_dict()
@@ -294,22 +257,18 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 
 def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training picture, forward and backward (three times forward): encoder, pyramid, UPerHead."""
-    dim, depth, _ = size_of(arch)
-    grid = recipe["img_size"] // patch_size
-    cells = grid * grid
+    """One training image, forward and backward (three times forward): encoder, pyramid, UPerHead."""
+    dim, cells = size_of(arch).embed_dim, (recipe["img_size"] // patch_size) ** 2
     channels = recipe["head_channels"] or dim
-    encoder = patch_embed_flops(dim, cells, patch_size) + transformer_flops(dim, depth, cells + 1)
-    pyramid = 2 * cells * dim**2 * (4 + 16 + 4)
     lateral = 2 * cells * (16 + 4 + 1) * dim * channels
     fpn = 2 * cells * (16 + 4 + 1) * 9 * channels**2
     fusion = 2 * cells * 16 * 9 * 4 * channels**2
     pooling = 2 * (cells / 4) * 9 * (dim + 4 * channels) * channels
-    return 3.0 * (encoder + pyramid + lateral + fpn + fusion + pooling)
+    return 3.0 * (dense_flops(recipe, arch, patch_size) + lateral + fpn + fusion + pooling)
 
 
 def images(recipe: Mapping[str, Any], data_size: int) -> int:
-    """Pictures seen in training; the number of steps is fixed, whatever the data."""
+    """Images seen in training; the number of steps is fixed, whatever the data."""
     del data_size
     return int(recipe["steps"] * recipe["global_batch_size"])
 

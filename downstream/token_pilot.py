@@ -22,16 +22,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from mimbench.device import device
-from mmengine.dist import all_reduce, get_dist_info
+from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from downstream.classification import images
-from downstream.linear_probe import flops
+from downstream.estimate import encoder_flops, epoch_images
 from mimbench.contract import Metric, TaskCard, TransferRecipe
-from mimbench.recipe import require_above, require_range
+from mimbench.device import device
+from mimbench.recipe import cite, require_above, require_range
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -48,7 +47,7 @@ class TokenRecipe(TransferRecipe):
     num_rounds: int
     epochs: float
     min_crop_scale: float
-    crop_pct: float  # evaluation: the centre crop's side over the resized picture's short side
+    crop_pct: float  # evaluation: the centre crop's side over the resized image's short side
     head_init_std: float
 
     def __post_init__(self) -> None:
@@ -61,26 +60,25 @@ class TokenRecipe(TransferRecipe):
         require_range("head_init_std", self.head_init_std, 0)
 
 
+BEIT = "BEiT's linear probe, whose layer and optimizer this is"
+
+
 def recipes() -> Mapping[str, TokenRecipe]:
     """Scale to recipe."""
-    paper = TokenRecipe.cited(
-        {
-            "ours: DTM's n = 196 and K = 14, halved": {"num_merged": 14, "num_rounds": 7},
-            "DTM paper, pilot study": {"matching": "bipartite"},
-            "BEiT's linear probe, whose layer and optimizer this is": {
-                "img_size": 224, "global_batch_size": 1024, "base_lr": 4e-3, "lr_rule": "absolute",
-                "weight_decay": 1e-4, "betas": (0.9, 0.999), "clip_grad": None, "min_crop_scale": 0.08,
-                "crop_pct": 0.875, "head_init_std": 0.01, "precision": "fp16",
-            },
-            "ours: a patch token each, 196 to a picture": {"epochs": 10.0},
-            "a frozen teacher has neither": {"layer_decay": 1.0, "drop_path": 0.0},
-        }
-    )  # fmt: skip
+    paper = TokenRecipe.of(
+        cite("DTM paper, pilot study", matching="bipartite"),
+        cite("ours: DTM's n = 196 and K = 14, halved", num_merged=14, num_rounds=7),
+        cite(BEIT, global_batch_size=1024, base_lr=4e-3, lr_rule="absolute", weight_decay=1e-4),
+        cite(BEIT, betas=(0.9, 0.999), clip_grad=None, precision="fp16", head_init_std=0.01),
+        cite(BEIT, img_size=224, min_crop_scale=0.08, crop_pct=0.875),
+        cite("ours: a patch token each, 196 to a picture", epochs=10.0),
+        cite("a frozen teacher has neither", layer_decay=1.0, drop_path=0.0),
+    )
     small = paper.vary(
-        "ours: two CPU cores", img_size=64, num_merged=8, num_rounds=4, global_batch_size=32, crop_pct=1.0,
-        min_crop_scale=0.6, precision="fp32",
-    )  # fmt: skip
-    smoke = small.vary("ours: seconds", img_size=32, num_merged=4, num_rounds=2, epochs=1.0)
+        cite("ours: two CPU cores", num_merged=8, num_rounds=4, global_batch_size=32, precision="fp32"),
+        cite("ours: two CPU cores", img_size=64, min_crop_scale=0.6, crop_pct=1.0),
+    )
+    smoke = small.vary(cite("ours: seconds", img_size=32, num_merged=4, num_rounds=2, epochs=1.0))
     return {"smoke": smoke, "toy": small, "small": small, "paper": paper}
 
 
@@ -211,17 +209,17 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 @torch.no_grad()
 def measure(
-    model: TokenClassifier, pictures: Any, texts: Tensor | None, *, batch_size: int = 64, num_workers: int = 0
+    model: TokenClassifier, dataset: Any, texts: Tensor | None, *, batch_size: int = 64, num_workers: int = 0
 ) -> dict[str, float]:
-    """The task's metrics over every picture once; without texts, no zero-shot accuracy."""
+    """The task's metrics over every image once; without texts, no zero-shot accuracy."""
+    from downstream.transfer import share_of
+
     target = device()
     model.to(target).eval()
     texts = texts.to(target) if texts is not None else None
-    rank, world_size = get_dist_info()
-    share = Subset(pictures, range(rank, len(pictures), world_size))
     sums = torch.zeros(3, device=target)
-    for batch, labels in DataLoader(share, batch_size=batch_size, num_workers=num_workers):
-        tokens, label = model.tokens(batch.to(target)), labels.to(target).unsqueeze(1)  # [B, N, C], [B, 1]
+    for images, labels in DataLoader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
+        tokens, label = model.tokens(images.to(target)), labels.to(target).unsqueeze(1)  # [B, N, C], [B, 1]
         linear = model.classify(tokens).argmax(dim=-1) == label  # [B, N]
         sums[0] += neighbour_cosine(tokens).sum()
         sums[1] += linear.float().mean(dim=1).sum()
@@ -229,7 +227,7 @@ def measure(
             scores = F.normalize(tokens, dim=-1) @ texts.T  # [B, N, K]
             sums[2] += (scores.argmax(dim=-1) == label).float().mean(dim=1).sum()
     all_reduce(sums)
-    cosine, linear_acc, zero_shot_acc = (sums / len(pictures)).tolist()
+    cosine, linear_acc, zero_shot_acc = (sums / len(dataset)).tolist()
     metrics = {"zero_shot_acc": 100 * zero_shot_acc} if texts is not None else {}
     return metrics | {"linear_probe_acc": 100 * linear_acc, "patchwise_cosine_similarity": cosine}
 
@@ -246,7 +244,7 @@ TASK = TaskCard(
     ),
     recipes=recipes,
     run=run,
-    flops=flops,
-    images=images,
+    flops=encoder_flops,  # the teacher's forward pass; the linear layer is next to nothing
+    images=epoch_images,
     takes="teacher",
 )

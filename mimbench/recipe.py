@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from typing_extensions import Self
 
@@ -20,6 +20,18 @@ Scale = Literal["smoke", "toy", "small", "paper"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 
+class Cited(NamedTuple):
+    """Values of a recipe's fields, by name, and the source that they come from."""
+
+    source: str
+    values: Mapping[str, Any]
+
+
+def cite(source: str, /, **values: Any) -> Cited:
+    """Fields of a recipe with their source: `cite("paper, Table 8", epochs=800.0, drop_path=0.1)`."""
+    return Cited(source, values)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Base of every recipe. `sources` says for each field where its value comes from."""
@@ -27,30 +39,35 @@ class Recipe:
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def cited(cls, groups: Mapping[str, Mapping[str, Any]]) -> Self:
-        """Build a recipe from `{source: {field: value}}`.
+    def of(cls, *groups: Cited) -> Self:
+        """Build a recipe from its fields and their sources.
 
         Raises:
-            TypeError: a field is missing, unknown, or given by two sources.
+            TypeError: a field is missing, unknown, or given twice.
         """
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
-        for source, group in groups.items():
+        for source, group in groups:
             for name, value in group.items():
                 if name in values:
-                    raise TypeError(
-                        f"{cls.__name__}.{name} is given by two sources: {sources[name]!r} and {source!r}"
-                    )
+                    raise TypeError(f"{cls.__name__}.{name} is given twice: {sources[name]!r} and {source!r}")
                 values[name], sources[name] = value, source
         return cls(**values, sources=sources)
 
     @classmethod
-    def based_on(cls, host: Recipe, *groups: Mapping[str, Mapping[str, Any]], prefix: str = "") -> Self:
+    def cited(cls, groups: Mapping[str, Mapping[str, Any]]) -> Self:
+        """`of`, from `{source: {field: value}}`."""
+        return cls.of(*(Cited(*item) for item in groups.items()))
+
+    @classmethod
+    def based_on(
+        cls, host: Recipe, *groups: Cited | Mapping[str, Mapping[str, Any]], prefix: str = ""
+    ) -> Self:
         """The recipe of a method that stands on another.
 
         Args:
             host: what each field that this kind of recipe has too is taken from, with its source.
-            groups: `{source: {field: value}}` besides; the later holds.
+            groups: further fields, or other values for the host's; the later holds.
             prefix: what the host's sources are to begin with (`as MAE: `).
 
         Raises:
@@ -58,17 +75,20 @@ class Recipe:
         """
         shared = host.values().keys() & {f.name for f in dataclasses.fields(cls)}
         values = {name: getattr(host, name) for name in shared}
-        sources = {name: prefix + host.sources[name] for name in shared}
-        for source, group in (item for each in groups for item in each.items()):
+        sources = {name: prefix + source for name, source in host.sources.items() if name in shared}
+        pairs = (pair for each in groups for pair in ([each] if isinstance(each, Cited) else each.items()))
+        for source, group in pairs:
             values |= group
             sources |= dict.fromkeys(group, source)
         return cls(**values, sources=sources)
 
-    def vary(self, source: str, **changes: Any) -> Self:
-        """A copy with `changes`, each of them now citing `source`."""
-        return dataclasses.replace(
-            self, **changes, sources={**self.sources, **dict.fromkeys(changes, source)}
-        )
+    def vary(self, source: str | Cited, /, *groups: Cited, **changes: Any) -> Self:
+        """A copy with other values, each of them with its new source.
+
+        `recipe.vary("ours", epochs=3.0)` is short for `recipe.vary(cite("ours", epochs=3.0))`.
+        """
+        first = cite(source, **changes) if isinstance(source, str) else source
+        return self.based_on(self, first, *groups)
 
     def values(self) -> dict[str, Any]:
         """The hyper-parameters as plain JSON values, without their sources."""

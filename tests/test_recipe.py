@@ -13,7 +13,7 @@ import pytest
 from mimbench import catalog, discovery
 from mimbench.errors import UserError
 from mimbench.override import override
-from mimbench.recipe import PretrainRecipe, Recipe
+from mimbench.recipe import Cited, PretrainRecipe, Recipe, cite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +27,20 @@ class Small(Recipe):
     rule: Literal["linear", "sqrt"]
 
 
-GROUPS: dict[str, dict[str, Any]] = {
-    "paper, Table 1": {"arch": "vit_base", "lr": 1e-3, "steps": 10, "betas": (0.9, 0.95), "rule": "sqrt"},
-    "code": {"clip_grad": None, "flip": True},
-}
+CODE = cite("code", clip_grad=None, flip=True)
+GROUPS = (
+    cite("paper, Table 1", arch="vit_base", lr=1e-3, rule="sqrt"),
+    cite("paper, Table 1", steps=10, betas=(0.9, 0.95)),
+    CODE,
+)
 
 
 @pytest.fixture
 def recipe() -> Small:
-    return Small.cited(GROUPS)
+    return Small.of(*GROUPS)
 
 
-def test_cited_keeps_each_source(recipe: Small) -> None:
+def test_a_recipe_keeps_each_fields_source(recipe: Small) -> None:
     assert recipe.sources["betas"] == "paper, Table 1" and recipe.sources["clip_grad"] == "code"
     assert set(recipe.sources) == set(recipe.values())
 
@@ -46,14 +48,14 @@ def test_cited_keeps_each_source(recipe: Small) -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ({**GROUPS, "blog": {"lr": 2e-3}}, "lr is given by two sources: 'paper, Table 1' and 'blog'"),
-        ({"code": GROUPS["code"]}, "missing"),
-        ({**GROUPS, "blog": {"momentum": 0.9}}, "momentum"),
+        ((*GROUPS, cite("blog", lr=2e-3)), "lr is given twice: 'paper, Table 1' and 'blog'"),
+        ((CODE,), "missing"),
+        ((*GROUPS, cite("blog", momentum=0.9)), "momentum"),
     ],
 )
-def test_cited_refuses_gaps_and_contradictions(groups: dict[str, dict[str, Any]], message: str) -> None:
+def test_a_recipe_refuses_gaps_and_contradictions(groups: tuple[Cited, ...], message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        Small.cited(groups)
+        Small.of(*groups)
 
 
 def test_vary_changes_a_copy_and_its_sources(recipe: Small) -> None:
@@ -64,6 +66,8 @@ def test_vary_changes_a_copy_and_its_sources(recipe: Small) -> None:
         "ours",
         "paper, Table 1",
     )
+    more = recipe.vary(cite("ours", lr=0.1, steps=2), cite("later", lr=0.2))
+    assert (more.lr, more.steps, more.sources["lr"], more.sources["steps"]) == (0.2, 2, "later", "ours")
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.lr = 0.2  # type: ignore[misc]
 
@@ -77,14 +81,14 @@ class Taught(Recipe):
 
 def test_a_recipe_that_stands_on_another_takes_what_it_has_too_with_its_source(recipe: Small) -> None:
     taught = Taught.based_on(
-        recipe, {"its paper": {"momentum": 0.9, "lr": 2e-3}}, {"ours": {"lr": 3e-3}}, prefix="as A: "
+        recipe, cite("its paper", momentum=0.9, lr=2e-3), cite("ours", lr=3e-3), prefix="as A: "
     )
     assert taught.values() == {"lr": 3e-3, "betas": [0.9, 0.95], "momentum": 0.9}
     assert taught.sources == {"lr": "ours", "betas": "as A: paper, Table 1", "momentum": "its paper"}
     with pytest.raises(TypeError, match="momentum"):
         Taught.based_on(recipe)
     with pytest.raises(TypeError, match="tau"):
-        Taught.based_on(recipe, {"its paper": {"momentum": 0.9, "tau": 1.0}})
+        Taught.based_on(recipe, cite("its paper", momentum=0.9, tau=1.0))
 
 
 def test_a_scale_changes_what_differs_there_and_lets_the_rest_keep_its_source() -> None:

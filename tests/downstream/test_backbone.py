@@ -93,7 +93,7 @@ def test_pyramid_strides_and_parts() -> None:
 
 
 def test_pyramid_equals_mmsegmentations_feature2pyramid() -> None:
-    from downstream.transfer import import_quietly
+    from downstream.openmmlab import import_quietly
 
     import_quietly("mmseg.models")
     from mmseg.models.necks import Feature2Pyramid

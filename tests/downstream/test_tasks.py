@@ -247,7 +247,7 @@ def test_classes_default_to_ade20ks_150(tmp_path: Path) -> None:
 
 def test_iou_by_hand(tmp_path: Path) -> None:
     """What mmsegmentation's IoUMetric calls mIoU, mAcc and aAcc, on 2 x 2 pixels."""
-    from downstream.transfer import import_quietly
+    from downstream.openmmlab import import_quietly
 
     import_quietly("mmseg.evaluation")
     from mmseg.evaluation import IoUMetric
