@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from mimbench.ops import ensure_mmcv_ops
 from mimbench.store.fingerprint import NUMERICS
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("mimbench", "pretrain", "downstream")
 HEAVY = ("torch", "torchvision", "timm", "mmengine", "mmcv", "mmseg", "mmdet")
 
 
@@ -71,6 +73,29 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """No circle, lazy imports and those for type checkers included."""
+    import grimp
+
+    graph = grimp.build_graph("mimbench", "pretrain", "downstream", exclude_type_checking_imports=False)
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            chain = graph.find_shortest_chain(imported, module)
+            assert chain is None, f"{module} -> {' -> '.join(chain)}"
+
+
+def test_files_and_functions_are_short_enough_to_read() -> None:
+    flat = {path.stem for path in (ROOT / "mimbench").glob("*.py")} - {"__init__", "__main__"}
+    assert len(flat) <= 16, sorted(flat)
+    for file in (path for name in PACKAGES for path in (ROOT / name).rglob("*.py")):
+        text = file.read_text()
+        assert len(text.splitlines()) <= 400, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 80, f"{file}: {node.name}"
+
+
 def test_the_wall_is_one_tuple() -> None:
     """The import contract names what the fingerprint calls the numbers' side."""
     text = (ROOT / "pyproject.toml").read_text()
@@ -123,11 +148,10 @@ def test_readme_has_one_place_for_generated_results() -> None:
     assert text.count(begin) == text.count(end) == 1 and text.index(begin) < text.index(end)
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "tests/golden/README.md"):
-        file = ROOT / name
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", file.read_text()):
-            assert (file.parent / target).exists(), f"{name}: {target}"
+def test_links_of_the_golden_files_lead_somewhere() -> None:
+    file = ROOT / "tests" / "golden" / "README.md"
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", file.read_text()):
+        assert (file.parent / target).exists(), target
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mimbench.data import toy
+from mimbench.data.toy import draw
 from mimbench.errors import UserError
 
 
@@ -104,8 +105,8 @@ def test_labelled_subset_is_balanced_and_captions_are_complete(smoke_data: Path)
     assert set(captions) == pictures and len(pictures) == plan.train
     for name, caption in captions.items():
         texture, shape = Path(name).parent.name.split("-")
-        assert any(word in caption for word in toy.SYNONYMS[texture])
-        assert any(word in caption for word in toy.SYNONYMS[shape])
+        assert any(word in caption for word in draw.SYNONYMS[texture])
+        assert any(word in caption for word in draw.SYNONYMS[shape])
 
 
 def test_coco_reads_the_scenes_back(smoke_data: Path) -> None:
@@ -120,7 +121,7 @@ def test_coco_reads_the_scenes_back(smoke_data: Path) -> None:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         x, y, w, h = entry["bbox"]
         assert (x, y, x + w, y + h) == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-        assert mask.sum() == entry["area"] >= toy.MIN_VISIBLE
+        assert mask.sum() == entry["area"] >= draw.MIN_VISIBLE
     assert all(count.max() == 1 for count in covered.values()), (
         "masks show what is visible: no pixel has two objects"
     )
@@ -128,17 +129,17 @@ def test_coco_reads_the_scenes_back(smoke_data: Path) -> None:
 
 @pytest.mark.parametrize("index", range(8))
 def test_labels_agree_with_instances(index: int) -> None:
-    scene = toy.draw_scene(np.random.default_rng(index), 96)
+    scene = draw.draw_scene(np.random.default_rng(index), 96)
     assert 1 <= len(scene.instances) <= 5
     for label, mask in scene.instances:
-        assert (scene.labels[mask] == toy.LABELS.index(toy.CLASSES[label]) + 1).all()
+        assert (scene.labels[mask] == draw.LABELS.index(toy.CLASSES[label]) + 1).all()
     grounds = set(np.unique(scene.labels)) & {1, 2, 3}
     assert 1 <= len(grounds) <= 2
 
 
 def test_ade20k_labels(smoke_data: Path) -> None:
     names = (smoke_data / "ade20k" / "classes.txt").read_text().splitlines()
-    assert names == list(toy.LABELS) and len(names) == 15
+    assert names == list(draw.LABELS) and len(names) == 15
     for path in (smoke_data / "ade20k" / "annotations").rglob("*.png"):
         labels = np.asarray(Image.open(path))
         assert labels.dtype == np.uint8 and labels.max() <= len(names)
@@ -162,7 +163,7 @@ def ridge_accuracy(features: np.ndarray, labels: np.ndarray, num_train: int) -> 
 def test_colour_does_not_give_the_class() -> None:
     labels = np.arange(1200) % len(toy.CLASSES)
     pictures = [
-        toy.draw_picture(np.random.default_rng((7, i)), 64, int(label))[0] for i, label in enumerate(labels)
+        draw.draw_picture(np.random.default_rng((7, i)), 64, int(label))[0] for i, label in enumerate(labels)
     ]
     features = np.stack([colour_features(picture) for picture in pictures])
     accuracy = ridge_accuracy(features, labels, 800)

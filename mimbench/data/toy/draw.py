@@ -1,34 +1,15 @@
-"""The toy data: textured shapes on textured grounds, seeded, in the real on-disk formats.
-
-A class is a shape AND a texture (striped disc, checked cross, ...). Colours are drawn independently of the
-class and the shapes have one area, so that neither colour nor size gives the class away. Few pictures are
-labelled, so that pretraining on the rest can show.
-"""
+"""How the toy images are drawn: one object with its caption, or a scene of several."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from numpy.random import Generator
 from PIL import Image
 
-from mimbench.atomic import write_json
-from mimbench.errors import UserError
-
-VERSION = 1  # of what is drawn and written: raise it with any change of a picture, a label or a caption
-PUBLISHED = {  # fingerprints of version 1 under which there are results
-    (1, 0, "toy"): "b1ef514571eb03f9a5e7cbcf3bc15d387c96bda3c58bff60c0057557ab9bbc5d",
-    (1, 0, "smoke"): "2662b04c8d94b3d73f70abfcfb82e8b1241170350a0a0f5401d6ac2535808629",
-}
 SHAPES = ("cross", "disc", "square", "triangle")
 TEXTURES = ("checked", "dotted", "striped")
 GROUNDS = ("cloudy", "noisy", "smooth")
@@ -46,158 +27,6 @@ MAX_TILT = math.radians(12)  # of a shape and, apart from it, of its texture
 OUTLINE = 2.0  # pixels: the width of the dark rim of every object
 MIN_VISIBLE = 20  # pixels: an instance that shows less is not annotated
 Canvas = np.ndarray  # [H, W, 3] of float32 in [0, 1]
-
-
-class Plan(NamedTuple):
-    """How much is made of what; counts of pictures are divisible by the number of classes."""
-
-    img_size: int
-    train: int
-    val: int
-    labelled_per_class: int
-    scene_size: int
-    scenes_train: int
-    scenes_val: int
-
-
-PLANS = {
-    "toy": Plan(64, 3000, 1200, 20, 96, 500, 200),
-    "smoke": Plan(32, 48, 24, 2, 64, 8, 4),
-}
-
-
-def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> Path:
-    """Make the toy data under `root` (`imagenet/`, `ade20k/`, `coco/`) unless it is there; return `root`.
-
-    The folder appears whole or not at all, and two processes make it once. What an older version made of
-    the same seed is replaced.
-
-    Raises:
-        UserError: an unknown size, or `root` holds something else, be it toy data of another seed.
-    """
-    if size not in PLANS:
-        raise UserError("size", size, allowed=PLANS)
-    root = Path(root)
-    stamp = {"fingerprint": fingerprint(seed, size), "seed": seed, "size": size}
-    if _stamp_of(root) == stamp:
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.parent / f".{root.name}.lock"):
-        if _stamp_of(root) == stamp:
-            return root
-        there = _stamp_of(root)
-        if there is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise UserError("toy data folder", str(root), remedy="It is not empty; name a new folder.")
-        if there and (there.get("seed"), there.get("size")) != (seed, size):
-            what = f"It holds the {there.get('size')} data of seed {there.get('seed')}"
-            remedy = f"{what}; delete it, or name a new folder for that of seed {seed}, size {size}."
-            raise UserError("toy data folder", str(root), remedy=remedy)
-        # Inside a private folder, so that the data itself gets the permissions of an ordinary mkdir.
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
-            made = Path(workshop) / "new"
-            _make(made, PLANS[size], seed)
-            for folder in (made / "imagenet", made / "ade20k", made / "coco", made):
-                write_json(folder / "toy.json", stamp)
-            if root.exists():
-                root.rename(Path(workshop) / "old")
-            made.rename(root)
-    return root
-
-
-def fingerprint(seed: int, size: str) -> str:
-    """SHA-256 of what determines the data: the version, the seed and the size."""
-    name = (VERSION, seed, size)
-    return PUBLISHED.get(name) or hashlib.sha256(repr(name).encode()).hexdigest()
-
-
-def _stamp_of(root: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((root / "toy.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
-
-
-def _make(root: Path, plan: Plan, seed: int) -> None:
-    _make_imagenet(root / "imagenet", plan, seed)
-    _make_ade20k(root / "ade20k", plan, seed)
-    _make_coco(root / "coco", plan, seed)
-
-
-def _make_imagenet(root: Path, plan: Plan, seed: int) -> None:
-    captions: dict[str, str] = {}
-    labelled: list[str] = []
-    for split, (name, count) in enumerate({"train": plan.train, "val": plan.val}.items()):
-        for label, class_name in enumerate(CLASSES):
-            folder = root / name / class_name
-            folder.mkdir(parents=True)
-            for index in range(count // len(CLASSES)):
-                rng = np.random.default_rng((seed, split, label, index))
-                picture, caption = draw_picture(rng, plan.img_size, label)
-                picture.save(folder / f"{index:04d}.jpg", quality=92)
-                if name == "train":
-                    captions[f"train/{class_name}/{index:04d}.jpg"] = caption
-                    if index < plan.labelled_per_class:
-                        labelled.append(f"train/{class_name}/{index:04d}.jpg")
-    (root / "train_labelled.txt").write_text("\n".join(labelled) + "\n")
-    write_json(root / "captions.json", captions)
-
-
-def _make_ade20k(root: Path, plan: Plan, seed: int) -> None:
-    counts = {"training": plan.scenes_train, "validation": plan.scenes_val}
-    for split, (name, count) in enumerate(counts.items()):
-        images, annotations = root / "images" / name, root / "annotations" / name
-        images.mkdir(parents=True)
-        annotations.mkdir(parents=True)
-        for index in range(count):
-            scene = draw_scene(np.random.default_rng((seed, 10 + split, index)), plan.scene_size)
-            scene.picture.save(images / f"toy_{index:05d}.jpg", quality=92)
-            Image.fromarray(scene.labels).save(annotations / f"toy_{index:05d}.png")
-    (root / "classes.txt").write_text("\n".join(LABELS) + "\n")
-
-
-def _make_coco(root: Path, plan: Plan, seed: int) -> None:
-    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)]
-    (root / "annotations").mkdir(parents=True)
-    for split, (name, count) in enumerate({"train": plan.scenes_train, "val": plan.scenes_val}.items()):
-        (root / f"{name}2017").mkdir()
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for index in range(count):
-            scene = draw_scene(np.random.default_rng((seed, 20 + split, index)), plan.scene_size)
-            image_id = split * 100_000 + index + 1
-            file_name = f"{image_id:012d}.jpg"
-            scene.picture.save(root / f"{name}2017" / file_name, quality=92)
-            side = {"width": plan.scene_size, "height": plan.scene_size}
-            images.append({"id": image_id, "file_name": file_name, "license": 1, **side})
-            for label, mask in scene.instances:
-                ids = {"id": len(annotations) + 1, "image_id": image_id}
-                annotations.append({**ids, **_annotation(label, mask)})
-        document = {
-            "info": {"description": f"mimbench toy scenes, seed {seed}", "version": str(VERSION)},
-            "licenses": [
-                {"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
-            ],
-            "images": images,
-            "annotations": annotations,
-            "categories": categories,
-        }
-        (root / "annotations" / f"instances_{name}2017.json").write_text(json.dumps(document))
-
-
-def _annotation(label: int, mask: np.ndarray) -> dict[str, Any]:
-    """One instance as COCO writes it: uncompressed column-major run lengths, box as x, y, width, height."""
-    flat = np.concatenate([[0], mask.ravel(order="F"), [0]]).astype(np.int8)
-    edges = np.flatnonzero(np.diff(flat))  # where runs of 0 and 1 end, in turn, beginning with 0
-    counts = np.diff(np.concatenate([[0], edges, [mask.size]]))
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = float(columns[0]), float(rows[0])
-    return {
-        "category_id": label + 1,
-        "iscrowd": 0,
-        "area": float(mask.sum()),
-        "bbox": [x, y, float(columns[-1]) + 1 - x, float(rows[-1]) + 1 - y],
-        "segmentation": {"size": list(mask.shape), "counts": [int(n) for n in counts]},
-    }
 
 
 @dataclass
