@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mimbench.vit import Block, LayerNorm, sincos_position_embedding
+from pretrain.masking import gather_tokens
 
 
 class MAEDecoder(nn.Module):
@@ -34,8 +35,7 @@ class MAEDecoder(nn.Module):
         batch, num_patches = ids_restore.shape
         mask_tokens = self.mask_token.expand(batch, num_patches + 1 - x.shape[1], -1)
         patches = torch.cat([x[:, 1:], mask_tokens], dim=1)  # [B, N, Dd], visible ones first
-        patches = patches.gather(1, ids_restore.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        x = torch.cat([x[:, :1], patches], dim=1) + self.pos_embed  # [B, 1+N, Dd]
+        x = torch.cat([x[:, :1], gather_tokens(patches, ids_restore)], dim=1) + self.pos_embed  # [B, 1+N, Dd]
         for block in self.blocks:
             x = block(x)
         return self.pred(self.norm(x))[:, 1:]

@@ -1,4 +1,4 @@
-"""Which patches a student does not see: random masking (MAE) and block-wise masking (BEiT)."""
+"""Which patches a student sees: random masking (MAE) and block-wise masking (BEiT)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
+    """The tokens `[B, K, D]` of x `[B, N, D]` that ids `[B, K]` names, in its order."""
+    return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.shape[2]))
 
 
 def random_masking(

@@ -12,6 +12,7 @@ import pytest
 from mimbench import catalog, discovery
 from mimbench.catalog import Catalog
 from mimbench.errors import Unavailable, UserError
+from mimbench.recipe import cite
 from tests.world import forget
 
 
@@ -53,7 +54,7 @@ def test_a_method_that_does_not_train_sees_no_picture(world: Path) -> None:
 
 
 def test_a_task_follows_the_method_before_the_row(world: Path) -> None:
-    cited = {"their code": {"layer_decay": 1.0, "betas": (0.9, 0.98)}}
+    cited = [cite("their code", layer_decay=1.0, betas=(0.9, 0.98))]
     found = Catalog(None).resolve("task", "echo", "smoke", data_size=2, encoder=("vit_smoke", 8), cited=cited)
     assert (found.values["layer_decay"], found.sources["layer_decay"]) == (1.0, "their code")
     assert found.values["betas"] == [0.9, 0.98]

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,9 +39,9 @@ from torch import Tensor, nn
 from mimbench.arch import size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.errors import UserError
-from mimbench.recipe import require_range
+from mimbench.recipe import cite, require_range
 from pretrain.contrastive import homologous_contrast
-from pretrain.masking import random_masking
+from pretrain.masking import gather_tokens, random_masking
 from pretrain.methods import mae
 from pretrain.methods.mae import MAE, MAERecipe
 
@@ -117,7 +117,7 @@ class MixedAE(MAE):
         ids, ids_restore, _ = random_masking(batch // size * views, num_patches, masked, x.device, noise)
         ids = ids.unflatten(1, (size, -1)).unflatten(0, (-1, views))  # [B/G, views, G, K]
         ids = ids.transpose(1, 2).reshape(batch, -1)  # [B, views*K]
-        x = x.gather(1, ids.unsqueeze(-1).expand(-1, -1, dim)).reshape(batch // size, size, views, -1, dim)
+        x = gather_tokens(x, ids).reshape(batch // size, size, views, -1, dim)
         x = x.transpose(1, 2)  # [B/G, views, G, K, D]
         if self.segment_embed is not None:
             x = x + self.segment_embed.unsqueeze(1)
@@ -193,48 +193,39 @@ class MixedAERecipe(MAERecipe):
         return self.group_size if self.mixing == "full" else 1
 
     def step_flops(self) -> float:
-        size, num_given = size_of(self.arch), int(self.num_patches * (1 - self.mask_ratio))
-        num_mixed = num_given * self.group_size
+        size, num_mixed = size_of(self.arch), self.num_visible * self.group_size
         mixed = transformer_flops(size.embed_dim, size.depth, num_mixed + 1)
         if self.contrastive_weight:
             mixed += 2.0 * num_mixed**2 * size.embed_dim
-        alone = transformer_flops(size.embed_dim, size.depth, num_given + 1)
+        alone = transformer_flops(size.embed_dim, size.depth, self.num_visible + 1)
         return super().step_flops() + 3 * (mixed * self.num_views / self.group_size - alone)
 
 
 def recipes() -> Mapping[str, MixedAERecipe]:
     """MAE's at every scale, and the mixing."""
-    cited: dict[str, dict[str, Any]] = {
-        "named in a summary of the paper; where they act, recalled": {
-            "attention": "topk",
-            "segment_embed": "encoder",
-        },
-        "paper, recalled": {
-            "mixing_ratio": 0.25,
-            "mixing": "compose",
-            "contrastive_weight": 0.1,
-            "temperature": 0.25,
-        },
-        "paper, recalled: what a picture does not give is masked": {"mask_ratio": 0.75},
-        "ours: not known; the plainer choice": {"cls_attention": "plain"},
-    }
+    named = "named in a summary of the paper; where they act, recalled"
+    mixing = (
+        cite("paper, recalled", mixing_ratio=0.25, mixing="compose"),
+        cite("paper, recalled: what a picture does not give is masked", mask_ratio=0.75),
+        cite(named, attention="topk", segment_embed="encoder"),
+        cite("ours: not known; the plainer choice", cls_attention="plain"),
+        cite("paper, recalled", contrastive_weight=0.1, temperature=0.25),
+    )
     result = {
-        scale: MixedAERecipe.based_on(base, cited, prefix="as MAE: ") for scale, base in mae.recipes().items()
+        scale: MixedAERecipe.based_on(base, *mixing, prefix="as MAE: ")
+        for scale, base in mae.recipes().items()
     }
     longest = result["paper"].vary("author's figure: the longest of 300, 800 and 1600", epochs=1600.0)
-    toy = result["toy"].vary(
-        "ours: 16 of 64 patches are too few to learn from in minutes, of 1/4 and 1/2",
-        mixing_ratio=0.5,
-        mask_ratio=0.5,
-        base_lr=3e-3,
-        epochs=16.0,
-    )
+    few = "ours: 16 of 64 patches are too few to learn from in minutes, of 1/4 and 1/2"
+    toy = result["toy"].vary(few, mixing_ratio=0.5, mask_ratio=0.5, base_lr=3e-3, epochs=16.0)
     return {**result, "paper": longest, "toy": toy}
 
 
 def transfer() -> TransferOverrides:
-    values = {"base_lr": 1e-4, "global_batch_size": 16, "milestones": (8.0, 11.0)}
-    return {"detection": {"paper": {"paper, recalled: iBOT's learning rate, batch and steps": values}}}
+    source = "paper, recalled: iBOT's learning rate, batch and steps"
+    return {
+        "detection": {"paper": [cite(source, base_lr=1e-4, global_batch_size=16, milestones=(8.0, 11.0))]}
+    }
 
 
 METHOD = MethodCard(
