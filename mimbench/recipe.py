@@ -70,9 +70,7 @@ class Recipe:
         return cls.of(*(Cited(*item) for item in groups.items()))
 
     @classmethod
-    def based_on(
-        cls, host: Recipe, *groups: Cited | Mapping[str, Mapping[str, Any]], prefix: str = ""
-    ) -> Self:
+    def based_on(cls, host: Recipe, *groups: Cited, prefix: str = "") -> Self:
         """The recipe of a method that stands on another.
 
         Args:
@@ -86,8 +84,7 @@ class Recipe:
         shared = host.values().keys() & {f.name for f in dataclasses.fields(cls)}
         values = {name: getattr(host, name) for name in shared}
         sources = {name: prefix + source for name, source in host.sources.items() if name in shared}
-        pairs = (pair for each in groups for pair in ([each] if isinstance(each, Cited) else each.items()))
-        for source, group in pairs:
+        for source, group in groups:
             values |= group
             sources |= dict.fromkeys(group, source)
         return cls(**values, sources=sources)

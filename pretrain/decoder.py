@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,13 @@ class MAEDecoder(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
         self.norm = LayerNorm(dim)
         self.pred = nn.Linear(dim, out_dim)
+
+    @classmethod
+    def of(cls, recipe: Any, out_dim: int) -> MAEDecoder:
+        """For the encoder of a recipe with `decoder_dim`, `decoder_depth` and `decoder_heads`."""
+        size = {"dim": recipe.decoder_dim, "depth": recipe.decoder_depth, "num_heads": recipe.decoder_heads}
+        config = recipe.vit_config()
+        return cls(config.embed_dim, config.grid_size, **size, out_dim=out_dim)
 
     def forward(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
         """From latent `[B, 1+K, D]` to predictions `[B, N, out_dim]` in raster order."""

@@ -28,7 +28,7 @@ class FeatureRecipe(PretrainRecipe):
     layer_scale_init: float
     target_dim: int  # numbers a target token has
     project_target: bool  # CLIP's projection on the target; off: the width before it
-    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
+    clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
     normalize_target: bool  # standardise each target token over its channels
     loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
 
@@ -70,7 +70,7 @@ def teacher_tokens(
 ) -> Tensor:
     """The frozen teacher's patch tokens `[B, N, C]`, without gradient.
 
-    As in DTM's released code the teacher gets the student's own normalised pictures; with
+    As in DTM's released code the teacher gets the student's own normalised images; with
     `clip_normalisation` they get CLIP's mean and standard deviation, as in DeepMIM (7bf1e80).
     """
     with torch.no_grad():
@@ -80,7 +80,7 @@ def teacher_tokens(
 
 
 def to_clip_statistics(images: Tensor) -> Tensor:
-    """Pictures `[B, 3, H, W]` of ImageNet's mean and standard deviation to OpenAI CLIP's."""
+    """Images `[B, 3, H, W]` of ImageNet's mean and standard deviation to OpenAI CLIP's."""
     scale, shift = _clip_scale_and_shift(images.device)
     return images * scale + shift
 

@@ -1,7 +1,7 @@
 """Groups of tokens, and the mean over a group: what token morphing is made of.
 
 DTM's own grouping, iterated bipartite matching, stands in methods/dtm.py. Here are the alternatives of its
-ablation; each makes exactly the wanted number of groups for every picture of a batch, and none is empty. How
+ablation; each makes exactly the wanted number of groups for every image of a batch, and none is empty. How
 the paper sets them up could not be read: they are reconstructions.
 """
 

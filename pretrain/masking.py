@@ -18,7 +18,7 @@ def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
 def random_masking(
     batch: int, num_patches: int, mask_ratio: float, device: torch.device, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep `int(N * (1 - mask_ratio))` random patches of each picture (MAE, models_mae.py@efb2a80).
+    """Keep `int(N * (1 - mask_ratio))` random patches of each image (MAE, models_mae.py@efb2a80).
 
     Args:
         noise: `[B, N]`; the patches of least noise are kept. Drawn uniformly where not given.
@@ -45,7 +45,7 @@ def block_mask(
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
     exact: bool = True,
 ) -> Tensor:
-    """One picture's block-wise mask `[G * G]` of booleans, True = masked (BEiT, Algorithm 1).
+    """One image's block-wise mask `[G * G]` of booleans, True = masked (BEiT, Algorithm 1).
 
     Drawn from Python's `random`. Blocks of area U(min_block, remaining) and log-uniform aspect ratio are
     placed until `num_masked` cells are covered; a block counts when it adds at least one and at most the
@@ -107,7 +107,7 @@ def block_masks(
     """A batch of block-wise masks `[B, G * G]`, 1.0 = masked; see `block_mask`.
 
     Args:
-        num_masked: the same for every picture, or each one's own.
+        num_masked: the same for every image, or each one's own.
     """
     counts = num_masked if isinstance(num_masked, Sequence) else [num_masked] * batch
     masks = torch.stack(

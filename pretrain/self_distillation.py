@@ -1,4 +1,4 @@
-"""Learning from one's own moving average over many views of a picture: what DINO and iBOT share.
+"""Learning from one's own moving average over many views of an image: what DINO and iBOT share.
 
 DINO (Caron et al., ICCV 2021, section 3; facebookresearch/dino@7c446df) and iBOT (bytedance/ibot@da316d8).
 The gain of the head's last layer stays 1 (their `norm_last_layer`, as for ViT-B). Deviation: positions are
@@ -33,7 +33,7 @@ NUM_GLOBAL = 2
 class DistillationRecipe(PretrainRecipe):
     """Views, head, teacher and schedules.
 
-    `min_crop_scale` divides the areas: global crops have more of the picture, local crops less.
+    `min_crop_scale` divides the areas: global crops have more of the image, local crops less.
     `color_jitter` is that of brightness and contrast; saturation varies by a half of it, hue by a quarter.
     """
 
@@ -210,7 +210,7 @@ def backbone(recipe: DistillationRecipe) -> ViT:
 
 
 class Center(nn.Module):
-    """The running mean of the teacher's logits, subtracted so that no prototype wins for every picture."""
+    """The running mean of the teacher's logits, subtracted so that no prototype wins for every image."""
 
     def __init__(self, dim: int, momentum: float) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ def health(target: Tensor) -> dict[str, Tensor]:
     """Signs of collapse in the teacher's class probabilities `[G, B, K]`, in nats.
 
     The entropy is log K where every prototype is as good as every other. The information, the entropy of the
-    mean less the mean entropy, is 0 there and also where all pictures choose the same prototype.
+    mean less the mean entropy, is 0 there and also where all images choose the same prototype.
     """
     probs = target.flatten(0, 1)
     entropy = torch.special.entr(probs).sum(dim=-1).mean()

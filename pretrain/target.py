@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Pictures `[B, 3, H, W]` to patches `[B, N, p*p*3]`; within a patch: row, column, channel (fastest)."""
+    """Images `[B, 3, H, W]` to patches `[B, N, p*p*3]`; within a patch: row, column, channel (fastest)."""
     batch, channels, height, width = images.shape
     p = patch_size
     x = images.reshape(batch, channels, height // p, p, width // p, p)
@@ -16,7 +16,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
-    """The exact inverse of `patchify` for square pictures."""
+    """The exact inverse of `patchify` for square images."""
     batch, num_patches, _ = patches.shape
     p, side = patch_size, round(num_patches**0.5)
     x = patches.reshape(batch, side, side, p, p, -1)

@@ -16,7 +16,7 @@ class TwoViews(PretrainAugment):
     """BEiT's augmentation (datasets.py@768a3c8): the same jitter, crop and flip, resized twice.
 
     Args:
-        token_size: side of the tokenizer's picture, which is resized by Lanczos; the student's is bicubic.
+        token_size: side of the tokenizer's image, which is resized by Lanczos; the student's is bicubic.
     """
 
     def __init__(self, img_size: int, token_size: int, min_crop_scale: float, color_jitter: float) -> None:

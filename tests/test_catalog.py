@@ -53,6 +53,24 @@ def test_a_method_that_does_not_train_sees_no_picture(world: Path) -> None:
     assert (found.images, found.flops) == (0, 0.0)
 
 
+def test_a_step_costs_what_the_teachers_recipe_of_that_scale_says(world: Path, tmp_path: Path) -> None:
+    def flops() -> float:
+        for name in [name for name in sys.modules if name.startswith("pretrain.")]:
+            del sys.modules[name]
+        forget()
+        return Catalog(tmp_path / "cache").resolve("method", "taught", "toy", data_size=1).flops
+
+    assert flops() == 4 * 100.0
+    taught, wise = world / "pretrain/methods/taught.py", world / "pretrain/teachers/wise.py"
+    taught.write_text(taught.read_text().replace("return 100.0", "return teachers['teacher'].epochs"))
+    assert flops() == 4 * 4.0
+    wise.write_text(wise.read_text().replace("epochs=4.0", "epochs=6.0"))
+    assert flops() == 4 * 6.0, "the teacher's file is part of the cache's key"
+    wise.write_text(wise.read_text().replace('"toy": longer, ', ""))
+    with pytest.raises(Unavailable, match="wise has no recipe for the scale 'toy'"):
+        flops()
+
+
 def test_a_task_follows_the_method_before_the_row(world: Path) -> None:
     cited = [cite("their code", layer_decay=1.0, betas=(0.9, 0.98))]
     found = Catalog(None).resolve("task", "echo", "smoke", data_size=2, encoder=("vit_smoke", 8), cited=cited)

@@ -1,7 +1,7 @@
 """BootMAE: Bootstrapped Masked Autoencoders (Dong et al., ECCV 2022, arXiv 2207.07116).
 
 An MAE with a second target and decoders that know their target. One decoder predicts normalised pixels, the
-other the features that a moving average of the encoder has of the whole picture. So that the encoder need not
+other the features that a moving average of the encoder has of the whole image. So that the encoder need not
 remember what only one target asks for, each decoder block also attends to it directly: the pixel decoder to
 the output of the encoder's first block, the feature decoder to that of its last.
 
@@ -10,7 +10,7 @@ easily missed: of the 147 masked patches 120 come from blocks, the others are ra
 of the blocks stay visible; errors weigh more inside a block (`block_weights`); pixels are normalised by
 channel; feature targets are the last block's output before the final norm, standardised like the prediction.
 
-Deviations: pictures have ImageNet's statistics, not mean and deviation 0.5; where no block fits any more,
+Deviations: images have ImageNet's statistics, not mean and deviation 0.5; where no block fits any more,
 ten attempts instead of any number, then random patches; the sin-cos positions have the column in their first
 half.
 """
@@ -115,7 +115,7 @@ class BootMAE(Method):
 
     @torch.no_grad()
     def forward_teacher(self, images: Tensor) -> Tensor:
-        """The teacher's features of all patches of the whole picture, before its norm: `[B, N, D]`."""
+        """The teacher's features of all patches of the whole image, before its norm: `[B, N, D]`."""
         return self.teacher.encode(self.teacher.embed(images))[-1][:, 1:]
 
     def forward_loss(

@@ -1,6 +1,6 @@
-"""data2vec: a General Framework for Self-supervised Learning (Baevski et al., ICML 2022), on pictures.
+"""data2vec: a General Framework for Self-supervised Learning (Baevski et al., ICML 2022), on images.
 
-Section 3: a student sees a picture with masked blocks; a teacher, the moving average of the student (3.3),
+Section 3: a student sees an image with masked blocks; a teacher, the moving average of the student (3.3),
 sees it whole. At the masked patches the student regresses the mean of the teacher's top K blocks, each
 normalised (3.3, equation for y_t), by a smooth L1 loss (3.4, beta = 2). Follows
 facebookresearch/data2vec_vision@af9a363 (`beit/run_cyclical.py`, the README's ViT-B command), with BEiT's
@@ -60,7 +60,7 @@ class Data2vec(Method):
 
     @torch.no_grad()
     def forward_target(self, images: Tensor) -> Tensor:
-        """y: mean of the teacher's normalised top K blocks, normalised again, of whole pictures, `[B, N, D]`.
+        """y: mean of the teacher's normalised top K blocks, normalised again, of whole images, `[B, N, D]`.
 
         The blocks' raw outputs are taken: the final norm has no part in it, and no norm here learns.
         """
@@ -139,7 +139,7 @@ def recipes() -> Mapping[str, Data2vecRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """data2vec's own fine-tuning: 4e-3 for 1024 pictures."""
+    """data2vec's own fine-tuning: 4e-3 for 1024 images."""
     readme = "code, README's fine-tuning command@af9a363"
     return {
         "classification": {

@@ -1,12 +1,12 @@
 """DDAE: Towards Deep Dynamic Vision BERT Pretraining (Chen et al., AAAI 2024).
 
 A masked autoencoder with two objectives on several blocks of its encoder: the pixels of masked patches, and
-the features that a momentum encoder, which sees the whole picture, has for them. Both are weighted patch by
+the features that a momentum encoder, which sees the whole image, has for them. Both are weighted patch by
 patch with deep dynamic supervision (pretrain/deep_dynamic.py).
 
 RECONSTRUCTION, not reproduction. There is no official code. What could be read is the abstract of the AAAI
 paper and that of its ICLR 2023 submission (OpenReview k4p382L0bw), the head of the introduction and the
-caption of Figure 2: visible patches alone enter the encoder, the whole picture a momentum encoder; pixel
+caption of Figure 2: visible patches alone enter the encoder, the whole image a momentum encoder; pixel
 regression and feature self-distillation "for intermediate layers", both under the dynamic loss. All else is a
 choice of ours, after its neighbours: BootMAE (LightDXY/BootMAE@d604b18) for features and momentum, DeepMIM
 (OliverRensu/DeepMIM@7bf1e80) for taps. Besides the fields of `mae_dds`:
@@ -54,7 +54,7 @@ class DDAE(MAEDDS):
 
     @torch.no_grad()
     def feature_target(self, images: Tensor) -> Tensor:
-        """The momentum encoder's patch tokens on the full picture, standardised: `[S, B, N, D]`."""
+        """The momentum encoder's patch tokens on the full image, standardised: `[S, B, N, D]`."""
         assert self.teacher is not None
         *taps, last = self.teacher.encode(self.teacher.embed(images), taps=self.recipe.tap_indices[:-1])
         taps = taps if self.recipe.feature_target == "same_depth" else [last] * len(taps)

@@ -44,7 +44,7 @@ class DeepMIM(Method):
     """A masked autoencoder with a decoder behind each tap and behind the last block.
 
     Args:
-        teacher: for the targets `clip` and `dino`: gives all tokens `[B, 1+N, C]` of whole pictures.
+        teacher: for the targets `clip` and `dino`: gives all tokens `[B, 1+N, C]` of whole images.
         mae: for hybrid targets: a trained MAE. Both come frozen, in eval mode.
     """
 
@@ -53,14 +53,10 @@ class DeepMIM(Method):
     ) -> None:
         super().__init__()
         self.recipe = recipe
-        config = recipe.vit_config()
-        self.encoder = ViT(config, drop_path=recipe.drop_path)
+        self.encoder = ViT(recipe.vit_config(), drop_path=recipe.drop_path)
         self.encoder.pos_embed.requires_grad_(False)
-        size = {"dim": recipe.decoder_dim, "depth": recipe.decoder_depth, "num_heads": recipe.decoder_heads}
-        grid, out_dim = config.grid_size, target_dim(recipe, teacher)
-        self.decoders = nn.ModuleList(
-            MAEDecoder(config.embed_dim, grid, **size, out_dim=out_dim) for _ in recipe.branches
-        )
+        out_dim = target_dim(recipe, teacher)
+        self.decoders = nn.ModuleList(MAEDecoder.of(recipe, out_dim) for _ in recipe.branches)
         for decoder in self.decoders:
             decoder.pos_embed = self.decoders[0].pos_embed
         self.apply(weight_init.xavier)
@@ -92,7 +88,7 @@ class DeepMIM(Method):
 
     @torch.no_grad()
     def forward_target(self, images: Tensor) -> Tensor:
-        """What the whole pictures say about every patch, `[B, N, C]`."""
+        """What the whole images say about every patch, `[B, N, C]`."""
         r = self.recipe
         if r.target == "clip":
             return teacher_tokens(
@@ -146,7 +142,7 @@ def target_dim(recipe: DeepMIMRecipe, teacher: nn.Module | None) -> int:
 class DeepMIMRecipe(MAERecipe):
     target: Literal["pixels", "clip", "hog", "dino"]
     project_target: bool  # CLIP's projection on its features; off: the width before it
-    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
+    clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
     taps: tuple[int, ...]  # blocks, from 1, whose outputs an auxiliary decoder reads; the last has its own
     loss_weights: tuple[float, ...]  # of the branches, the last block's at the end; () = 1 each
     hybrid_alphas: tuple[float, ...]  # share of the raw pixels in the target of each tap; () = not hybrid

@@ -2,7 +2,7 @@
 
 From the compatibility study of Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv
 2401.00254); the host is BEiT v2 (Peng et al., 2022, arXiv 2208.06366): VQ-KD's codes as the target, a class
-token that has to carry the picture through two extra blocks, in which the patch tokens of an earlier block
+token that has to carry the image through two extra blocks, in which the patch tokens of an earlier block
 join it. Host after microsoft/unilm@b50baec (beit2/modeling_pretrain.py).
 
 RECONSTRUCTION: DTM's release has no code for this host and the text of the study could not be read. Ours:

@@ -6,7 +6,7 @@ an online network with a predictor, a target network that is its moving average,
 2 - 2 cos, for both views in turn (there, equation 2).
 
 RECONSTRUCTION: DTM's release has no code for it and the text of the study could not be read. BYOL compares
-one vector a picture, morphing needs tokens. Ours:
+one vector an image, morphing needs tokens. Ours:
 
     networks   DTM's student (BEiT v2's base) as the encoder; one projector and one predictor for all tokens,
                whose batch norms normalise class tokens and patch tokens apart, over both views

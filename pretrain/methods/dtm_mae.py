@@ -79,7 +79,7 @@ class DTMMAERecipe(MorphRecipe, MAERecipe):
     morphing: bool  # False: the host by itself
     target_dim: int  # numbers a target token has
     project_target: bool  # CLIP's projection on the target; off: the width before it
-    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
+    clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
     loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
     loss_tokens: Literal["masked", "all"]  # positions in the loss
 

@@ -36,17 +36,9 @@ class MAE(Method):
         super().__init__()
         self.mask_ratio, self.norm_pix_loss = recipe.mask_ratio, recipe.norm_pix_loss
         self.patch_size = recipe.patch_size
-        config = recipe.vit_config()
-        self.encoder = ViT(config, drop_path=recipe.drop_path)
+        self.encoder = ViT(recipe.vit_config(), drop_path=recipe.drop_path)
         self.encoder.pos_embed.requires_grad_(False)
-        self.decoder = MAEDecoder(
-            config.embed_dim,
-            config.grid_size,
-            dim=recipe.decoder_dim,
-            depth=recipe.decoder_depth,
-            num_heads=recipe.decoder_heads,
-            out_dim=3 * recipe.patch_size**2,
-        )
+        self.decoder = MAEDecoder.of(recipe, 3 * recipe.patch_size**2)
         self.apply(weight_init.xavier)
         weight_init.xavier_patch_embed(self.encoder)
         for token in (self.encoder.cls_token, self.decoder.mask_token):

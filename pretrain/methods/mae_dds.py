@@ -50,20 +50,13 @@ class DeepDecoder(nn.Module):
     def __init__(self, recipe: MAEDDSRecipe, out_dims: Sequence[int]) -> None:
         super().__init__()
         self.decoders, self.out_dims, self.num_taps = recipe.decoders, list(out_dims), len(recipe.taps)
-        config = recipe.vit_config()
+        encoder_dim = size_of(recipe.arch).embed_dim
         taps = 1 if self.decoders == "per_tap" else self.num_taps
         targets = [[dim] for dim in out_dims] if self.decoders == "per_target" else [self.out_dims]
 
         def trunk(dims: Sequence[int]) -> MAEDecoder:
-            decoder = MAEDecoder(
-                config.embed_dim,
-                config.grid_size,
-                dim=recipe.decoder_dim,
-                depth=recipe.decoder_depth,
-                num_heads=recipe.decoder_heads,
-                out_dim=sum(dims),
-            )
-            decoder.embed = PerTap(nn.Linear(config.embed_dim, recipe.decoder_dim) for _ in range(taps))
+            decoder = MAEDecoder.of(recipe, sum(dims))
+            decoder.embed = PerTap(nn.Linear(encoder_dim, recipe.decoder_dim) for _ in range(taps))
             decoder.pred = Heads(nn.Linear(recipe.decoder_dim, dim) for dim in dims)
             return decoder
 

@@ -1,6 +1,6 @@
 """MaskFeat: Masked Feature Prediction for Self-Supervised Visual Pre-Training (Wei et al., CVPR 2022).
 
-Section 3, on pictures: blocks of patches are replaced by a mask token; a plain ViT sees the whole sequence; a
+Section 3, on images: blocks of patches are replaced by a mask token; a plain ViT sees the whole sequence; a
 linear layer on its last tokens predicts the histogram of oriented gradients (HOG) of the masked patches; the
 loss is the mean squared error. Follows facebookresearch/SlowFast@287ec00 (`configs/masked_ssl`,
 `models/masked.py`); golden: tests/golden/hog_tiny.npz (the target).
@@ -114,7 +114,7 @@ def recipes() -> Mapping[str, MaskFeatRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """MaskFeat's own fine-tuning: 2e-3 a shard of 512 pictures."""
+    """MaskFeat's own fine-tuning: 2e-3 a shard of 512 images."""
     config = "code, configs/masked_ssl/in1k_VIT_B_MaskFeat_FT.yaml@287ec00"
     shards = f"{config}: four shards, each with 1e-6 of it"
     return {

@@ -1,15 +1,15 @@
 """MixedAE: Mixed Autoencoder for Self-supervised Visual Representation Learning (Chen et al., CVPR 2023).
 
-MAE on mixed pictures. A group of 1/r pictures is cut into patches and mixed into one: every picture gives the
+MAE on mixed images. A group of 1/r images is cut into patches and mixed into one: every image gives the
 patches of N r random places, so the places it does not give are what MAE would have masked. The encoder sees
-the mixed picture (`MixedAE.mix`); the decoder gets each picture's own tokens back, with mask tokens elsewhere
-(`MixedAE.unmix`), and reconstructs that picture as MAE does. Mixing alone makes the encoder's task easier and
-the encoder worse; *homologous recognition*, knowing which patches come from the same picture, repairs it:
+the mixed image (`MixedAE.mix`); the decoder gets each image's own tokens back, with mask tokens elsewhere
+(`MixedAE.unmix`), and reconstructs that image as MAE does. Mixing alone makes the encoder's task easier and
+the encoder worse; *homologous recognition*, knowing which patches come from the same image, repairs it:
 
     attention            topk | standard        the N r largest logits of each query, the rest are cut;
                                                 parameter-free, and standard again in evaluation
-    segment_embed        encoder | none         a learned vector for each of the group's pictures
-    contrastive_weight                          tokens of the same picture attract, others repel
+    segment_embed        encoder | none         a learned vector for each of the group's images
+    contrastive_weight                          tokens of the same image attract, others repel
 
 All three off is the paper's naive mixing; `mixing_ratio = 1` besides is MAE.
 
@@ -17,10 +17,10 @@ A reconstruction: no official code exists, and of the paper (arXiv 2303.17152) o
 introduction and a figure could be read. The three parts are recalled, their settings partly so (each recipe
 value says it). Where nothing, or no more than a name, is known:
 
-    mixing               compose | full         one mixed picture a group, or one for each of its pictures
+    mixing               compose | full         one mixed image a group, or one for each of its images
     cls_attention        plain | always_keep    the class token competes in the top k, or is kept besides
 
-Full mixing decodes of each mixed picture the one source that it was made for: every picture once, as with
+Full mixing decodes of each mixed image the one source that it was made for: every image once, as with
 compose. The contrastive term is the mean over a token's positives, on normed encoder tokens, without
 projector. Segment vectors are drawn from N(0, 0.02). Selection is per head in all blocks, in every row alike.
 """
@@ -77,8 +77,8 @@ def topk_attention(
 class MixedAE(MAE):
     """The mixed autoencoder.
 
-    In shape comments G pictures make a group, each gives K = N / G patches to a mixed picture, and there are
-    M = B / G mixed pictures with compose mixing, B with full mixing.
+    In shape comments G images make a group, each gives K = N / G patches to a mixed image, and there are
+    M = B / G mixed images with compose mixing, B with full mixing.
     """
 
     def __init__(self, recipe: MixedAERecipe) -> None:
@@ -104,7 +104,7 @@ class MixedAE(MAE):
         return self
 
     def mix(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mixed pictures' tokens `[M, G*K, D]`, by source and then by noise, and ids_restore `[M, N]`.
+        """Mixed images' tokens `[M, G*K, D]`, by source and then by noise, and ids_restore `[M, N]`.
 
         A random permutation of the places is cut into G equal parts; source i gives the places of part i.
 
@@ -113,7 +113,7 @@ class MixedAE(MAE):
         """
         x = self.encoder.embed(images)  # [B, N, D]
         (batch, num_patches, dim), size, views = x.shape, self.group_size, self.num_views
-        masked = self.mask_ratio if size == 1 else 0.0  # a mixed picture is full
+        masked = self.mask_ratio if size == 1 else 0.0  # a mixed image is full
         ids, ids_restore, _ = random_masking(batch // size * views, num_patches, masked, x.device, noise)
         ids = ids.unflatten(1, (size, -1)).unflatten(0, (-1, views))  # [B/G, views, G, K]
         ids = ids.transpose(1, 2).reshape(batch, -1)  # [B, views*K]
@@ -124,10 +124,10 @@ class MixedAE(MAE):
         return x.reshape(len(ids_restore), -1, dim), ids_restore
 
     def unmix(self, latent: Tensor, ids_restore: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each picture its own tokens `[B, 1+K, D]`, ids_restore `[B, N]`, mask `[B, N]` (1 = masked).
+        """Of each image its own tokens `[B, 1+K, D]`, ids_restore `[B, N]`, mask `[B, N]` (1 = masked).
 
         Args:
-            latent: mixed pictures, `[M, 1+G*K, D]`; all sources of one share its class token.
+            latent: mixed images, `[M, 1+G*K, D]`; all sources of one share its class token.
             ids_restore: `[M, N]`; that of source i starts i K places later.
         """
         size, num_patches = self.group_size, ids_restore.shape[1]
@@ -159,7 +159,7 @@ class MixedAE(MAE):
 
 @dataclass(frozen=True, kw_only=True)
 class MixedAERecipe(MAERecipe):
-    mixing_ratio: float  # r: the share of its patches that a picture gives; 1 = no mixing, MAE's masking
+    mixing_ratio: float  # r: the share of its patches that an image gives; 1 = no mixing, MAE's masking
     mixing: Literal["compose", "full"]
     attention: Literal["topk", "standard"]
     cls_attention: Literal["plain", "always_keep"]
@@ -174,22 +174,22 @@ class MixedAERecipe(MAERecipe):
             remedy = f"It must be 1 / G, where G divides the number of patches, {self.num_patches}."
             raise UserError("mixing_ratio", self.mixing_ratio, remedy=remedy)
         if self.global_batch_size % self.group_size:
-            remedy = f"Groups of 1 / mixing_ratio = {self.group_size} pictures must divide it."
+            remedy = f"Groups of 1 / mixing_ratio = {self.group_size} images must divide it."
             raise UserError("global_batch_size", self.global_batch_size, remedy=remedy)
         if self.group_size > 1 and abs(self.mask_ratio - (1 - self.mixing_ratio)) > 1e-6:
-            remedy = f"What a picture does not give is masked: it must be {1 - self.mixing_ratio:g}."
+            remedy = f"What an image does not give is masked: it must be {1 - self.mixing_ratio:g}."
             raise UserError("mask_ratio", self.mask_ratio, remedy=remedy)
         if self.contrastive_weight and self.num_patches < 2 * self.group_size:
-            raise UserError("mixing_ratio", self.mixing_ratio, remedy="Each picture must give two patches.")
+            raise UserError("mixing_ratio", self.mixing_ratio, remedy="Each image must give two patches.")
 
     @property
     def group_size(self) -> int:
-        """G: pictures that are mixed with each other."""
+        """G: images that are mixed with each other."""
         return round(1 / self.mixing_ratio)
 
     @property
     def num_views(self) -> int:
-        """Mixed pictures made of a group."""
+        """Mixed images made of a group."""
         return self.group_size if self.mixing == "full" else 1
 
     def step_flops(self) -> float:

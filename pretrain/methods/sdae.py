@@ -10,7 +10,7 @@ Follows the released code (AbrahamYabo/SdAE@2e08b31), which is complete for pret
 paper's body could not be read. Golden: tests/golden/sdae_tiny.json. What the code lets choose, or where it
 may not do what the text says, are recipe fields, the code's value first:
 
-    teacher_input     folds | full         masked patches in `num_folds` folds, or the whole picture
+    teacher_input     folds | full         masked patches in `num_folds` folds, or the whole image
     num_folds         3                    `ncrop_loss` of the code; 1 = its None, one sequence
     cosine_axis       token | channel      see `cosine_loss`; with `full` the code's is `channel`
     cadence           per_epoch | per_step
@@ -59,17 +59,9 @@ class SdAE(Method):
     def __init__(self, recipe: SdAERecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        config = recipe.vit_config()
-        self.student = ViT(config, drop_path=recipe.drop_path)
+        self.student = ViT(recipe.vit_config(), drop_path=recipe.drop_path)
         self.student.pos_embed.requires_grad_(False)
-        self.decoder = MAEDecoder(
-            config.embed_dim,
-            config.grid_size,
-            dim=recipe.decoder_dim,
-            depth=recipe.decoder_depth,
-            num_heads=recipe.decoder_heads,
-            out_dim=config.embed_dim,
-        )
+        self.decoder = MAEDecoder.of(recipe, self.student.embed_dim)
         self.apply(weight_init.xavier)
         weight_init.xavier_patch_embed(self.student)
         for token in (self.student.cls_token, self.decoder.mask_token):
@@ -110,7 +102,7 @@ class SdAE(Method):
         return self.fold(x, ids_masked) if full else x
 
     def fold(self, x: Tensor, ids_masked: Tensor) -> Tensor:
-        """From all patches `[B, N, D]` to the masked ones in folds `[B * K, L, D]`, picture after picture."""
+        """From all patches `[B, N, D]` to the masked ones in folds `[B * K, L, D]`, image after image."""
         num_folds, length = self.recipe.fold_shape
         return gather_tokens(x, ids_masked[:, : num_folds * length]).reshape(-1, length, x.shape[2])
 
@@ -156,7 +148,7 @@ class SdAERecipe(PretrainRecipe):
 
     @property
     def fold_shape(self) -> tuple[int, int]:
-        """Folds K and their length L; what does not fill a fold is left out. A whole picture is one fold."""
+        """Folds K and their length L; what does not fill a fold is left out. A whole image is one fold."""
         if self.teacher_input == "full":
             return 1, self.num_patches - self.num_visible
         return self.num_folds, self.num_teacher_tokens // self.num_folds

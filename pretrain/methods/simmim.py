@@ -120,7 +120,7 @@ def recipes() -> Mapping[str, SimMIMRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """SimMIM's own fine-tuning: 1.25e-3 for 512 pictures; the shared table goes to every block."""
+    """SimMIM's own fine-tuning: 1.25e-3 for 512 images; the shared table goes to every block."""
     config = "code, simmim_finetune__vit_base__img224__800ep.yaml@d3e29bc"
     return {
         "classification": {

@@ -1,7 +1,7 @@
 """CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021).
 
 At paper scale OpenAI's ViT-B/16 is loaded from the file the user names (`--weights clip=PATH`). At the
-smaller scales a small CLIP is really trained, here, on captioned pictures: image tower, text tower and the
+smaller scales a small CLIP is really trained, here, on captioned images: image tower, text tower and the
 symmetric contrastive loss of section 2.3.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class CLIP(nn.Module):
-    """Image and text towers, trained to tell which caption belongs to which picture of the batch."""
+    """Image and text towers, trained to tell which caption belongs to which image of the batch."""
 
     def __init__(self, recipe: ClipRecipe, tokenizer: Tokenizer) -> None:
         super().__init__()

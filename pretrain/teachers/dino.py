@@ -2,7 +2,7 @@
 
 A teacher of patch features. At paper scale DINO's ViT-B/16 is loaded from the file the user names
 (`--weights dino=PATH`). At the smaller scales a small DINO is really trained, here, on the project's
-pictures: multi-crop, moving-average teacher, centring and sharpening (Algorithm 1). Follows
+images: multi-crop, moving-average teacher, centring and sharpening (Algorithm 1). Follows
 facebookresearch/dino@7c446df.
 """
 

@@ -36,7 +36,7 @@ PIXEL_MARGIN = 0.1  # keeps logits of pixels finite
 
 
 class Encoder(ConvEncoder):
-    """DALL-E's encoder: pictures to the logits of one code for every patch."""
+    """DALL-E's encoder: images to the logits of one code for every patch."""
 
     mean: Tensor
     std: Tensor
@@ -53,19 +53,19 @@ class Encoder(ConvEncoder):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Pictures normalised with ImageNet's statistics to values in [0.1, 0.9], at the encoder's size."""
+        """Images normalised with ImageNet's statistics to values in [0.1, 0.9], at the encoder's size."""
         if images.shape[-1] != self.img_size:
             images = F.interpolate(images, (self.img_size, self.img_size), mode="bicubic", antialias=True)
         return (images * self.std + self.mean).clamp(0, 1) * (1 - 2 * PIXEL_MARGIN) + PIXEL_MARGIN
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """The most likely code of every patch of normalised pictures: ids `[B, N]` in raster order."""
+        """The most likely code of every patch of normalised images: ids `[B, N]` in raster order."""
         return self(self.pixels(images)).argmax(dim=1).flatten(1)
 
 
 class DVAE(nn.Module):
-    """Encoder and decoder, trained to describe pictures by one of `num_codes` codes a patch."""
+    """Encoder and decoder, trained to describe images by one of `num_codes` codes a patch."""
 
     def __init__(self, recipe: DVAERecipe) -> None:
         super().__init__()

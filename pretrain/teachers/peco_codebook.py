@@ -1,6 +1,6 @@
 """The perceptual codebook of PeCo (Dong et al., AAAI 2023, arXiv 2111.12710): a reconstruction.
 
-A VQ-VAE (van den Oord et al., 2017) whose reconstruction must look like the picture to a frozen
+A VQ-VAE (van den Oord et al., 2017) whose reconstruction must look like the image to a frozen
 self-supervised network too: distance of pixels, distance of features at several of the network's blocks, and
 the commitment loss. There is no public code. From the abstract: the codebook and the perceptual loss by a
 self-supervised ViT. Everything else is recalled or ours: DALL-E's convolutional networks instead of PeCo's,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Tokenizer(nn.Module):
-    """Encoder and codebook: pictures to one of `num_codes` codes a patch."""
+    """Encoder and codebook: images to one of `num_codes` codes a patch."""
 
     def __init__(self, recipe: CodebookRecipe) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """The code of every patch of normalised pictures: ids `[B, N]` in raster order."""
+        """The code of every patch of normalised images: ids `[B, N]` in raster order."""
         return self.quantizer.nearest(self(images).float())
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """Square pictures `[B, 3, H, H]` to `[B, 3, side, side]`."""
+    """Square images `[B, 3, H, H]` to `[B, 3, side, side]`."""
     return F.interpolate(images, (side, side), mode="bicubic", antialias=True)
 
 

@@ -1,12 +1,12 @@
 """VQ-KD: the tokenizer of BEiT v2 (Peng et al., 2022, arXiv 2208.06366, section 2.2).
 
-A ViT encodes the picture; each patch token is projected to a short vector and replaced by the nearest code,
+A ViT encodes the image; each patch token is projected to a short vector and replaced by the nearest code,
 by cosine; a shallow decoder predicts CLIP's tokens from the codes. The loss is 1 - cos to CLIP's features
 plus the commitment loss. Sizes and recipe are those of microsoft/unilm@80d673a (beit2/modeling_vqkd.py).
 
 RECONSTRUCTION, as DTM's host of it is. What differs: the codes are moved and restarted as
 pretrain/quantizer.py says, where the code starts them by k-means and averages normalised means; the decoder
-has no class token; pictures are normalised with ImageNet's statistics, where the code maps them to [-1, 1];
+has no class token; images are normalised with ImageNet's statistics, where the code maps them to [-1, 1];
 and it is trained at every scale, no weights are loaded.
 """
 
@@ -39,7 +39,7 @@ def task_layer(dim: int, out_dim: int) -> nn.Sequential:
 
 
 class Tokenizer(nn.Module):
-    """Pictures to one code for every patch."""
+    """Images to one code for every patch."""
 
     def __init__(self, recipe: VQKDRecipe) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class VQKDRecipe(PretrainRecipe):
     decay: float  # of the codes' moving averages
     decoder_depth: int
     target_dim: int  # of CLIP's projected tokens
-    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
+    clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
 
     def step_flops(self, teacher: PretrainRecipe) -> float:
         dim, tokens = size_of(self.arch).embed_dim, self.num_patches
