@@ -53,21 +53,30 @@ def test_a_method_that_does_not_train_sees_no_picture(world: Path) -> None:
     assert (found.images, found.flops) == (0, 0.0)
 
 
-def test_a_step_costs_what_the_teachers_recipe_of_that_scale_says(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "needs"),
+    [
+        ("teachers/wise.py", "needs=lambda recipe: {'teacher': 'wise'} if recipe.epochs > 2 else {}"),
+        ("methods/plain.py", "needs={'teacher': 'plain'}"),
+    ],
+)
+def test_a_step_costs_what_the_teachers_recipe_of_that_scale_says(
+    world: Path, tmp_path: Path, file: str, needs: str
+) -> None:
     def flops() -> float:
         for name in [name for name in sys.modules if name.startswith("pretrain.")]:
             del sys.modules[name]
         forget()
         return Catalog(tmp_path / "cache").resolve("method", "taught", "toy", data_size=1).flops
 
-    assert flops() == 4 * 100.0
-    taught, wise = world / "pretrain/methods/taught.py", world / "pretrain/teachers/wise.py"
-    taught.write_text(taught.read_text().replace("return 100.0", "return teachers['teacher'].epochs"))
+    taught, teacher = world / "pretrain/methods/taught.py", world / "pretrain" / file
+    source = taught.read_text().replace("needs={'teacher': 'wise'}", needs)
+    taught.write_text(source.replace("return 100.0", "return teachers['teacher'].epochs"))
     assert flops() == 4 * 4.0
-    wise.write_text(wise.read_text().replace("epochs=4.0", "epochs=6.0"))
+    teacher.write_text(teacher.read_text().replace("epochs=4.0", "epochs=6.0"))
     assert flops() == 4 * 6.0, "the teacher's file is part of the cache's key"
-    wise.write_text(wise.read_text().replace('"toy": longer, ', ""))
-    with pytest.raises(Unavailable, match="wise has no recipe for the scale 'toy'"):
+    teacher.write_text(teacher.read_text().replace('"toy": longer, ', ""))
+    with pytest.raises(Unavailable, match="has no recipe for the scale 'toy'"):
         flops()
 
 
