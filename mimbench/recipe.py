@@ -65,11 +65,6 @@ class Recipe:
         return cls(**values, sources=sources)
 
     @classmethod
-    def cited(cls, groups: Mapping[str, Mapping[str, Any]]) -> Self:
-        """`of`, from `{source: {field: value}}`."""
-        return cls.of(*(Cited(*item) for item in groups.items()))
-
-    @classmethod
     def based_on(cls, host: Recipe, *groups: Cited, prefix: str = "") -> Self:
         """The recipe of a method that stands on another.
 
@@ -94,6 +89,7 @@ class Recipe:
 
         `recipe.vary("ours", epochs=3.0)` is short for `recipe.vary(cite("ours", epochs=3.0))`.
         """
+        assert isinstance(source, str) or not changes, "a field outside of a group has no source"
         first = cite(source, **changes) if isinstance(source, str) else source
         return self.based_on(self, first, *groups)
 
