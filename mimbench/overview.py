@@ -16,6 +16,7 @@ from mimbench.errors import UserError
 from mimbench.execute import Report
 from mimbench.plan import Plan
 from mimbench.render import Context, markdown, readme, terminal, write_all
+from mimbench.render import index as index_page
 from mimbench.reproduce import aggregate, context, outcomes, plan_table, version
 from mimbench.request import Request, check, command_of, report_name
 from mimbench.store import RunStore
@@ -108,6 +109,7 @@ def leaderboard(request: Request, console: Console) -> int:
     command = f"mimbench leaderboard --scale {request.scale} --seeds {request.seeds}"
     told = Context(command, {"mimbench": version()})
     files = write_all(table, paths.reports_out(), report_name("leaderboard", request), told)
+    index_page.write(paths.reports_out())
     for file in reversed(files):
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -61,7 +61,7 @@ def reproduce_table(
         The exit status: 0, 1 where a run failed, 2 where it failed for a mistake of the user's.
     """
     from mimbench import render
-    from mimbench.render import terminal
+    from mimbench.render import index, terminal
     from mimbench.table import spec as tables
 
     check(request)
@@ -79,6 +79,7 @@ def reproduce_table(
     terminal.show(finished, console)
     told, name = context(spec, plan, request, command), report_name(table, request)
     files = render.write_all(finished, paths.reports_out() / method, name, told)
+    index.write(paths.reports_out())
     tell_failures(plan, report, store, console)
     tell_sharing(plan, store, console)
     for file in reversed(files):  # the page comes last
@@ -91,14 +92,13 @@ def reproduce_all(
     request: Request,
     console: Console,
     *,
-    command: str = "",
     jobs: int | None = None,
     rerun_stale: bool = False,
     dry_run: bool = False,
 ) -> int:
     """Compute what several tables, given as (method, table), lack: one graph, in which every run is once.
 
-    Each table's files are written, and the page that leads to all of them.
+    Each table's files are written, and the page that leads to all tables there are.
 
     Returns:
         The exit status, as `reproduce_table`.
@@ -118,17 +118,15 @@ def reproduce_all(
             return 0
         refuse_without_data(whole, request)
         report = execute(whole, pool, console, rerun_stale=rerun_stale)
-    finished: dict[str, Table] = {}
     for (method, table), plan in plans.items():
         spec, where = specs[method, table], f"tables/{method}/{table}.toml"
         result = aggregate(spec, plan, report, request, store, where=where)
         terminal.show(result, console)
         told = context(spec, plan, request, command_of(method, table, request))
-        page, *_ = render.write_all(result, paths.reports_out() / method, report_name(table, request), told)
-        finished[f"{method}/{page.name}"] = result
+        render.write_all(result, paths.reports_out() / method, report_name(table, request), told)
     tell_failures(whole, report, store, console)
     tell_sharing(whole, store, console)
-    page = index.write(finished, paths.reports_out(), command)
+    page = index.write(paths.reports_out())
     console.print(str(page), markup=False, highlight=False, soft_wrap=True)
     return report.exit_code
 
