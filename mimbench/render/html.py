@@ -28,7 +28,7 @@ _TONES = {
     "inconclusive": "open",
 }  # the others: none
 _IN_FRONT = ("changed",)  # facts of the header; the others stand with the command
-COLUMN, LABELS = 160, 180  # pixels: the least width of a metric's column and of the labels'
+LABELS, COLUMN, ROOMY = 180, 160, 215  # pixels: of the labels' column, least and good width of a metric's
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def render(table: Table, context: Context, plots: Mapping[str, str], places: Pla
     return template("table.html.j2").render(
         spec=table.spec,
         least_width=LABELS + COLUMN * len(table.spec.columns),
+        roomy_width=LABELS + ROOMY * len(table.spec.columns),
         places=places,
         comparable=table.comparable,
         facts=facts | {name: value for name, value in context.facts.items() if name in _IN_FRONT},
