@@ -117,6 +117,8 @@ def test_all_files_and_the_index(evil: Table, workspace: Path) -> None:
     page = index.write(out)
     for file in [*files, page]:
         assert not hidden(file.read_text()), file.name
+    label = re.search(r"\\label\{(.*)\}", (out / "a&b %_ [x]" / "main.tex").read_text())
+    assert label and re.fullmatch(r"[\w:.-]+", label[1]), "LaTeX refers to it"
     text = page.read_text()
     assert "<b>&" not in text and f"title {SEEN}" in unescape(re.sub(r"<(?!b>)[^>]*>", "", text))
 
