@@ -28,7 +28,7 @@ COLOURS = {  # one for each class, which most of its objects have, so that twent
     "pink": (240, 130, 200), "red": (230, 30, 30), "white": (245, 245, 245), "yellow": (240, 220, 20),
 }  # fmt: skip
 GROUNDS = {"dark ground": (10, 90), "light ground": (130, 220)}  # ADE20K labels 1 and 2: least and greatest
-TRAIN, LABELLED, VAL = 6, 3, 3  # pictures of a class
+TRAIN, LABELLED, VAL = 6, 3, 6  # pictures of a class
 SCENES = {"train": 8, "val": 12}
 TRAINED_ON = {  # role to the pictures that a run trains on; a task on ImageNet uses the labelled ones
     "imagenet": LABELLED * len(CLASSES),
@@ -73,7 +73,7 @@ def make_ade20k(root: Path) -> None:
             for label, corners in objects:
                 labels[inside(corners, *ADE20K)] = 1 + len(GROUNDS) + label
             labels[:2] = 0  # other
-            # PNG inside, too: mmsegmentation looks for this suffix, and pictures are decoded by their content.
+            # A PNG file, too: mmsegmentation wants this suffix, and what decodes looks at the content.
             save(picture, root / "images" / folder / f"{index}.jpg")
             save(labels, root / "annotations" / folder / f"{index}.png")
     (root / "classes.txt").write_text("\n".join((*GROUNDS, *SHAPES)) + "\n")
@@ -132,7 +132,7 @@ def ground(rng: Generator, height: int, width: int, low: int = 60, high: int = 1
 
 
 def grains(rng: Generator, height: int, width: int) -> np.ndarray:
-    """What keeps patches apart: where two were equal, rounding would decide which of them is matched first."""
+    """Noise that makes all patches differ: of two equal ones, rounding decides which is matched first."""
     return rng.integers(-10, 10, (height, width, 3))
 
 
