@@ -88,7 +88,6 @@ class SeededBatches(Dataset[Any]):
 
     def __init__(self, dataset: Any, *, seed: int, rank: int = 0) -> None:
         self.dataset, self.seed, self.rank = dataset, seed, rank
-        self.metainfo: dict[str, Any] = {}  # mmengine's loop asks for it
 
     def __len__(self) -> int:
         return len(self.dataset)
