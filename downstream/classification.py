@@ -17,12 +17,13 @@ from mimbench.device import device
 from mmengine.dist import all_reduce, get_dist_info
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.errors import UserError
 from mimbench.recipe import require_above, require_range
+from mimbench.train.worker_errors import Loader
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -228,7 +229,7 @@ def accuracy(
     rank, world_size = get_dist_info()
     share = Subset(pictures, range(rank, len(pictures), world_size))
     hits = torch.zeros(2, device=target)
-    for images, labels in DataLoader(share, batch_size=batch_size, num_workers=num_workers):
+    for images, labels in Loader(share, batch_size=batch_size, num_workers=num_workers):
         logits = model(images.to(target))
         top5 = logits.topk(min(5, logits.shape[1])).indices == labels.to(target).unsqueeze(1)  # [B, 5]
         hits += torch.stack([top5[:, 0].sum(), top5.sum()])

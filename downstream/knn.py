@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from mimbench.device import device
 from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.errors import UserError
 from mimbench.recipe import require_above, require_range
+from mimbench.train.worker_errors import Loader
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -99,7 +100,7 @@ def features(encoder: ViT, pictures: Any, recipe: KNNRecipe, num_workers: int) -
     """The pictures' features `[P, D]`, of unit length, and labels `[P]`, on the device."""
     target = device()
     rows, labels = [], []
-    for images, classes in DataLoader(pictures, batch_size=recipe.global_batch_size, num_workers=num_workers):
+    for images, classes in Loader(pictures, batch_size=recipe.global_batch_size, num_workers=num_workers):
         tokens = encoder(images.to(target))  # [B, 1+N, D]
         row = tokens[:, 0] if recipe.token == "cls" else tokens[:, 1:].mean(dim=1)
         rows.append(F.normalize(row, dim=1))

@@ -26,12 +26,13 @@ from mimbench.device import device
 from mmengine.dist import all_reduce, get_dist_info
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from downstream.classification import images
 from downstream.linear_probe import flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.recipe import require_above, require_range
+from mimbench.train.worker_errors import Loader
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -220,7 +221,7 @@ def measure(
     rank, world_size = get_dist_info()
     share = Subset(pictures, range(rank, len(pictures), world_size))
     sums = torch.zeros(3, device=target)
-    for batch, labels in DataLoader(share, batch_size=batch_size, num_workers=num_workers):
+    for batch, labels in Loader(share, batch_size=batch_size, num_workers=num_workers):
         tokens, label = model.tokens(batch.to(target)), labels.to(target).unsqueeze(1)  # [B, N, C], [B, 1]
         linear = model.classify(tokens).argmax(dim=-1) == label  # [B, N]
         sums[0] += neighbour_cosine(tokens).sum()

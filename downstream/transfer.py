@@ -16,7 +16,6 @@ from mimbench.device import device
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
-from torch.utils.data import DataLoader
 
 from mimbench.contract import TransferRecipe
 from mimbench.data.image_folder import CorruptPicture, ImageFolder, decode
@@ -26,6 +25,7 @@ from mimbench.schedule import warmup_cosine
 from mimbench.train.loader import seed_everything
 from mimbench.train.optimizer import param_groups
 from mimbench.train.runner import fit
+from mimbench.train.worker_errors import Loader
 
 if TYPE_CHECKING:
     from mmengine.evaluator import BaseMetric
@@ -141,7 +141,7 @@ def evaluate(
     """Predictions of the whole dataset, measured by an mm-series metric."""
     model.to(device()).eval()
     metric.dataset_meta = dataset.metainfo
-    items = DataLoader(
+    items = Loader(
         dataset, batch_size=None, sampler=DefaultSampler(dataset, shuffle=False), num_workers=num_workers
     )
     with torch.no_grad():
