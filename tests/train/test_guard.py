@@ -122,7 +122,7 @@ def test_diverging_method_fails_with_a_remedy_and_leaves_no_encoder(
     reply = worker.handle(folder.path, rerun=False)
     assert reply["event"] == "failed" and not reply["user"]
     assert "non-finite loss" in reply["message"] and "Lower base_lr" in reply["message"]
-    assert folder.outcome() == "failed" and folder.status["message"] == reply["message"]
+    assert folder.outcome() == "failed" and folder.status.message == reply["message"]
     assert not folder.encoder_path.exists() and folder.result is None
 
 
