@@ -99,9 +99,8 @@ def test_cache_spares_the_import_until_the_code_changes(world: Path, tmp_path: P
 def test_a_cache_that_cannot_be_written_or_read_costs_time_only(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Catalog(None).resolve("method", "plain", "toy", data_size=4)
     cache = tmp_path / "cache"
-    assert Catalog(cache).resolve("method", "plain", "toy", data_size=4) == whole
+    whole = Catalog(cache).resolve("method", "plain", "toy", data_size=4)
     for file in list(cache.iterdir()):
         file.unlink()
         file.symlink_to(file)
