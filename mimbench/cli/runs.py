@@ -134,3 +134,17 @@ def _remove(store: Any, folder: Any) -> None:
             "RUN", folder.path.name, remedy="It is being computed right now; stop that first."
         ) from None
     typer.echo(f"deleted {folder.path.name}")
+
+
+@runs.command("restamp")
+def restamp_runs(
+    because: Annotated[str, typer.Option("--because", help="Why no number changed; kept with each result.")],
+    lines: Annotated[
+        int, typer.Option("--lines", min=1, help="Lines of metrics.jsonl to compare, at least.")
+    ] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, but write nothing.")] = False,
+) -> None:
+    """Let stale runs count as done where today's code gives their recorded numbers again, bit for bit."""
+    from mimbench.commands.restamp import restamp
+
+    raise typer.Exit(restamp(because, make_console(), lines=lines, dry_run=dry_run))
