@@ -61,7 +61,7 @@ def test_create_writes_spec_and_inputs_once(store: RunStore) -> None:
     before = (folder.path / "spec.json").stat().st_mtime_ns
     again = store.create(spec, inputs)
     assert (again.path / "spec.json").stat().st_mtime_ns == before
-    assert again.spec == RunSpec.from_dict(spec.as_dict()) and again.spec.key == spec.key
+    assert again.spec == RunSpec(**spec.as_dict()) and again.spec.key == spec.key
     assert again.data("imagenet") == Path("/d") and again.weights == {"clip": Path("/w.pt")}
     assert again.options.num_workers == 2 and again.options.checkpoint_seconds == 5.0
     with pytest.raises(UserError, match="coco"):
