@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from downstream.estimate import encoder_flops, epoch_images
 from mimbench.arch import size_of
@@ -25,6 +24,7 @@ from mimbench.device import device
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_above, require_range
 from mimbench.schedule import warmup_cosine
+from mimbench.train.worker_errors import Loader
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -219,7 +219,7 @@ def accuracy(
     target = device()
     model.to(target).eval()
     hits = torch.zeros(2, device=target)
-    for images, labels in DataLoader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
+    for images, labels in Loader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
         logits = model(images.to(target))
         top5 = logits.topk(min(5, logits.shape[1])).indices == labels.to(target).unsqueeze(1)  # [B, 5]
         hits += torch.stack([top5[:, 0].sum(), top5.sum()])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimbench.atomic import read_json, write_json
+from mimbench.atomic import abandoned, read_json, write_json
 from mimbench.discovery import Kind, kind_of, module_of, names
 from mimbench.errors import Unavailable, UserError
 from mimbench.override import override, place
@@ -166,15 +168,18 @@ class Catalog:
         source = source_fingerprint((module_of(kind, name), *teachers, *CONTRACTS))
         digest = hashlib.sha256(canonical_json([source, arguments]).encode()).hexdigest()[:16]
         path = self.cache / f"{kind}-{name}-{digest}.json"
-        value = read_json(path)
-        if value is None:
-            if self.on_miss:
-                self.on_miss()
-                self.on_miss = None
-            value = make()
+        with contextlib.suppress(OSError):  # what cannot be read or kept is only made again
+            if (value := read_json(path)) is not None:
+                return value
+        if self.on_miss:
+            self.on_miss()
+            self.on_miss = None
+        value = make()
+        with contextlib.suppress(OSError):
+            for file in abandoned(self.cache):
+                file.unlink(missing_ok=True)
             write_json(path, value)
-            value = read_json(path)  # what a later, cached call sees: lists where there were tuples
-        return value
+        return json.loads(json.dumps(value))  # as a later, cached call sees it: lists where there were tuples
 
 
 def _describe(kind: str, card: Any) -> Description:

@@ -44,6 +44,7 @@ def reproduce_table(
         plan = plan_table(method, spec, request, catalog, store, console)
         if dry_run:
             show(plan, console, rerun_stale=rerun_stale)
+            tell_damage(plan, store, console)
             return 0
         refuse_without_data(plan, request)
         report = compute(plan, pool, console, rerun_stale=rerun_stale)
@@ -83,6 +84,7 @@ def reproduce_all(
         plans, whole = plan_tables(specs, request, catalog, store, console)
         if dry_run:
             show(whole, console, rerun_stale=rerun_stale)
+            tell_damage(whole, store, console)
             return 0
         refuse_without_data(whole, request)
         report = compute(whole, pool, console, rerun_stale=rerun_stale)
@@ -107,6 +109,14 @@ def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = Fal
         return pool.run(plan, progress, rerun_stale=rerun_stale)
 
 
+def tell_damage(plan: Plan, store: RunStore, console: Console) -> None:
+    """The damaged files of a plan's runs, and what to do about them."""
+    for key, node in plan.nodes.items():
+        if node.outcome == "damaged":
+            for message in store.folder(key).damage():
+                console.print(message, style="red", markup=False, soft_wrap=True)
+
+
 def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console) -> None:
     for key, message in report.failed.items():
         folder = store.folder(key)
@@ -121,7 +131,7 @@ def tell_sharing(plan: Plan, store: RunStore, console: Console) -> None:
     spent = saved = 0.0
     for key, node in plan.nodes.items():
         folder = store.get(key)
-        seconds = folder.status.get("seconds", 0.0) if folder else 0.0
+        seconds = folder.status.seconds if folder else 0.0
         spent, saved = spent + seconds, saved + seconds * (len(node.users) - 1)
     alone = sum(len(node.users) for node in plan.nodes.values())
     if alone > len(plan.nodes):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mimbench import discovery, paths
 from mimbench.commands.plan import refuse
-from mimbench.commands.reproduce import compute, tell_failures
+from mimbench.commands.reproduce import compute, tell_damage, tell_failures
 from mimbench.commands.workspace import dataset, read_catalog
 from mimbench.errors import Unavailable, UserError
 from mimbench.execute.pool import Pool
@@ -51,13 +51,14 @@ def run_one(
             plan = builder.plan
         if dry_run:
             show(plan, console, rerun_stale=rerun_stale)
+            tell_damage(plan, store, console)
             return 0
         report = compute(plan, pool, console, rerun_stale=rerun_stale)
     tell_failures(plan, report, store, console)
     for key in plan.targets:
         folder = store.get(key)
-        if folder and folder.result:
-            for metric, value in folder.result["metrics"].items():
+        if folder and key not in report.failed and folder.result:
+            for metric, value in folder.result.metrics.items():
                 console.print(f"{metric} {value:.4g}", markup=False)
         if folder:
             console.print(str(folder.path), markup=False, highlight=False, soft_wrap=True)

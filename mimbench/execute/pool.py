@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -16,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from mimbench.errors import RunFailed
+from mimbench.errors import RunFailed, printable
 from mimbench.execute.machine import gpu_ids, num_cores
 from mimbench.execute.progress import Progress
 from mimbench.plan.graph import Node, Plan
+from mimbench.store.records import Damaged
 from mimbench.store.runs import RunStore
 
 TICK_SECONDS = 0.25
@@ -87,7 +89,7 @@ class Worker:
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         code = self.process.returncode
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        return f"its worker process died ({how})" + (f": {lines[-1]}" if lines else "")
+        return f"its worker process died ({how})" + (f": {printable(lines[-1])}" if lines else "")
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -200,11 +202,15 @@ class _Execution:
         self.pool.start(len(self.running) + len(ready)) if ready else None
         idle = [worker for worker in self.pool.workers if worker.node is None]
         for worker, node in zip(idle, ready, strict=False):
-            for key in node.spec.parents.values():  # their data and checkpoints may have moved
-                if parent := self.plan.nodes.get(key):
-                    self.pool.store.create(parent.spec, parent.inputs)
-            folder = self.pool.store.create(node.spec, node.inputs)
             del self.pending[node.key]
+            try:
+                for key in node.spec.parents.values():  # their data and checkpoints may have moved
+                    if parent := self.plan.nodes.get(key):
+                        self.pool.store.create(parent.spec, parent.inputs)
+                folder = self.pool.store.create(node.spec, node.inputs)
+            except Damaged as error:
+                self._fail(node, str(error))
+                continue
             self.running[node.key] = node
             self.attempts[node.key] += 1
             self.progress.start(node, folder)
@@ -246,7 +252,8 @@ class _Execution:
             self.pending[node.key] = node  # goes on from its checkpoint
             return
         message = f"{words}, {MAX_ATTEMPTS} times"
-        self.pool.store.folder(node.key).fail(message)
+        with contextlib.suppress(OSError):  # the disk is full: the message still reaches the user
+            self.pool.store.folder(node.key).fail(message)
         self._fail(node, message)
 
     def _fail(self, node: Node, message: str) -> None:

@@ -28,8 +28,8 @@ class Track:
 
     def read(self) -> None:
         status = self.folder.status
-        if status.get("state") == "running":
-            self.step, self.total = status["step"], status["total"]
+        if status.state == "running":
+            self.step, self.total = status.step, status.total
             if self.first_step is None and self.total:
                 self.first_step = self.step
 

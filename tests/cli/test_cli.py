@@ -219,7 +219,7 @@ def test_a_damaged_run_is_listed_as_such_and_can_be_collected(bench: Bench) -> N
     (second / "result.json").write_text("[]")
     listed = bench.call("runs", "list")
     assert listed.exit_code == 0 and "damaged" in listed.output
-    assert next(folder for folder in bench.store if folder.path == second).outcome() == "missing"
+    assert next(folder for folder in bench.store if folder.path == second).outcome() == "damaged"
     assert first.name in bench.call("runs", "gc", "--dry-run").output
 
 
@@ -364,7 +364,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_command_goes_on(bench: Bench, world: 
     forget()
     process = command(bench, world)
     end = time.monotonic() + 60
-    while not any(folder.status.get("step") for folder in bench.store):
+    while not any(folder.status.step for folder in bench.store):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -84,7 +84,7 @@ def test_a_line_holds_the_means_since_the_last_one(folder: RunFolder) -> None:
         )
     found = [(line["step"], line["lr"], line["loss"], line["size"]) for line in folder.metrics()]
     assert found == [(2, 0.2, 1.5, 15.0), (4, 0.4, 3.5, 35.0), (5, 0.5, 5.0, 50.0)]
-    assert (folder.status["step"], folder.status["total"]) == (5, 5)
+    assert (folder.status.step, folder.status.total) == (5, 5)
 
 
 def test_only_a_written_line_reads_a_scalar(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,5 +160,5 @@ def test_diverging_method_fails_with_a_remedy_and_leaves_no_encoder(
     reply = worker.handle(folder.path, rerun=False)
     assert reply["event"] == "failed" and not reply["user"]
     assert "non-finite loss" in reply["message"] and "Lower base_lr" in reply["message"]
-    assert folder.outcome() == "failed" and folder.status["message"] == reply["message"]
+    assert folder.outcome() == "failed" and folder.status.message == reply["message"]
     assert not folder.encoder_path.exists() and folder.result is None

@@ -271,7 +271,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_undisturbed_run(
     assert folder.encoder_path.read_bytes() == whole.encoder_path.read_bytes()
     assert logged(folder) == logged(whole) and len(logged(whole)) == 6
     assert folder.result is not None and whole.result is not None
-    assert folder.result["metrics"] == whole.result["metrics"]
+    assert folder.result.metrics == whole.result.metrics
 
 
 CARDS = [catalog.card(kind, name) for kind in ("method", "teacher") for name in discovery.names(kind)]
