@@ -62,6 +62,11 @@ class DetectionRecipe(DenseRecipe):
             require_range(name, getattr(self, name), 1)
         require_range("mask_roi_size", self.mask_roi_size, 1)
 
+    @property
+    def pads_images(self) -> bool:
+        """Whether an image of any size goes: each batch is padded to whole patches of the encoder."""
+        return self.resize == "detr"
+
 
 CAE = "CAE's Mask R-CNN protocol (a7fd162)"
 IBOT = "iBOT's detection protocol (da316d8)"

@@ -9,15 +9,16 @@ from rich.console import Console
 from mimbench import paths, render
 from mimbench.commands.outcomes import aggregate, context
 from mimbench.commands.plan import plan_table, plan_tables, refuse_without_data
-from mimbench.commands.workspace import read_catalog
+from mimbench.commands.workspace import make_toy_data, read_catalog
 from mimbench.execute.pool import Pool, Report
 from mimbench.execute.progress import Progress, duration
 from mimbench.plan.graph import Plan
+from mimbench.plan.names import load_table
+from mimbench.plan.pace import Pace, history
 from mimbench.plan.request import Request, check, command_of, report_name
 from mimbench.plan.show import show
 from mimbench.render import index, terminal
 from mimbench.store.runs import RunStore
-from mimbench.table import spec as tables
 
 
 def reproduce_table(
@@ -37,13 +38,13 @@ def reproduce_table(
         The exit status: 0, 1 where a run failed, 2 where it failed for a mistake of the user's.
     """
     check(request)
-    spec = tables.load(method, table)
+    spec = load_table(method, table)
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
         catalog = read_catalog(console, None if dry_run else pool)
-        plan = plan_table(method, spec, request, catalog, store, console)
+        plan = plan_table(method, spec, request, catalog, store)
         if dry_run:
-            show(plan, console, rerun_stale=rerun_stale)
+            show(plan, console, rerun_stale=rerun_stale, store=store, workers=pool.jobs)
             return 0
         refuse_without_data(plan, request)
         report = compute(plan, pool, console, rerun_stale=rerun_stale)
@@ -76,13 +77,13 @@ def reproduce_all(
         The exit status, as `reproduce_table`.
     """
     check(request)
-    specs = {name: tables.load(*name) for name in names}
+    specs = {name: load_table(*name) for name in names}
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
         catalog = read_catalog(console, None if dry_run else pool)
-        plans, whole = plan_tables(specs, request, catalog, store, console)
+        plans, whole = plan_tables(specs, request, catalog, store)
         if dry_run:
-            show(whole, console, rerun_stale=rerun_stale)
+            show(whole, console, rerun_stale=rerun_stale, store=store, workers=pool.jobs)
             return 0
         refuse_without_data(whole, request)
         report = compute(whole, pool, console, rerun_stale=rerun_stale)
@@ -100,10 +101,13 @@ def reproduce_all(
 
 
 def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = False) -> Report:
+    """Compute what a plan lacks; the project's own data is made before, where a run reads it."""
     todo = plan.todo(rerun_stale=rerun_stale)
     if not todo:
         return Report()
-    with Progress(console, todo) as progress:
+    make_toy_data(todo, console)
+    pace = Pace(history(plan, pool.store))
+    with Progress(console, todo, pace=pace, workers=pool.jobs) as progress:
         return pool.run(plan, progress, rerun_stale=rerun_stale)
 
 
