@@ -135,7 +135,8 @@ def check_patches(img_size: Any, patch_size: Any, changed: Changed, *, of_encode
     why += ": img_size must be a multiple of patch_size."
     if of_encoder or "patch_size" not in changed.places:
         raise UserError(changed.name("img_size"), img_size, remedy=f"{why} Give {images}")
-    divisors = sorted((n for n in range(2, img_size) if img_size % n == 0), key=lambda n: abs(n - patch_size))
+    divisors = [n for n in range(2, img_size) if img_size % n == 0]
+    divisors.sort(key=lambda n: (abs(n - patch_size), -n))
     patches = " or ".join(changed.settings(patch_size=n) for n in sorted(divisors[:2]))
     fix = f"{patches}; or {images} too" if patches else f"{images} too"
     raise UserError(changed.name("patch_size"), patch_size, remedy=f"{why} Give {fix}")

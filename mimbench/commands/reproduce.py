@@ -16,7 +16,7 @@ from mimbench.plan.graph import Plan
 from mimbench.plan.names import load_table
 from mimbench.plan.pace import Pace, history
 from mimbench.plan.request import Request, check, command_of, report_name
-from mimbench.plan.show import show
+from mimbench.plan.show import as_text, show
 from mimbench.render import index, terminal
 from mimbench.store.runs import RunStore
 
@@ -114,7 +114,8 @@ def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = Fal
 def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console) -> None:
     for key, message in report.failed.items():
         folder = store.folder(key)
-        console.print(f"{plan.nodes[key].label} failed: {message}", style="red", markup=False, soft_wrap=True)
+        told = as_text(f"{plan.nodes[key].label} failed: {message}")
+        console.print(told, style="red", soft_wrap=True)
         console.print(f"  its log: {folder.log_path}", markup=False, highlight=False, soft_wrap=True)
     if report.unreached:
         console.print(f"{len(report.unreached)} more runs could not start for that reason.", style="red")

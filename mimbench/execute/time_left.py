@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from mimbench.plan.graph import Node
-from mimbench.plan.pace import Job, Kind, Pace, Timed, kind_of, makespan, ranks
+from mimbench.plan.pace import HAND_OVER_SECONDS, Job, Kind, Pace, Timed, kind_of, makespan, ranks
 
-TOLD = 0.05
-"""The share of its steps after which a run tells how long it takes, where no run of its kind is done."""
+TOLD, TOLD_SECONDS = 0.05, 5.0
+"""The share of its steps, and the seconds, after which a run tells how long it takes before it is done."""
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Track:
 
     Attributes:
         began: when its worker was given it. `computes_since`: when the worker was ready and began.
+        is_first: whether it may have been given to a worker that was still starting.
         first_step: where it went on from: the rate of a resumed run must not count old steps.
         stepped: when the first and when the latest step was seen.
     """
@@ -25,6 +27,7 @@ class Track:
     node: Node
     began: float
     elsewhere: bool = False
+    is_first: bool = False
     computes_since: float | None = None
     step: int = 0
     total: int = 0
@@ -77,10 +80,11 @@ class TimeLeft:
         self.tracks: dict[str, Track] = {}
         self._rank = ranks(todo)
         self._tails: dict[Kind, float] = {}  # seconds after the last step: evaluation, files
+        self._gaps: list[float] = []  # seconds between two runs of a worker
 
     def start(self, node: Node, now: float, *, elsewhere: bool = False) -> Track:
         self.waiting.pop(node.key, None)
-        self.tracks[node.key] = track = Track(node, now, elsewhere)
+        self.tracks[node.key] = track = Track(node, now, elsewhere, is_first=not self.here.runs)
         return track
 
     def drop(self, node: Node) -> None:
@@ -99,19 +103,24 @@ class TimeLeft:
         if not seconds:
             return
         self.here.learn(Timed(kind_of(node), node.flops, seconds))
-        if track and track.total and track.step == track.total:
+        if track is None:
+            return
+        if track.total and track.step == track.total:
             self._tails[kind_of(node)] = now - track.stepped[1]
+        if not (track.is_first or track.elsewhere):
+            self._gaps.append(max(now - track.began - seconds, 0.0))
 
     def seconds(self, now: float) -> float | None:
         """Until every run is settled; None before there is anything to go by."""
         pace = self._pace(now)
         drift = self._drift(pace)
+        gap = median(self._gaps) if self._gaps else HAND_OVER_SECONDS
         jobs = {}
         for key, node in self.waiting.items():
             expected = self._expected(node, pace, drift)
             if expected is None:
                 return None
-            jobs[key] = Job(expected, list(node.spec.parents.values()), self._rank.get(key, 0.0))
+            jobs[key] = Job(expected + gap, list(node.spec.parents.values()), self._rank.get(key, 0.0))
         left: dict[bool, dict[str, float]] = {True: {}, False: {}}
         for key, track in self.tracks.items():
             remaining = self._remaining(track, self._expected(track.node, pace, drift), now)
@@ -125,11 +134,11 @@ class TimeLeft:
         pace = Pace(self.here.runs)
         for track in self.tracks.values():
             kind, own = kind_of(track.node), track.seconds_left(now)
-            if track.computes_since is None or own is None or track.new_fraction < TOLD:
+            spent = now - track.computes_since if track.computes_since is not None else 0.0
+            if own is None or track.new_fraction < TOLD or spent < TOLD_SECONDS or self.here.knows(kind):
                 continue
-            if not self.here.knows(kind):
-                flops = track.node.flops * (1 - track.first_step / track.total)
-                pace.learn(Timed(kind, flops, now - track.computes_since + own + self._tail(kind)))
+            flops = track.node.flops * (1 - track.first_step / track.total)
+            pace.learn(Timed(kind, flops, spent + own + self._tail(kind)))
         return pace
 
     def _drift(self, pace: Pace) -> float:

@@ -92,9 +92,8 @@ def wrong_name(field: str, name: str, *wanted: Kind, store: RunStore | None = No
     nearest = difflib.get_close_matches(name, [*fitting, *names], n=1, cutoff=0.6)
     if nearest and nearest[0] not in fitting:
         kind = names[nearest[0]][0]
-        remedy = (
-            f"There is no {name!r}. Did you mean {TITLES[kind]}, {nearest[0]!r}? {use_of(nearest[0], kind)}"
-        )
+        remedy = f"There is no {name!r}. Did you mean {nearest[0]!r}, {TITLES[kind]}?"
+        remedy = f"{remedy} {use_of(nearest[0], kind)}"
         return UserError(field, remedy=f"{remedy} {lists}")
     return UserError(field, name, allowed=near if len(fitting) > MANY else fitting, remedy=lists)
 
