@@ -7,6 +7,7 @@ from rich.text import Text
 
 from mimbench.plan.graph import Plan
 from mimbench.plan.pace import Estimate, Pace, estimate, history
+from mimbench.render.escape import visible
 from mimbench.store.runs import RunStore
 
 
@@ -95,4 +96,4 @@ def duration(seconds: float | None) -> str:
 
 def as_text(written: str) -> Text:
     """A text as it is written: its brackets are no markup, its control characters reach no terminal."""
-    return Text("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in written))
+    return Text(visible(written))

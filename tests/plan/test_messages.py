@@ -129,11 +129,11 @@ def test_a_value_of_the_wrong_kind_or_size(
 def test_a_field_that_was_not_changed_lists_what_was(world: Path, store: RunStore) -> None:
     """A check of the recipe's own that blames another field than the one that the user gave."""
     source = METHOD.replace(
-        "    def step_flops(self):",
+        "    def step_flops(",
         "    def __post_init__(self):\n"
         "        if self.{extra} > self.min_crop_scale:\n"
         "            raise UserError('{extra}', self.{extra}, remedy='It is too large.')\n\n"
-        "    def step_flops(self):",
+        "    def step_flops(",
     ).replace("from mimbench.recipe", "from mimbench.errors import UserError\nfrom mimbench.recipe")
     facts = {
         "needs": {},
