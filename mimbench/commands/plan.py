@@ -67,21 +67,27 @@ def _unused(option: str, name: str, known: set[str], planners: Sequence[Planner]
     prefix, dot, _ = name.rpartition(".")
     if option == "--set" and dot:
         return UserError(f"{option} {name}", prefix, allowed=sorted(known), remedy="No run here takes it.")
-    if option == "--set" and not difflib.get_close_matches(name, known, cutoff=MISSPELT):
-        recipes = planners[0].recipes
-        owners = recipes.owners(name)
-        if owners:
-            parts = {node.spec.name for planner in planners for node in planner.plan.nodes.values()}
-            idle = [part for part in sorted(parts & set(owners)) if not recipes.trains(part)]
-            here = [part for part in owners if part in parts and part not in idle]
-            reason = f"{', '.join(idle)} trains nothing. " if idle else ""
-            remedy = (
-                f"Write {' or '.join(f'--set {part}.{name}=VALUE' for part in here)}."
-                if here
-                else f"It is a field of {', '.join(owner for owner in owners if owner not in idle)}."
-            )
-            return UserError(f"{option} {name}", remedy=f"No pretraining here takes it. {reason}{remedy}")
+    is_misspelt = difflib.get_close_matches(name, known, cutoff=MISSPELT)
+    owners = planners[0].recipes.owners(name) if option == "--set" and not is_misspelt else []
+    if owners:
+        return UserError(f"--set {name}", remedy=_where_else(name, owners, planners))
     return UserError(option, name, allowed=sorted(known), remedy="No run here takes it.")
+
+
+def _where_else(field: str, owners: Sequence[str], planners: Sequence[Planner]) -> str:
+    """What to do about a field that no pretraining of a plan takes, although some recipes have it."""
+    parts = {node.spec.name for planner in planners for node in planner.plan.nodes.values()}
+    trained = [owner for owner in owners if planners[0].recipes.trains(owner)]
+    untrained = sorted(parts & set(owners) - set(trained))
+    here = [f"--set {part}.{field}=VALUE" for part in trained if part in parts]
+    sentences = ["No pretraining here takes it."]
+    if untrained:
+        sentences.append(f"{', '.join(untrained)} trains nothing.")
+    if here:
+        sentences.append(f"Write {' or '.join(here)}.")
+    elif trained:
+        sentences.append(f"It is a field of {', '.join(trained)}.")
+    return " ".join(sentences)
 
 
 def refuse_without_data(plan: Plan, request: Request) -> None:

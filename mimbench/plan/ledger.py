@@ -66,15 +66,17 @@ class Ledger:
 
     def __init__(self, request: Request, recipes: Recipes) -> None:
         self.request, self.recipes = request, recipes
-        self._rows: list[Row] = []  # every row that was planned, whatever became of it
+        self._rows: list[Row] = []
         self._used: set[str] = set()  # names of --set
-        self._loaded: set[str] = set()  # names of the checkpoints that some run loads
+        self._loaded: set[str] = set()  # names of checkpoints
 
-    def plans(self, row: Row) -> None:
+    def note_row(self, row: Row) -> None:
+        """A row is planned, whatever becomes of it."""
         self._rows.append(row)
 
-    def loads(self, checkpoint: str) -> None:
-        self._loaded.add(checkpoint)
+    def note_checkpoint(self, name: str) -> None:
+        """Some run loads the checkpoint of that name."""
+        self._loaded.add(name)
 
     def changes(self, name: str, overrides: Overrides, *, own: bool) -> Changes:
         """Everything that changes a recipe, in the order in which it applies: the row's, then the user's.
@@ -98,9 +100,9 @@ class Ledger:
     def _is_settable(self, pretraining: str, field: str) -> bool:
         """Whether a bare --set changes a pretraining; of one that trains nothing, only its shape."""
         kind = discovery.kind_of(pretraining)
-        return (self.recipes.trains(pretraining) or field in SHAPE) and field in self.recipes.fields(
-            kind, pretraining
-        )
+        if field not in SHAPE and not self.recipes.trains(pretraining):
+            return False
+        return field in self.recipes.fields(kind, pretraining)
 
     def unused(self, plan: Plan) -> dict[tuple[str, str], set[str]]:
         """The --set and --weights entries that no run of the plan uses.

@@ -91,9 +91,9 @@ class Pace:
 
 
 def _line_through(runs: Sequence[Timed]) -> tuple[float, float]:
-    """Fixed seconds, assumed, and seconds per FLOP, all runs together.
+    """Fixed seconds, as assumed, and the median of the seconds per FLOP beside them.
 
-    No line is fitted: that one kind takes longer than another says nothing of its FLOPs.
+    Between runs of several kinds no line is fitted: one may take longer for other reasons than its FLOPs.
     """
     fixed = min(FIXED_SECONDS, *(run.seconds for run in runs))
     rates = [(run.seconds - fixed) / run.flops for run in runs if run.flops]
@@ -233,6 +233,7 @@ class Estimate:
 
 
 def estimate(todo: Sequence[Node], pace: Pace, workers: int) -> Estimate:
+    """How long the runs to do take, the start of the workers included."""
     rank = ranks(todo)
     jobs = {}
     for node in todo:

@@ -95,7 +95,7 @@ class Planner:
 
     def _cell(self, overrides: Overrides, task: str | None, seed: int) -> str:
         row = overrides.row
-        self.ledger.plans(row)
+        self.ledger.note_row(row)
         left_out = row.not_at.get(self.request.scale)
         if left_out is None:
             return self._target(overrides, task, seed)
@@ -186,7 +186,7 @@ class Planner:
         about = resolved.about
         loaded = checkpoint or resolved.values.get("weights")
         if loaded:
-            self.ledger.loads(loaded)
+            self.ledger.note_checkpoint(loaded)
         weights = self.data.checkpoint(about.title, loaded) if loaded else {}
         role = {} if weights else {about.data: self.data.path(about.data)}  # what is loaded sees no image
         if stage != "downstream" and about.trains and not loaded:

@@ -86,6 +86,20 @@ def test_more_seeds_keep_the_keys_of_the_first(build) -> None:
     assert one.nodes.keys() <= three.nodes.keys()
 
 
+def test_a_recipe_with_the_same_changes_is_resolved_once(build, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[str] = []
+    real = Catalog.resolve
+
+    def counted(self: Catalog, *card: Any, **rest: Any) -> Any:
+        resolved.append(repr((card, rest)))
+        return real(self, *card, **rest)
+
+    monkeypatch.setattr(Catalog, "resolve", counted)
+    rows = [row_of("a", "plain"), row_of("b", "taught"), row_of("c", "taught", {"tau": 0.75})]
+    build(rows, seeds=3, changes={"epochs": 5})
+    assert len(resolved) == len(set(resolved)) > 6
+
+
 def test_overrides_reach_the_run_that_they_name(build) -> None:
     row = row_of("a", "plain", {"mask_ratio": 0.25, "echo.steps": 7})
     changes = {"scenes.steps": 9, "epochs": 5, "wise.t": 0.125}
