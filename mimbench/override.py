@@ -133,7 +133,7 @@ def check_patches(img_size: Any, patch_size: Any, changed: Changed, *, of_encode
     else:
         why = f"{changed.title} has img_size={img_size} and patch_size={patch_size}"
     why += ": img_size must be a multiple of patch_size."
-    if of_encoder or "patch_size" not in changed.places:
+    if "patch_size" not in changed.places:
         raise UserError(changed.name("img_size"), img_size, remedy=f"{why} Give {images}")
     divisors = [n for n in range(2, img_size) if img_size % n == 0]
     divisors.sort(key=lambda n: (abs(n - patch_size), -n))
