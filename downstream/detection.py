@@ -74,6 +74,11 @@ class DetectionRecipe(DenseRecipe):
             start_ratio=self.warmup_ratio,
         )
 
+    @property
+    def pads_images(self) -> bool:
+        """Whether an image of any size goes: each batch is padded to whole patches of the encoder."""
+        return self.resize == "detr"
+
 
 CAE = "CAE's Mask R-CNN protocol (a7fd162)"
 IBOT = "iBOT's detection protocol (da316d8)"

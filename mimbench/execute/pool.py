@@ -21,6 +21,7 @@ from mimbench.errors import RunFailed, printable
 from mimbench.execute.machine import gpu_ids, num_cores
 from mimbench.execute.progress import Progress
 from mimbench.plan.graph import Node, Plan
+from mimbench.plan.pace import ranks
 from mimbench.store.records import Damaged
 from mimbench.store.runs import RunStore
 
@@ -164,19 +165,8 @@ class _Execution:
         self.elsewhere: dict[str, Node] = {}  # computed by another process
         self.running: dict[str, Node] = {}
         self.attempts: dict[str, int] = dict.fromkeys(self.pending, 0)
-        self.rank = self._ranks(todo)
+        self.rank = ranks(todo)
         self._polled = 0.0
-
-    @staticmethod
-    def _ranks(todo: list[Node]) -> dict[str, float]:
-        """FLOPs from the start of a run to the end of the longest chain that begins with it."""
-        after: dict[str, float] = {}
-        rank: dict[str, float] = {}
-        for node in reversed(todo):
-            rank[node.key] = node.flops + after.get(node.key, 0.0)
-            for parent in node.spec.parents.values():
-                after[parent] = max(after.get(parent, 0.0), rank[node.key])
-        return rank
 
     def run(self) -> Report:
         while self.pending or self.running or self.elsewhere:

@@ -254,15 +254,32 @@ def test_a_resumed_run_counts_only_its_new_steps(world: Path, store: RunStore) -
     node = next(iter(graph("ok").nodes.values()))
     folder = store.create(node.spec, node.inputs)
     folder.begin({})
-    progress = Progress(Console(file=open(os.devnull, "w")), [node])
+    now = 100.0
+    progress = Progress(Console(file=open(os.devnull, "w")), [node], clock=lambda: now)
     progress.start(node, folder)
     folder._write_status("running", step=80, total=100)
     progress.tick()
     assert progress.fraction == pytest.approx(0.8) and progress.seconds_left is None
-    progress.began -= 10.0
+    now += 10.0
     folder._write_status("running", step=90, total=100)
     progress.tick()
     assert progress.seconds_left == pytest.approx(10.0, rel=0.1)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_labels_are_shown_as_they_are_written(world: Path, store: RunStore, is_terminal: bool) -> None:
+    node = next(iter(graph("ok").nodes.values()))
+    node.label = "a [/x] \x1b[31m b"
+    console = Console(force_terminal=is_terminal, width=100, record=True, file=open(os.devnull, "w"))
+    with Progress(console, [node]) as progress:
+        progress.start(node, store.create(node.spec, node.inputs))
+        progress.tick()
+        if progress._live:
+            shown = progress._live.bars.tasks[-1].description
+            assert console.render_str(shown).plain == r"a [/x] \x1b[31m b"
+        progress.end(node, error="[/y]")
+    text = console.export_text()
+    assert r"a [/x] \x1b[31m b" in text and "[/y]" in text
 
 
 def test_a_terminal_gets_a_live_display(world: Path, store: RunStore) -> None:
