@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -45,7 +47,11 @@ def card(kind: str, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Description:
-    """A card's facts as plain data. Task-only and method-only facts are empty on the other kind."""
+    """A card's facts as plain data. Task-only and method-only facts are empty on the other kind.
+
+    Attributes:
+        recipes: scale to the fields of the card's own recipe, before a table or a user changes any.
+    """
 
     kind: str
     name: str
@@ -63,6 +69,7 @@ class Description:
     takes: str = "encoder"
     metrics: tuple[Mapping[str, Any], ...] = ()
     transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    recipes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Catalog:
     """Descriptions and resolved recipes, cached as JSON under the fingerprint of the code they come from.
 
     Args:
-        cache: the cache's folder; None for no cache.
+        cache: the cache's folder; None for no cache. One that cannot be read or written is as good as none.
         on_miss: called once before the first card is imported (which takes seconds), so that workers can be
             started meanwhile.
     """
@@ -155,14 +162,17 @@ class Catalog:
         source = source_fingerprint((module_of(kind, name), *CONTRACTS))
         digest = hashlib.sha256(canonical_json([source, arguments]).encode()).hexdigest()[:16]
         path = self.cache / f"{kind}-{name}-{digest}.json"
-        value = read_json(path)
+        value = None
+        with contextlib.suppress(OSError):
+            value = read_json(path)
         if value is None:
             if self.on_miss:
                 self.on_miss()
                 self.on_miss = None
-            value = make()
-            write_json(path, value)
-            value = read_json(path)  # what a later, cached call sees: lists where there were tuples
+            text = json.dumps(make(), sort_keys=True)
+            value = json.loads(text)  # what a later, cached call sees: lists where there were tuples
+            with contextlib.suppress(OSError):
+                write_json(path, value)
         return value
 
 
@@ -173,6 +183,7 @@ def _describe(kind: str, card: Any) -> Description:
         "title": card.title,
         "data": card.data,
         "scales": tuple(card.recipes()),
+        "recipes": {scale: recipe.values() for scale, recipe in card.recipes().items()},
     }
     if kind == "task":
         metrics = tuple(asdict(metric) for metric in card.metrics)
