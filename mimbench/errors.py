@@ -89,3 +89,15 @@ def _parts(message: str) -> tuple[str, object, str]:
         except (SyntaxError, ValueError):  # the value's text is not Python's, or the field has a colon in it
             pass
     return message, NO_VALUE, ""
+
+
+_HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""`text` on one line with what a terminal would obey or could not print written out (`\x1b`, `\n`).
+
+    That is: control characters, the marks that turn the writing direction, and the bytes of a file's name
+    that are no text.
+    """
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
