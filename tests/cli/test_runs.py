@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -18,6 +19,8 @@ from mimbench.catalog import Catalog
 from mimbench.cli import options
 from mimbench.commands.list_runs import Reader
 from mimbench.commands.remove import dependants, megabytes, size
+from mimbench.store.folder import Inputs
+from mimbench.store.spec import RunSpec
 from tests.cli.bench import Bench
 from tests.world import ROOT, forget
 
@@ -253,15 +256,30 @@ def test_rm_refuses_a_run_that_is_being_computed_before_it_deletes_any(bench: Be
     assert first.path.exists() and second.path.exists()
 
 
-def test_dependants_are_found_over_generations(filled: Bench) -> None:
-    folders = list(filled.store)
-    pretrainings = [folder for folder in folders if folder.spec.stage == "pretrain"]
-    found = dependants(folders, pretrainings)
-    assert {f.path for f in found} == {f.path for f in folders if f.spec.stage == "downstream"}
-    assert dependants(folders, folders) == []
-    encoder = next(f for f in folders if f.spec.stage == "downstream").parents["encoder"]
-    children = Reader(filled.store, Catalog(None)).children(encoder)
-    assert children and all(encoder.spec.key in child.spec.parents.values() for child in children)
+def test_dependants_are_found_over_generations(bench: Bench) -> None:
+    make = functools.partial(RunSpec, arch="vit_toy", recipe={}, data={}, seed=7)
+    teacher = make("teacher", "wise")
+    taught = make("pretrain", "taught", parents={"teacher": teacher.key})
+    task = make("downstream", "echo", parents={"encoder": taught.key})
+    folders = [bench.store.create(spec, Inputs()) for spec in (teacher, taught, task)]
+    every = list(bench.store)
+    assert [folder.path for folder in dependants(every, folders[:1])] == [f.path for f in folders[1:]]
+    assert [folder.path for folder in dependants(every, folders[:2])] == [folders[2].path]
+    assert dependants(every, folders) == []
+    children = Reader(bench.store, Catalog(None)).children(folders[0])
+    assert [child.path for child in children] == [f.path for f in folders[1:]]
+
+
+def test_a_run_whose_encoder_was_removed_is_kept_but_in_no_table(filled: Bench) -> None:
+    run = next(folder for folder in filled.store if folder.spec.name == "plain" and folder.spec.seed == 1)
+    child = next(f for f in filled.store if run.spec.key in f.spec.parents.values())
+    assert child.path.name in filled.call("runs", "list", "--table", "plain", "--json").stdout
+    filled.store.remove(run)
+    assert child.path.name not in filled.call("runs", "list", "--table", "plain", "--json").stdout
+    assert child.path.name not in filled.call("runs", "gc", "--dry-run").stdout
+    (found,) = [run for run in listed(filled) if run["run"] == child.path.name]
+    assert found["method"] is None and found["parents"] == {"encoder": None}
+    assert "which was removed" in filled.call("runs", "show", child.path.name).stdout
 
 
 def test_gc_takes_what_no_table_has_and_nothing_else(bench: Bench) -> None:
