@@ -20,7 +20,9 @@ def leaderboard(scale: ScaleOption = "toy", seeds: SeedsOption = 1, data: DataOp
     raise typer.Exit(show(request_of(scale, seeds, data, None, None, False), make_console()))
 
 
-@command(panel=LOOK, examples="mimbench results README.md\nmimbench results README.md --ablations")
+@command(
+    panel=LOOK, examples="mimbench results README.md --table dtm\nmimbench results README.md --ablations"
+)
 def results(
     document: Annotated[
         Path,
@@ -31,6 +33,10 @@ def results(
     scale: ScaleOption = "toy",
     seeds: SeedsOption = 1,
     data: DataOption = None,
+    table: Annotated[
+        str,
+        typer.Option("--table", metavar="METHOD", help="The document shows this paper's rows alone."),
+    ] = "",
     ablations: Annotated[
         bool, typer.Option("--ablations", help="The finished ablation tables instead, into ABLATIONS.md.")
     ] = False,
@@ -38,5 +44,7 @@ def results(
     """Write the main tables, as far as they are done, between the marks of a document and into RESULTS.md."""
     from mimbench.commands import results as documents
 
-    write = documents.ablations if ablations else documents.results
-    raise typer.Exit(write(document, request_of(scale, seeds, data, None, None, False), make_console()))
+    request, console = request_of(scale, seeds, data, None, None, False), make_console()
+    if ablations:
+        raise typer.Exit(documents.ablations(document, request, console))
+    raise typer.Exit(documents.results(document, request, console, excerpt=table))

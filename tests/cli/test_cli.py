@@ -55,6 +55,10 @@ def test_results_go_into_two_documents(bench: Bench) -> None:
     assert done.exit_code == 0, done.output
     assert "### The title" in document.read_text() and "Made with" not in document.read_text()
     assert "Made with" in (bench.root / "RESULTS.md").read_text()
+    excerpt = ("results", str(document), "--scale", "smoke", "--table")
+    assert bench.call(*excerpt, "plain").exit_code == 0
+    assert "# " not in document.read_text() and "| **" in document.read_text()
+    assert "Allowed: plain" in bench.call(*excerpt, "plane").output
 
 
 def test_ablations_go_into_a_document_of_their_own(bench: Bench) -> None:
