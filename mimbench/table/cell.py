@@ -100,7 +100,7 @@ class Cost:
 @dataclass(frozen=True)
 class TableRow:
     """`unavailable`: why none of its cells can be run here; their verdicts then leave the reason out.
-    `cost`: in a table that asks for it. `loaded`: the checkpoint in the place of its pretraining.
+    `cost`: in a table that asks for it. `loaded`: the checkpoint that was loaded instead of pretraining.
     """
 
     spec: Row
