@@ -20,18 +20,10 @@ def write_all(table: Table, out_dir: Path, name: str, context: Context | None = 
     A table that asks for it has `<name>-<metric>-cost.svg` as well. The page's links lead to the files beside
     it, the workspace's index and its runs.
     """
-    from mimbench.render import csv, html, json, latex, markdown, plot
+    from mimbench.render import csv, drawn, html, json, latex, markdown
 
     context = context or Context()
-    plots = {
-        column.metric: plot.render(table, index, salt=f"{name}-{column.metric}")
-        for index, column in enumerate(table.spec.columns)
-    }
-    if table.spec.cost:
-        plots |= {
-            f"{column.metric}-cost": plot.render_cost(table, index, salt=f"{name}-{column.metric}-cost")
-            for index, column in enumerate(table.spec.columns)
-        }
+    plots = drawn.plots(table, name)
     formats = {"CSV": f"{name}.csv", "JSON": f"{name}.json", "LaTeX": f"{name}.tex", "Markdown": f"{name}.md"}
     index = os.path.relpath(paths.reports_out() / "index.html", out_dir)
     places = html.Places(formats, index, runs=os.path.relpath(paths.runs(), out_dir))
