@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimbench import plugin
 from mimbench.atomic import read_json, write_json
-from mimbench.discovery import Kind, module_of, names
+from mimbench.discovery import Kind, module_of, names, plugin_of
 from mimbench.errors import Unavailable, UserError
 from mimbench.override import override, place
 from mimbench.store.fingerprint import source_fingerprint
@@ -41,6 +42,22 @@ def task(name: str) -> TaskCard:
 def card(kind: str, name: str) -> Any:
     """The card itself; its module, and with it torch, is imported."""
     return {"method": method, "teacher": teacher, "task": task}[kind](name)
+
+
+def checked_card(kind: str, name: str) -> Any:
+    """The card. Raises UserError where it is none, or has another name than its file says."""
+    from mimbench.contract import MethodCard, TaskCard
+
+    found, wanted = card(kind, name), TaskCard if kind == "task" else MethodCard
+    if not isinstance(found, wanted):
+        variable = "TASK" if kind == "task" else "METHOD"
+        raise UserError(
+            f"{module_of(kind, name)}.{variable}", found, remedy=f"It must be a {wanted.__name__}."
+        )
+    if found.name != name:
+        remedy = f"Write it as a literal text: {name!r} was found in its place."
+        raise UserError(f"{module_of(kind, name)}: name", found.name, remedy=remedy)
+    return found
 
 
 @dataclass(frozen=True)
@@ -101,12 +118,19 @@ class Catalog:
     def describe(self, kind: Kind, name: str) -> Description:
         """A card's facts. Raises UserError for an unknown name."""
         if (kind, name) not in self._described:
-            values = self._cached(kind, name, {}, lambda: asdict(_describe(kind, card(kind, name))))
+            values = self._cached(kind, name, {}, lambda: asdict(_describe(kind, checked_card(kind, name))))
             self._described[kind, name] = _description(values)
         return self._described[kind, name]
 
     def all(self, kind: Kind) -> list[Description]:
-        return [self.describe(kind, name) for name in names(kind)]
+        """Every card's facts, without those of installed plug-ins that do not import."""
+        found = []
+        for name in names(kind):
+            try:
+                found.append(self.describe(kind, name))
+            except UserError as error:
+                plugin.leave_out(plugin_of(kind, name), error)
+        return found
 
     def resolve(
         self,
@@ -150,6 +174,7 @@ class Catalog:
         return Resolved(about=about, **found)
 
     def _cached(self, kind: str, name: str, arguments: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        make = plugin.blame(module_of(kind, name))(make)
         if self.cache is None:
             return make()
         source = source_fingerprint((module_of(kind, name), *CONTRACTS))
