@@ -53,6 +53,7 @@ def show_run(
         "state": state(folder),
         "key": folder.spec.key,
         "spec": folder.spec.as_dict(),
+        **({"plugin": folder.plugin} if folder.plugin else {}),
         "status": folder.status,
         "result": folder.result,
     }

@@ -85,6 +85,8 @@ def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
             spec = folder.spec
         except RunFailed:
             return None  # damaged
+        if folder.plugin and discovery.plugin_of(discovery.STAGES[spec.stage], spec.name) is None:
+            return ""  # its plug-in, with the tables that may want it, is not here now
         for role, key in spec.parents.items():
             parent = store.get(key)
             if parent is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import replace
 
 from rich.console import Console
 
-from mimbench import paths
+from mimbench import paths, plugin
 from mimbench.commands.outcomes import version
 from mimbench.commands.stored import stored_tables
 from mimbench.errors import UserError
@@ -62,7 +63,8 @@ def leaderboard(request: Request, console: Console) -> int:
     table = aggregate.aggregate(spec, by_index, reported.read(), request.scale, rebuilt, where="leaderboard")
     table = replace(table, rows=tuple(sorted(table.rows, key=_worst_last)))
     terminal.show(table, console)
-    command = f"mimbench leaderboard --scale {request.scale} --seeds {request.seeds}"
+    options = ["--scale", request.scale, "--seeds", str(request.seeds)]
+    command = shlex.join(["mimbench", *plugin.words(), "leaderboard", *options])
     told = Context(command, {"mimbench": version()})
     files = write_all(table, paths.reports_out(), report_name("leaderboard", request), told)
     for file in reversed(files):

@@ -150,6 +150,11 @@ class RunFolder:
         """metrics, details, source, parents' lineages, schema; None until the run is done."""
         return _mapping(self.path / "result.json")
 
+    @property
+    def plugin(self) -> dict[str, str] | None:
+        """Name and place of the plug-in that its code came from; None for a method or task of ours."""
+        return (_mapping(self.path / "env.json") or {}).get("plugin")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run; the lock goes with the process, however it dies.
