@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from mimbench.cli.include import to_front
 from mimbench.errors import RunFailed, UserError
 
 
 class Guarded(TyperGroup):
     """Turns our errors into a message and an exit status: 2 for the user's mistakes, 1 for failures."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, to_front(args))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -41,6 +45,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def main(
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            metavar="PATH",
+            help="A plug-in: a folder or file with methods, tasks or tables of your own. For any command.",
+        ),
+    ] = None,
+) -> None:
+    """Reproduce the comparison tables of masked-image-modelling papers."""
+    if include:
+        from mimbench import plugin
+
+        plugin.include(include)
+
+
 runs = _group("What has been computed: list, show, export, rm, gc.")
 data = _group("Make the toy data, or check a dataset.")
 app.add_typer(runs, name="runs")
