@@ -33,10 +33,13 @@ class Found:
     plugin: Plugin | None = None
 
 
-@functools.cache
 def module_file(module: str) -> Path | None:
     """The source file of a module of ours or of a plug-in (of a package: its `__init__`); imports none."""
-    owner = plugin.of(module)
+    return _module_file(module, plugin.of(module))
+
+
+@functools.cache
+def _module_file(module: str, owner: Plugin | None) -> Path | None:
     if owner and owner.is_included:
         folder, rest = owner.path, module.removeprefix(owner.package).split(".")[1:]
         if folder.is_file():
@@ -84,12 +87,12 @@ def plugin_of(kind: str, name: str) -> Plugin | None:
 
 
 def _found(kind: str) -> dict[str, Found]:
-    return _all()[kind]
+    return _all(plugins())[kind]
 
 
 @functools.cache
-def _all() -> dict[str, dict[str, Found]]:
-    """Kind to card name to where it is.
+def _all(places: tuple[Plugin, ...]) -> dict[str, dict[str, Found]]:
+    """Kind to card name to where it is, in the project and in these plug-ins.
 
     Raises:
         UserError: an included plug-in's file is no Python, or has a name that another file has.
@@ -98,7 +101,7 @@ def _all() -> dict[str, dict[str, Found]]:
     for kind, (package, variable) in PACKAGES.items():
         for file, name in _cards(module_folder(package), variable):
             found[kind][name] = Found(f"{package}.{file.stem}", file)
-    for each in plugins():
+    for each in places:
         try:
             cards = list(_cards_of(each))
             known = {name: card for named in found.values() for name, card in named.items()}
@@ -201,5 +204,5 @@ def _argument(call: ast.expr, name: str) -> str | None:
 def forget() -> None:
     """Look again when next asked."""
     plugin.forget()
-    for function in (_all, module_file):
+    for function in (_all, _module_file):
         function.cache_clear()
