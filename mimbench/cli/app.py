@@ -67,5 +67,7 @@ def main(
 
 runs = _group("What has been computed: list, show, export, rm, gc.")
 data = _group("Make the toy data, or check a dataset.")
+new = _group("Write a method or a task of your own to start from.")
 app.add_typer(runs, name="runs")
+app.add_typer(new, name="new")
 app.add_typer(data, name="data")

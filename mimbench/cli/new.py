@@ -1,0 +1,39 @@
+"""`mimbench new`: a method or a task of one's own, to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mimbench.cli.app import new
+from mimbench.cli.options import make_console
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Small letters and digits, with - or _ between them.")
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--in",
+        metavar="FOLDER",
+        help="Where; default: the checkout, where you are in one, else NAME-plugin in the current folder.",
+    ),
+]
+
+
+@new.command("method")
+def new_method(name: NameArgument, folder: FolderOption = None) -> None:
+    """Write a pretraining method that trains as it is, and a table with it, for you to change."""
+    from mimbench.commands.new import new as write
+
+    raise typer.Exit(write("method", name, folder, make_console()))
+
+
+@new.command("task")
+def new_task(name: NameArgument, folder: FolderOption = None) -> None:
+    """Write a downstream task that runs as it is, and a table with it, for you to change."""
+    from mimbench.commands.new import new as write
+
+    raise typer.Exit(write("task", name, folder, make_console()))
