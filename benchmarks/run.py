@@ -105,16 +105,17 @@ def bench_cost(repeat: int) -> None:
     print(f"{'method':<14} {'time':>6} {'FLOPs':>6} {'quotient':>9}   (MAE = 1, one thread, processor time)")
     with tempfile.TemporaryDirectory() as folder:
         mae = catalog.method("mae")
-        of_mae, flops = Step(mae, Path(folder)), mae.recipes()["toy"].step_flops()
+        of_mae, flops = Step(mae, Path(folder)), catalog.step_flops(mae, mae.recipes()["toy"], "toy")
         for name in discovery.names("method"):
             card = catalog.method(name)
             if not card.trains or name == "mae":
                 continue
-            recipe, step, seconds = card.recipes()["toy"], Step(card, Path(folder)), []
+            step, seconds = Step(card, Path(folder)), []
             for _ in range(4 * repeat):  # in turn, so that both meet the same machine
                 seconds.append((step.seconds_a_picture(), of_mae.seconds_a_picture()))
             own, reference = (statistics.median(times) for times in zip(*seconds, strict=True))
-            time_ratio, flop_ratio = own / reference, recipe.step_flops() / flops
+            said = catalog.step_flops(card, card.recipes()["toy"], "toy")
+            time_ratio, flop_ratio = own / reference, said / flops
             print(f"{name:<14} {time_ratio:6.2f} {flop_ratio:6.2f} {time_ratio / flop_ratio:9.2f}")
 
 
@@ -132,8 +133,7 @@ class Step:
 
         self.recipe = recipe = card.recipes()["toy"]
         self.method = built(card, home).train()
-        if hasattr(self.method, "before_train"):
-            self.method.before_train(1000)
+        self.method.before_train(1000)
         groups = param_groups(self.method, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW([{"params": group["params"]} for group in groups], lr=1e-4)
         seed_everything(0, 0, 0)
@@ -148,8 +148,7 @@ class Step:
         self.method(self.batch, 0.5)["loss"].backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if hasattr(self.method, "after_step"):
-            self.method.after_step(500)
+        self.method.after_step(500)
         return (time.process_time() - start) / self.recipe.global_batch_size
 
 

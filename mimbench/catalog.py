@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimbench import plugin
 from mimbench.atomic import read_json, write_json
-from mimbench.discovery import Kind, module_of, names, plugin_of
+from mimbench.discovery import Kind, kind_of, module_of, names, plugin_of
 from mimbench.errors import Unavailable, UserError
 from mimbench.override import override, place
 from mimbench.store.fingerprint import source_fingerprint
@@ -21,6 +21,7 @@ from mimbench.store.spec import canonical_json
 
 if TYPE_CHECKING:
     from mimbench.contract import MethodCard, TaskCard
+    from mimbench.recipe import Cited, PretrainRecipe
 
 CONTRACTS = ("mimbench.catalog", "mimbench.contract", "mimbench.store.spec")
 Changes = Sequence[tuple[str, Mapping[str, Any]]]
@@ -141,7 +142,7 @@ class Catalog:
         *,
         data_size: int,
         encoder: tuple[str, int] | None = None,
-        cited: Mapping[str, Mapping[str, Any]] | None = None,
+        cited: Sequence[Cited] = (),
     ) -> Resolved:
         """A recipe with overrides applied.
 
@@ -150,7 +151,7 @@ class Catalog:
             changes: overrides of a table row and of the user.
             data_size: training pictures.
             encoder: tasks only: the encoder's (arch, patch_size).
-            cited: tasks only: the method's own {source: {field: value}}, applied before `changes`.
+            cited: tasks only: the method's own values, applied before `changes`.
 
         Raises:
             UserError: an unknown name or field, or a value that the recipe does not accept.
@@ -168,16 +169,26 @@ class Catalog:
             "changes": [[where, dict(change)] for where, change in changes],
             "data_size": data_size,
             "encoder": list(encoder or ()),
-            "cited": {source: dict(change) for source, change in (cited or {}).items()},
+            "cited": [[source, dict(change)] for source, change in cited],
         }
-        found = self._cached(kind, name, arguments, lambda: _resolve(kind, name, arguments))
+        needs = [] if kind == "task" else [*names("teacher"), *about.needs.values()]
+        found = self._cached(kind, name, arguments, lambda: _resolve(kind, name, arguments), needs)
         return Resolved(about=about, **found)
 
-    def _cached(self, kind: str, name: str, arguments: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+    def _cached(
+        self,
+        kind: str,
+        name: str,
+        arguments: Mapping[str, Any],
+        make: Callable[[], Any],
+        needs: Sequence[str] = (),
+    ) -> Any:
+        """What `make` gives, until the card's code changes or that of the teachers it `needs`."""
         make = plugin.blame(module_of(kind, name))(make)
         if self.cache is None:
             return make()
-        source = source_fingerprint((module_of(kind, name), *CONTRACTS))
+        teachers = sorted(module_of(kind_of(need), need) for need in {*needs})
+        source = source_fingerprint((module_of(kind, name), *teachers, *CONTRACTS))
         digest = hashlib.sha256(canonical_json([source, arguments]).encode()).hexdigest()[:16]
         path = self.cache / f"{kind}-{name}-{digest}.json"
         value = read_json(path)
@@ -207,13 +218,28 @@ def _describe(kind: str, card: Any) -> Description:
         **common,
         paper=card.paper,
         code=card.code,
-        reconstruction=card.rebuilt(released),
+        reconstruction=card.is_reconstruction(released),
         needs=dict(card.needed(released)),
         trains=card.trains,
         golden=card.golden,
         points=card.points,
         transfer={task: dict(scales) for task, scales in card.transfer().items()},
     )
+
+
+def step_flops(found: MethodCard, recipe: PretrainRecipe, scale: str) -> float:
+    """FLOPs of one image's pretraining step; what the recipe needs is asked for its own, at the same scale.
+
+    Raises:
+        Unavailable: a teacher has no recipe for this scale.
+    """
+    teachers = {}
+    for role, name in found.needed(recipe).items():
+        teacher = card(kind_of(name), name)
+        if scale not in teacher.recipes():
+            raise Unavailable(f"{teacher.title} has no recipe for the scale {scale!r}")
+        teachers[role] = teacher.recipes()[scale]
+    return float(recipe.step_flops(**teachers))
 
 
 def _description(values: Mapping[str, Any]) -> Description:
@@ -225,7 +251,7 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
     found = card(kind, name)
     recipe = found.recipes()[arguments["scale"]]
     values, sources = recipe.values(), dict(recipe.sources)
-    for source, change in arguments["cited"].items():
+    for source, change in arguments["cited"]:
         change = {
             field: list(value) if isinstance(value, tuple) else value for field, value in change.items()
         }
@@ -248,9 +274,9 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
         images = int(found.images(values, size))
         flops = images * float(found.flops(values, arch, patch_size))
     else:
-        needs, rebuilt = dict(found.needed(recipe)), found.rebuilt(recipe)
+        needs, rebuilt = dict(found.needed(recipe)), found.is_reconstruction(recipe)
         images = round(recipe.epochs * size) if found.trains else 0
-        flops = images * float(recipe.step_flops()) if images else 0.0
+        flops = images * step_flops(found, recipe, arguments["scale"]) if images else 0.0
     return {
         "values": recipe.values(),
         "sources": sources,

@@ -7,45 +7,21 @@ edit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from mimbench.recipe import PretrainRecipe, Recipe, require_optimizer, require_range
+from mimbench.recipe import Cited, PretrainRecipe, Recipe, require_optimizer, require_range
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import Tensor, nn
+    from torch import nn
 
     from mimbench.store.folder import RunFolder
 
 
-class Method(Protocol):
-    """A pretraining method: a plain `nn.Module` whose `encoder` is the plain ViT that transfer receives.
-
-    Optional members: `before_train(steps)`, called once before the first step; `after_step(step)`, called
-    after every optimizer step (an EMA teacher moves there); `no_weight_decay()`, the names of parameters that
-    are not decayed although they have more than one dimension. Nothing in a step may wait for the device.
-    """
-
-    encoder: nn.Module
-
-    def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
-        """One step on a batch.
-
-        Args:
-            images: [B, 3, H, W], normalised with ImageNet's mean and standard deviation. A method whose card
-                says `inputs="image+caption"` receives `(images, tokens [B, T] of int64)` instead; one whose
-                card has `augment`, that function's views, batched, every picture among them normalised.
-            step_fraction: steps done over all steps, in [0, 1).
-
-        Returns:
-            `loss` (a scalar with gradient) and any further scalars to log.
-        """
-
-
-TransferOverrides = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
-"""task -> scale -> source -> {field: value}: where fine-tuning differs from the task's own recipe."""
+TransferOverrides = Mapping[str, Mapping[str, Sequence[Cited]]]
+"""task -> scale -> fields with their sources: where fine-tuning differs from the task's own recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +31,14 @@ class MethodCard:
     Attributes:
         paper: the citation people see.
         code: the official code as `owner/name@commit`, None where there is none.
-        reconstruction: True where it is rebuilt without its authors' code, shown wherever the name is; or
-            a function that gives this for a recipe, where the authors released only some of the variants.
+        reconstruction: True where there is no code of its authors, shown wherever the name is; or a function
+            that gives this for a recipe, where the authors released only some of the variants.
         needs: role to the name of the teacher (a file in pretrain/teachers), or of the method with `load`,
             whose run must be done first; or a function that gives this for a recipe.
         data: the data role that it trains on (`imagenet`, `captions`).
         recipes: scale to recipe; every field with its source.
-        build: `build(recipe, **teachers)` makes the module; the teachers come frozen, by role.
+        build: `build(recipe, **teachers)` makes the `mimbench.method.Method`; the teachers come frozen, by
+            role.
         augment: `augment(recipe)` gives the function from a picture to what the loader batches: a tensor of
             uint8 `[3, H, W]`, or a tuple, list or dictionary of them. Default: one crop (`PretrainAugment`).
         transfer: what fine-tuning must do otherwise for this method.
@@ -92,11 +69,16 @@ class MethodCard:
     golden: tuple[str, ...] = ()
     points: int = 0
 
+    @property
+    def recipe(self) -> type[PretrainRecipe]:
+        """The class of the method's recipes."""
+        return type(next(iter(self.recipes().values())))
+
     def needed(self, recipe: PretrainRecipe) -> Mapping[str, str]:
         """Role to the name of the teacher or method that must be trained before this recipe."""
         return self.needs(recipe) if callable(self.needs) else self.needs
 
-    def rebuilt(self, recipe: PretrainRecipe) -> bool:
+    def is_reconstruction(self, recipe: PretrainRecipe) -> bool:
         """Whether this recipe is a reconstruction: without the authors' code."""
         return self.reconstruction(recipe) if callable(self.reconstruction) else self.reconstruction
 
@@ -164,3 +146,8 @@ class TaskCard:
     flops: Callable[[Mapping[str, Any], str, int], float]
     images: Callable[[Mapping[str, Any], int], int]
     takes: Literal["encoder", "teacher"] = "encoder"
+
+    @property
+    def recipe(self) -> type[TransferRecipe]:
+        """The class of the task's recipes."""
+        return type(next(iter(self.recipes().values())))

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from typing_extensions import Self
 
+from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
 from mimbench.errors import UserError
 from mimbench.schedule import warmup_cosine
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SCALES = ("smoke", "toy", "small", "paper")
 Scale = Literal["smoke", "toy", "small", "paper"]
 Precision = Literal["fp32", "fp16", "bf16"]
+
+# The sources of what a smaller scale has in its own way; see `PretrainRecipe.at_small`.
+SMALL = "ours: minutes on two CPU cores for a few thousand pictures"
+TOY = "ours: two CPU cores, pictures of few patches"
+SMOKE = "ours: seconds"
 
 
 class Cited(NamedTuple):
@@ -55,14 +65,7 @@ class Recipe:
         return cls(**values, sources=sources)
 
     @classmethod
-    def cited(cls, groups: Mapping[str, Mapping[str, Any]]) -> Self:
-        """`of`, from `{source: {field: value}}`."""
-        return cls.of(*(Cited(*item) for item in groups.items()))
-
-    @classmethod
-    def based_on(
-        cls, host: Recipe, *groups: Cited | Mapping[str, Mapping[str, Any]], prefix: str = ""
-    ) -> Self:
+    def based_on(cls, host: Recipe, *groups: Cited, prefix: str = "") -> Self:
         """The recipe of a method that stands on another.
 
         Args:
@@ -76,8 +79,7 @@ class Recipe:
         shared = host.values().keys() & {f.name for f in dataclasses.fields(cls)}
         values = {name: getattr(host, name) for name in shared}
         sources = {name: prefix + source for name, source in host.sources.items() if name in shared}
-        pairs = (pair for each in groups for pair in ([each] if isinstance(each, Cited) else each.items()))
-        for source, group in pairs:
+        for source, group in groups:
             values |= group
             sources |= dict.fromkeys(group, source)
         return cls(**values, sources=sources)
@@ -87,6 +89,7 @@ class Recipe:
 
         `recipe.vary("ours", epochs=3.0)` is short for `recipe.vary(cite("ours", epochs=3.0))`.
         """
+        assert isinstance(source, str) or not changes, "a field outside of a group has no source"
         first = cite(source, **changes) if isinstance(source, str) else source
         return self.based_on(self, first, *groups)
 
@@ -108,37 +111,24 @@ class Recipe:
         return cls(**checked, sources=dict(sources or {}))
 
 
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter  # here, because `mimbench --help` needs no validator
+
+    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
 def _checked(value: Any, hint: Any, name: str) -> Any:
     """`value` as the field's type hint has it: a list as a tuple, a whole number as a float."""
-    if _fits(value, hint):
-        return _as(value, hint)
-    choices = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        raise UserError(name, value, allowed=choices)
-    raise UserError(name, value, remedy="It needs a value." if value is None else f"Give {words(hint)}.")
+    from pydantic import ValidationError
 
-
-def _fits(value: Any, hint: Any) -> bool:
-    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind is Literal:
-        return value in parts
-    if kind in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
-    if kind is tuple and isinstance(value, (list, tuple)):
-        items = parts[:1] * len(value) if parts[-1] is ... else parts
-        return len(items) == len(value) and all(map(_fits, value, items))
-    if kind in (int, float) and (isinstance(value, bool) or value != value or value in (math.inf, -math.inf)):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _as(value: Any, hint: Any) -> Any:
-    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind in (typing.Union, types.UnionType):
-        return _as(value, next(part for part in parts if _fits(value, part)))
-    if kind is tuple:
-        return tuple(map(_as, value, parts[:1] * len(value) if parts[-1] is ... else parts))
-    return float(value) if kind is float else value
+    try:
+        return _adapter(hint).validate_python(_tuples(value))
+    except ValidationError:
+        if typing.get_origin(hint) is Literal:
+            raise UserError(name, value, allowed=typing.get_args(hint)) from None
+        remedy = "It needs a value." if value is None else f"Give {words(hint)}."
+        raise UserError(name, value, remedy=remedy) from None
 
 
 def words(hint: Any) -> str:
@@ -154,6 +144,11 @@ def words(hint: Any) -> str:
 
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    """The inverse of `_plain`: no field of a recipe is a list."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def require_range(name: str, value: float, low: float, high: float = math.inf) -> None:
@@ -239,30 +234,62 @@ class PretrainRecipe(Recipe):
     def num_patches(self) -> int:
         return (self.img_size // self.patch_size) ** 2
 
-    def at_small(self, **own: Any) -> Self:
-        """A recipe of scale paper at scale small: what all methods share there, and `own`."""
-        common = {
-            "arch": "vit_toy", "img_size": 64, "patch_size": 8, "global_batch_size": 32, "warmup_epochs": 1.0,
-            "precision": "fp32",
-        }  # fmt: skip
-        return self._scaled("ours: minutes on two CPU cores for a few thousand pictures", common, own)
+    def at_small(self, *groups: Cited, **own: Any) -> Self:
+        """A recipe of scale paper at scale small: what all methods share there, then the method's own.
 
-    def at_toy(self, **own: Any) -> Self:
-        """A recipe of scale small at scale toy."""
-        return self._scaled("ours: two CPU cores, pictures of few patches", {"min_crop_scale": 0.6}, own)
+        Args:
+            groups: the method's own values; those that cite `SMALL` keep the paper's source where they are
+                the paper's.
+            own: short for `cite(SMALL, **own)`.
+        """
+        return self._scaled(
+            SMALL,
+            cite(SMALL, arch="vit_toy", img_size=64, patch_size=8, precision="fp32"),
+            cite(SMALL, global_batch_size=32, warmup_epochs=1.0),
+            cite(SMALL, **own),
+            *groups,
+        )
 
-    def at_smoke(self, **own: Any) -> Self:
-        """A recipe of scale toy at scale smoke."""
-        common = {
-            "arch": "vit_smoke", "img_size": 32, "epochs": 2.0, "warmup_epochs": 0.5, "global_batch_size": 16,
-        }  # fmt: skip
-        return self._scaled("ours: seconds", common, own)
+    def at_toy(self, *groups: Cited, **own: Any) -> Self:
+        """A recipe of scale small at scale toy; with `TOY`, as `at_small`."""
+        return self._scaled(TOY, cite(TOY, min_crop_scale=0.6), cite(TOY, **own), *groups)
 
-    def _scaled(self, source: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Self:
-        """What is the same at both scales keeps its source."""
-        changes = {name: value for name, value in {**common, **own}.items() if getattr(self, name) != value}
-        return self.vary(source, **changes)
+    def at_smoke(self, *groups: Cited, **own: Any) -> Self:
+        """A recipe of scale toy at scale smoke; with `SMOKE`, as `at_small`."""
+        return self._scaled(
+            SMOKE,
+            cite(SMOKE, arch="vit_smoke", img_size=32),
+            cite(SMOKE, epochs=2.0, warmup_epochs=0.5, global_batch_size=16),
+            cite(SMOKE, **own),
+            *groups,
+        )
 
-    def step_flops(self) -> float:
-        """FLOPs of one image's pretraining step, forward and backward; methods say theirs."""
+    def _scaled(self, scale: str, *groups: Cited) -> Self:
+        """`vary`, where what a group of that scale leaves as it is keeps its source."""
+        last = {name: value for group in groups for name, value in group.values.items()}
+        same = {name for name, value in last.items() if getattr(self, name) == value}
+
+        def changed(group: Cited) -> Cited:
+            kept = same if group.source == scale else ()
+            return cite(group.source, **{n: value for n, value in group.values.items() if n not in kept})
+
+        return self.based_on(self, *map(changed, groups))
+
+    def vit_config(self, **variant: Any) -> ViTConfig:
+        """The encoder's size, patches and image; `variant` says how it differs from the plain ViT."""
+        return ViTConfig.named(self.arch, img_size=self.img_size, patch_size=self.patch_size, **variant)
+
+    def encoder_flops(self, num_visible: int | None = None) -> float:
+        """Forward FLOPs of the encoder on one image, or of its blocks on `num_visible` of the patches."""
+        size, num_patches = size_of(self.arch), self.num_patches
+        num_tokens = 1 + (num_patches if num_visible is None else num_visible)
+        embed = patch_embed_flops(size.embed_dim, num_patches, self.patch_size)
+        return embed + transformer_flops(size.embed_dim, size.depth, num_tokens)
+
+    def step_flops(self, **teachers: Any) -> float:
+        """FLOPs of one image's pretraining step, forward and backward; methods say theirs.
+
+        Args:
+            teachers: the recipes of what the method needs, by role: those of `MethodCard.build`.
+        """
         raise NotImplementedError

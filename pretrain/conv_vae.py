@@ -1,4 +1,4 @@
-"""Encoder and decoder of picture tokenizers: DALL-E's (Ramesh et al., ICML 2021, arXiv 2102.12092).
+"""Encoder and decoder of image tokenizers: DALL-E's (Ramesh et al., ICML 2021, arXiv 2102.12092).
 
 Follows openai/DALL-E's two networks as microsoft/unilm@768a3c8 (beit/dall_e) carries them: groups of
 bottleneck blocks, a resolution a group, every residual branch scaled by 1 / (number of blocks)^2.
@@ -60,7 +60,7 @@ class Groups(nn.ModuleList):
 
 
 class ConvEncoder(nn.Module):
-    """Pictures `[B, 3, H, W]` to `[B, out_channels, H / patch_size, W / patch_size]`.
+    """Images `[B, 3, H, W]` to `[B, out_channels, H / patch_size, W / patch_size]`.
 
     Args:
         width: channels of the first group; they double in every further one.
@@ -102,7 +102,7 @@ class ConvDecoder(nn.Module):
 
 
 def conv_flops(width: int, channels: int, img_size: int, patch_size: int, num_blocks: int) -> float:
-    """Forward FLOPs of a picture in `ConvEncoder`; the decoder's are nearly the same.
+    """Forward FLOPs of an image in `ConvEncoder`; the decoder's are nearly the same.
 
     Args:
         channels: what the network gives (or takes) per patch.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mimbench.vit import Block, LayerNorm, sincos_position_embedding
+from pretrain.masking import gather_tokens
 
 
 class MAEDecoder(nn.Module):
@@ -28,14 +31,20 @@ class MAEDecoder(nn.Module):
         self.norm = LayerNorm(dim)
         self.pred = nn.Linear(dim, out_dim)
 
+    @classmethod
+    def of(cls, recipe: Any, out_dim: int) -> MAEDecoder:
+        """For the encoder of a recipe with `decoder_dim`, `decoder_depth` and `decoder_heads`."""
+        size = {"dim": recipe.decoder_dim, "depth": recipe.decoder_depth, "num_heads": recipe.decoder_heads}
+        config = recipe.vit_config()
+        return cls(config.embed_dim, config.grid_size, **size, out_dim=out_dim)
+
     def forward(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
         """From latent `[B, 1+K, D]` to predictions `[B, N, out_dim]` in raster order."""
         x = self.embed(latent)  # [B, 1+K, Dd]
         batch, num_patches = ids_restore.shape
         mask_tokens = self.mask_token.expand(batch, num_patches + 1 - x.shape[1], -1)
         patches = torch.cat([x[:, 1:], mask_tokens], dim=1)  # [B, N, Dd], visible ones first
-        patches = patches.gather(1, ids_restore.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        x = torch.cat([x[:, :1], patches], dim=1) + self.pos_embed  # [B, 1+N, Dd]
+        x = torch.cat([x[:, :1], gather_tokens(patches, ids_restore)], dim=1) + self.pos_embed  # [B, 1+N, Dd]
         for block in self.blocks:
             x = block(x)
         return self.pred(self.norm(x))[:, 1:]

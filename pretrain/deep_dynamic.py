@@ -87,7 +87,7 @@ class DeepDynamicSupervision(nn.Module):
     def weights(self, mask: Tensor, step_fraction: float) -> Tensor:
         """Weights `[S, B, N]` for mask `[B, N]` (1 = masked): zero on visible patches.
 
-        Normalised, those of a picture sum to its number of masked patches: beta moves the loss between
+        Normalised, those of an image sum to its number of masked patches: beta moves the loss between
         patches and cannot shrink it.
         """
         log_distance = (

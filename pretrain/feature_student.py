@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import size_of
 from mimbench.data.augment import MEAN, STD
 from mimbench.recipe import PretrainRecipe, require_range
 from pretrain import weight_init
@@ -28,7 +28,7 @@ class FeatureRecipe(PretrainRecipe):
     layer_scale_init: float
     target_dim: int  # numbers a target token has
     project_target: bool  # CLIP's projection on the target; off: the width before it
-    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
+    clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
     normalize_target: bool  # standardise each target token over its channels
     loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
 
@@ -37,20 +37,9 @@ class FeatureRecipe(PretrainRecipe):
         require_range("num_masked", self.num_masked, 0, self.num_patches)
         require_range("min_mask_block", self.min_mask_block, 1, self.num_patches)
 
-    def step_flops(self) -> float:
-        size, tokens = size_of(self.arch), self.num_patches + 1
-        student = transformer_flops(size.embed_dim, size.depth, tokens)
-        student += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        student += 2.0 * self.num_patches * size.embed_dim * self.target_dim
-        return 3 * student + clip_flops(self)
-
-
-def clip_flops(recipe: PretrainRecipe) -> float:
-    """The CLIP teacher's forward pass: ViT-B/16 at paper scale, the project's own small ones below."""
-    arch = "vit_base" if recipe.img_size >= 224 else "vit_toy" if recipe.img_size >= 64 else "vit_smoke"
-    size, tokens = size_of(arch), recipe.num_patches
-    patches = patch_embed_flops(size.embed_dim, tokens, recipe.patch_size)
-    return patches + transformer_flops(size.embed_dim, size.depth, tokens + 1)
+    def step_flops(self, teacher: PretrainRecipe) -> float:
+        head = 2.0 * self.num_patches * size_of(self.arch).embed_dim * self.target_dim
+        return 3 * (self.encoder_flops() + head) + teacher.encoder_flops()
 
 
 class FeatureStudent(MaskedViT):
@@ -68,9 +57,8 @@ class FeatureStudent(MaskedViT):
 
     def draw_masks(self, images: Tensor) -> Tensor:
         """Block-wise masks `[B, N]`, 1 = masked."""
-        return block_masks(
-            images.shape[0], self.grid_size, self.num_masked, self.min_mask_block, images.device
-        )
+        counts = self.num_masked, self.min_mask_block
+        return block_masks(len(images), self.grid_size, *counts, images.device)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
         """Predicted target of every patch token, masked or not: `[B, N, target_dim]`."""
@@ -82,7 +70,7 @@ def teacher_tokens(
 ) -> Tensor:
     """The frozen teacher's patch tokens `[B, N, C]`, without gradient.
 
-    As in DTM's released code the teacher gets the student's own normalised pictures; with
+    As in DTM's released code the teacher gets the student's own normalised images; with
     `clip_normalisation` they get CLIP's mean and standard deviation, as in DeepMIM (7bf1e80).
     """
     with torch.no_grad():
@@ -92,7 +80,7 @@ def teacher_tokens(
 
 
 def to_clip_statistics(images: Tensor) -> Tensor:
-    """Pictures `[B, 3, H, W]` of ImageNet's mean and standard deviation to OpenAI CLIP's."""
+    """Images `[B, 3, H, W]` of ImageNet's mean and standard deviation to OpenAI CLIP's."""
     scale, shift = _clip_scale_and_shift(images.device)
     return images * scale + shift
 

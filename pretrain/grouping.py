@@ -1,7 +1,7 @@
 """Groups of tokens, and the mean over a group: what token morphing is made of.
 
 DTM's own grouping, iterated bipartite matching, stands in methods/dtm.py. Here are the alternatives of its
-ablation; each makes exactly the wanted number of groups for every picture of a batch, and none is empty. How
+ablation; each makes exactly the wanted number of groups for every image of a batch, and none is empty. How
 the paper sets them up could not be read: they are reconstructions.
 """
 
@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pretrain.masking import gather_tokens
 
 KMEANS_ROUNDS = 10  # ours; BEiT v2 starts its codebook with as many
 
@@ -30,7 +32,7 @@ class Morphing(NamedTuple):
 
         The broadcast back to N tokens weights a group in the loss by its size.
         """
-        return self.merge(x).gather(1, self.group.unsqueeze(-1).expand_as(x))
+        return gather_tokens(self.merge(x), self.group)
 
     def merge(self, x: Tensor) -> Tensor:
         """The morphed tokens of x `[B, N, C]`: `[B, num_groups, C]`."""
@@ -70,7 +72,7 @@ def kmeans_groups(x: Tensor, num_groups: int, rounds: int = KMEANS_ROUNDS) -> Mo
     """Spherical k-means of tokens x `[B, N, C]`, from random tokens, for a fixed number of rounds."""
     unit = F.normalize(x.float(), dim=-1)
     start = torch.rand(x.shape[:2], device=x.device).argsort(dim=1)[:, :num_groups]
-    centre = unit.gather(1, start.unsqueeze(-1).expand(-1, -1, x.shape[2]))  # [B, G, C]
+    centre = gather_tokens(unit, start)  # [B, G, C]
     similarity, group = (unit @ centre.mT).max(dim=-1)  # [B, N]
     for _ in range(rounds):
         total = _sums(unit, group, num_groups)

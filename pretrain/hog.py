@@ -31,7 +31,7 @@ def hog_dim(patch_size: int) -> int:
 
 @torch.no_grad()
 def hog(images: Tensor, patch_size: int) -> Tensor:
-    """The HOG of normalised pictures `[B, 3, H, W]`: `[B, N, 27 * cells in a patch]`.
+    """The HOG of normalised images `[B, 3, H, W]`: `[B, N, 27 * cells in a patch]`.
 
     Sobel gradients of each channel; each pixel's magnitude goes to one of 9 bins of unsigned direction; sums
     over cells of 8 x 8 pixels; unit L2 norm over a cell's bins. Within a patch: channel and bin (slowest),

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mimbench.arch import ViTConfig
 from mimbench.recipe import PretrainRecipe
 from mimbench.vit import ViT
 from pretrain import weight_init
@@ -32,10 +31,7 @@ class MaskedViT(nn.Module):
         key_bias: bool = False,
     ) -> None:
         super().__init__()
-        config = ViTConfig.named(
-            recipe.arch,
-            img_size=recipe.img_size,
-            patch_size=recipe.patch_size,
+        config = recipe.vit_config(
             pos_embed="learned" if positions == "absolute" else "none",
             rel_pos="none" if positions == "absolute" else positions,
             layer_scale_init=layer_scale_init,

@@ -1,4 +1,4 @@
-"""Which patches a student does not see: random masking (MAE) and block-wise masking (BEiT)."""
+"""Which patches a student sees: random masking (MAE) and block-wise masking (BEiT)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 
+def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
+    """The tokens `[B, K, D]` of x `[B, N, D]` that ids `[B, K]` names, in its order."""
+    return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+
+
 def random_masking(
     batch: int, num_patches: int, mask_ratio: float, device: torch.device, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep `int(N * (1 - mask_ratio))` random patches of each picture (MAE, models_mae.py@efb2a80).
+    """Keep `int(N * (1 - mask_ratio))` random patches of each image (MAE, models_mae.py@efb2a80).
 
     Args:
         noise: `[B, N]`; the patches of least noise are kept. Drawn uniformly where not given.
@@ -40,7 +45,7 @@ def block_mask(
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
     exact: bool = True,
 ) -> Tensor:
-    """One picture's block-wise mask `[G * G]` of booleans, True = masked (BEiT, Algorithm 1).
+    """One image's block-wise mask `[G * G]` of booleans, True = masked (BEiT, Algorithm 1).
 
     Drawn from Python's `random`. Blocks of area U(min_block, remaining) and log-uniform aspect ratio are
     placed until `num_masked` cells are covered; a block counts when it adds at least one and at most the
@@ -102,7 +107,7 @@ def block_masks(
     """A batch of block-wise masks `[B, G * G]`, 1.0 = masked; see `block_mask`.
 
     Args:
-        num_masked: the same for every picture, or each one's own.
+        num_masked: the same for every image, or each one's own.
     """
     counts = num_masked if isinstance(num_masked, Sequence) else [num_masked] * batch
     masks = torch.stack(

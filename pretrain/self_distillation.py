@@ -1,4 +1,4 @@
-"""Learning from one's own moving average over many views of a picture: what DINO and iBOT share.
+"""Learning from one's own moving average over many views of an image: what DINO and iBOT share.
 
 DINO (Caron et al., ICCV 2021, section 3; facebookresearch/dino@7c446df) and iBOT (bytedance/ibot@da316d8).
 The gain of the head's last layer stays 1 (their `norm_last_layer`, as for ViT-B). Deviation: positions are
@@ -18,10 +18,11 @@ from mmengine.dist import all_reduce
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor, nn
 
-from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.data.augment import JITTERS, crop_box
 from mimbench.errors import UserError
-from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.method import Method
+from mimbench.recipe import PretrainRecipe, cite, require_range
 from mimbench.vit import ViT
 from pretrain.ema import cosine_between, follow, frozen_copy
 
@@ -32,7 +33,7 @@ NUM_GLOBAL = 2
 class DistillationRecipe(PretrainRecipe):
     """Views, head, teacher and schedules.
 
-    `min_crop_scale` divides the areas: global crops have more of the picture, local crops less.
+    `min_crop_scale` divides the areas: global crops have more of the image, local crops less.
     `color_jitter` is that of brightness and contrast; saturation varies by a half of it, hue by a quarter.
     """
 
@@ -91,6 +92,15 @@ class DistillationRecipe(PretrainRecipe):
         return 4 * global_views + 3 * self.num_local_crops * (view(self.local_img_size) + head)
 
 
+_ALIKE = "ours: with the paper's values all targets are alike after a hundred steps"
+FEW_STEPS = (
+    cite(_ALIKE, momentum=0.99, center_momentum=0.8),
+    cite(_ALIKE, warmup_teacher_temp=0.02, teacher_temp=0.02, warmup_teacher_temp_epochs=0),
+    cite(_ALIKE, min_crop_scale=0.6, local_min_scale=0.25, color_jitter=0.2, blur_probs=(0.2, 0.1, 0.1)),
+)
+"""What both methods need where a training has hundreds of steps."""
+
+
 # -- views ---------------------------------------------------------------------------------------------------
 
 
@@ -104,52 +114,52 @@ class MultiCrop:
     def __init__(self, recipe: DistillationRecipe) -> None:
         self.recipe = recipe
 
-    def __call__(self, picture: Image.Image) -> tuple[Tensor, ...]:
+    def __call__(self, image: Image.Image) -> tuple[Tensor, ...]:
         r = self.recipe
         large, small = (r.min_crop_scale, 1.0), (r.local_min_scale, r.min_crop_scale)
         first, second, local = r.blur_probs
         views = [
-            self.view(picture, r.img_size, large, first, 0.0),
-            self.view(picture, r.img_size, large, second, r.solarize_prob),
-            *(self.view(picture, r.local_img_size, small, local, 0.0) for _ in range(r.num_local_crops)),
+            self.view(image, r.img_size, large, first, 0.0),
+            self.view(image, r.img_size, large, second, r.solarize_prob),
+            *(self.view(image, r.local_img_size, small, local, 0.0) for _ in range(r.num_local_crops)),
         ]
         return tuple(torch.from_numpy(np.array(view)).permute(2, 0, 1) for view in views)
 
     def view(
-        self, picture: Image.Image, side: int, scale: tuple[float, float], blur: float, solarize: float
+        self, image: Image.Image, side: int, scale: tuple[float, float], blur: float, solarize: float
     ) -> Image.Image:
         """One crop of `side` pixels, blurred and solarised with the given probabilities."""
-        top, left, height, width = crop_box(picture.width, picture.height, scale)
-        picture = picture.crop((left, top, left + width, top + height))
-        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+        top, left, height, width = crop_box(image.width, image.height, scale)
+        image = image.crop((left, top, left + width, top + height))
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
         if random.random() < 0.5:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if random.random() < 0.8:
-            picture = jitter(picture, self.recipe.color_jitter)
+            image = jitter(image, self.recipe.color_jitter)
         if random.random() < 0.2:
-            picture = picture.convert("L").convert("RGB")
+            image = image.convert("L").convert("RGB")
         if random.random() < blur:
             radius = random.uniform(0.1, self.recipe.blur_radius)
-            picture = picture.filter(ImageFilter.GaussianBlur(radius))
+            image = image.filter(ImageFilter.GaussianBlur(radius))
         if random.random() < solarize:
-            picture = ImageOps.solarize(picture)
-        return picture
+            image = ImageOps.solarize(image)
+        return image
 
 
-def jitter(picture: Image.Image, strength: float) -> Image.Image:
+def jitter(image: Image.Image, strength: float) -> Image.Image:
     """Brightness and contrast by `strength`, saturation by half of it, hue by a quarter, in random order."""
     for change in random.sample((*JITTERS, turn_hue), k=4):
         if change is turn_hue:
-            picture = turn_hue(picture, random.uniform(-strength / 4, strength / 4))
+            image = turn_hue(image, random.uniform(-strength / 4, strength / 4))
         else:
             share = strength / 2 if change is ImageEnhance.Color else strength
-            picture = change(picture).enhance(random.uniform(max(0.0, 1 - share), 1 + share))
-    return picture
+            image = change(image).enhance(random.uniform(max(0.0, 1 - share), 1 + share))
+    return image
 
 
-def turn_hue(picture: Image.Image, turn: float) -> Image.Image:
-    """The picture with its hues turned by that share of the circle."""
-    hue, saturation, value = picture.convert("HSV").split()
+def turn_hue(image: Image.Image, turn: float) -> Image.Image:
+    """The image with its hues turned by that share of the circle."""
+    hue, saturation, value = image.convert("HSV").split()
     shift = round(turn * 255)
     hue = hue.point([(level + shift) % 256 for level in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
@@ -194,16 +204,13 @@ class Network(nn.Module):
 
 def backbone(recipe: DistillationRecipe) -> ViT:
     """The ViT of DINO and iBOT; its patch embedding starts as PyTorch has it."""
-    config = ViTConfig.named(
-        recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size, pos_embed="learned"
-    )
-    vit = ViT(config, drop_path=recipe.drop_path)
+    vit = ViT(recipe.vit_config(pos_embed="learned"), drop_path=recipe.drop_path)
     vit.patch_embed.proj.reset_parameters()
     return vit
 
 
 class Center(nn.Module):
-    """The running mean of the teacher's logits, subtracted so that no prototype wins for every picture."""
+    """The running mean of the teacher's logits, subtracted so that no prototype wins for every image."""
 
     def __init__(self, dim: int, momentum: float) -> None:
         super().__init__()
@@ -223,7 +230,7 @@ class Center(nn.Module):
         self.mean.lerp_(self.batch_mean, 1 - self.momentum)
 
 
-class SelfDistillation(nn.Module):
+class SelfDistillation(Method):
     """Student, moving-average teacher and the class token's centre; centres move after a step, not in it."""
 
     def __init__(self, recipe: DistillationRecipe) -> None:
@@ -232,10 +239,6 @@ class SelfDistillation(nn.Module):
         self.student = Network(recipe)
         self.teacher = frozen_copy(self.student)
         self.center = Center(recipe.out_dim, recipe.center_momentum)
-        self.steps = 1
-
-    def before_train(self, steps: int) -> None:
-        self.steps = steps
 
     def after_step(self, step: int) -> None:
         """The teacher follows with the momentum of the step that was done, `step - 1` counted from 0."""
@@ -245,10 +248,8 @@ class SelfDistillation(nn.Module):
             if isinstance(module, Center):
                 module.update()
 
-    def train(self, mode: bool = True) -> SelfDistillation:
-        super().train(mode)
-        self.teacher.eval()
-        return self
+    def no_weight_decay(self) -> set[str]:
+        return set()  # both codes decay the class token and the positions
 
     def last_layer_frozen(self, epoch: float) -> bool:
         return epoch < self.recipe.freeze_last_layer
@@ -281,7 +282,7 @@ def health(target: Tensor) -> dict[str, Tensor]:
     """Signs of collapse in the teacher's class probabilities `[G, B, K]`, in nats.
 
     The entropy is log K where every prototype is as good as every other. The information, the entropy of the
-    mean less the mean entropy, is 0 there and also where all pictures choose the same prototype.
+    mean less the mean entropy, is 0 there and also where all images choose the same prototype.
     """
     probs = target.flatten(0, 1)
     entropy = torch.special.entr(probs).sum(dim=-1).mean()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Pictures `[B, 3, H, W]` to patches `[B, N, p*p*3]`; within a patch: row, column, channel (fastest)."""
+    """Images `[B, 3, H, W]` to patches `[B, N, p*p*3]`; within a patch: row, column, channel (fastest)."""
     batch, channels, height, width = images.shape
     p = patch_size
     x = images.reshape(batch, channels, height // p, p, width // p, p)
@@ -16,7 +16,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
-    """The exact inverse of `patchify` for square pictures."""
+    """The exact inverse of `patchify` for square images."""
     batch, num_patches, _ = patches.shape
     p, side = patch_size, round(num_patches**0.5)
     x = patches.reshape(batch, side, side, p, p, -1)
@@ -29,6 +29,12 @@ def standardise(target: Tensor, eps: float = 1e-6) -> Tensor:
     return (target - mean) / (var + eps).sqrt()
 
 
+def pixel_target(images: Tensor, patch_size: int, *, norm_pix_loss: bool) -> Tensor:
+    """MAE's target: the pixels of every patch, `[B, N, p*p*3]`, each patch standardised or as it is."""
+    target = patchify(images, patch_size)
+    return standardise(target) if norm_pix_loss else target
+
+
 def standardise_channels(patches: Tensor) -> Tensor:
     """Patches `[B, N, p*p*3]`, each channel with zero mean and unit (biased) variance: BootMAE's pixels."""
     x = patches.unflatten(2, (-1, 3))  # [B, N, p*p, 3]
@@ -37,7 +43,7 @@ def standardise_channels(patches: Tensor) -> Tensor:
 
 
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean over the channels of the squared difference: `[B, N, C]` twice to `[B, N]`."""
+    """Mean over the channels of the squared difference: `[..., N, C]` twice to `[..., N]`."""
     return (pred - target).square().mean(dim=-1)
 
 
@@ -48,5 +54,5 @@ def cosine_error(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_mean(error: Tensor, mask: Tensor) -> Tensor:
-    """Mean of error `[B, N]` over the masked patches of the whole batch; mask `[B, N]` is 1 for these."""
+    """Mean of error `[B, N]` over the masked patches of the whole batch, where mask `[B, N]` is 1."""
     return (error * mask).sum() / mask.sum()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mimbench.arch import transformer_flops
 from mimbench.vit import LayerNorm, sincos_position_embedding
 from pretrain import weight_init
+from pretrain.masking import gather_tokens
 
 
 class Attention(nn.Module):
@@ -71,11 +72,9 @@ class TargetAwareDecoder(nn.Module):
     def forward(self, latent: Tensor, context: Tensor, ids: Tensor) -> Tensor:
         """Tokens `[B, N, dim]` in raster order, of latent and context, both `[B, 1+V, D]`."""
         x = self.embed(latent)  # [B, 1+V, dim]
-        masked = ids[:, x.shape[1] - 1 :].unsqueeze(-1).expand(-1, -1, x.shape[2])
-        masked = self.mask_token + self.pos_embed.expand(len(x), -1, -1).gather(1, masked)
-        patches = torch.cat([x[:, 1:], masked], dim=1)  # [B, N, dim], visible ones first
-        patches = patches.gather(1, ids.argsort(dim=1).unsqueeze(-1).expand_as(patches))
-        x = torch.cat([x[:, :1], patches], dim=1)
+        positions = gather_tokens(self.pos_embed.expand(len(x), -1, -1), ids[:, x.shape[1] - 1 :])
+        patches = torch.cat([x[:, 1:], self.mask_token + positions], dim=1)  # [B, N, dim], visible ones first
+        x = torch.cat([x[:, :1], gather_tokens(patches, ids.argsort(dim=1))], dim=1)
         for block in self.blocks:
             x = block(x, context)
         return self.norm(x)[:, 1:]

@@ -16,19 +16,19 @@ class TwoViews(PretrainAugment):
     """BEiT's augmentation (datasets.py@768a3c8): the same jitter, crop and flip, resized twice.
 
     Args:
-        token_size: side of the tokenizer's picture, which is resized by Lanczos; the student's is bicubic.
+        token_size: side of the tokenizer's image, which is resized by Lanczos; the student's is bicubic.
     """
 
     def __init__(self, img_size: int, token_size: int, min_crop_scale: float, color_jitter: float) -> None:
         super().__init__(img_size, min_crop_scale, color_jitter)
         self.token_size = token_size
 
-    def __call__(self, picture: Image.Image) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """RGB picture to `[3, img_size, img_size]` and `[3, token_size, token_size]` of uint8."""
-        picture = self.crop(picture)
+    def __call__(self, image: Image.Image) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """RGB image to `[3, img_size, img_size]` and `[3, token_size, token_size]` of uint8."""
+        image = self.crop(image)
         if random.random() < self.hflip:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         filters = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
-        views = map(picture.resize, ((s, s) for s in (self.img_size, self.token_size)), filters)
+        views = map(image.resize, ((s, s) for s in (self.img_size, self.token_size)), filters)
         student, tokenizer = (torch.from_numpy(np.array(view)).permute(2, 0, 1) for view in views)
         return student, tokenizer

@@ -12,6 +12,7 @@ import pytest
 from mimbench import catalog, discovery
 from mimbench.catalog import Catalog
 from mimbench.errors import Unavailable, UserError
+from mimbench.recipe import cite
 from tests.world import forget
 
 
@@ -52,8 +53,35 @@ def test_a_method_that_does_not_train_sees_no_picture(world: Path) -> None:
     assert (found.images, found.flops) == (0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("file", "needs"),
+    [
+        ("teachers/wise.py", "needs=lambda recipe: {'teacher': 'wise'} if recipe.epochs > 2 else {}"),
+        ("methods/plain.py", "needs={'teacher': 'plain'}"),
+    ],
+)
+def test_a_step_costs_what_the_teachers_recipe_of_that_scale_says(
+    world: Path, tmp_path: Path, file: str, needs: str
+) -> None:
+    def flops() -> float:
+        for name in [name for name in sys.modules if name.startswith("pretrain.")]:
+            del sys.modules[name]
+        forget()
+        return Catalog(tmp_path / "cache").resolve("method", "taught", "toy", data_size=1).flops
+
+    taught, teacher = world / "pretrain/methods/taught.py", world / "pretrain" / file
+    source = taught.read_text().replace("needs={'teacher': 'wise'}", needs)
+    taught.write_text(source.replace("return 100.0", "return teachers['teacher'].epochs"))
+    assert flops() == 4 * 4.0
+    teacher.write_text(teacher.read_text().replace("epochs=4.0", "epochs=6.0"))
+    assert flops() == 4 * 6.0, "the teacher's file is part of the cache's key"
+    teacher.write_text(teacher.read_text().replace('"toy": longer, ', ""))
+    with pytest.raises(Unavailable, match="has no recipe for the scale 'toy'"):
+        flops()
+
+
 def test_a_task_follows_the_method_before_the_row(world: Path) -> None:
-    cited = {"their code": {"layer_decay": 1.0, "betas": (0.9, 0.98)}}
+    cited = [cite("their code", layer_decay=1.0, betas=(0.9, 0.98))]
     found = Catalog(None).resolve("task", "echo", "smoke", data_size=2, encoder=("vit_smoke", 8), cited=cited)
     assert (found.values["layer_decay"], found.sources["layer_decay"]) == (1.0, "their code")
     assert found.values["betas"] == [0.9, 0.98]

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mimbench import catalog, discovery
 from mimbench.errors import UserError
 from mimbench.override import override
-from mimbench.recipe import Cited, PretrainRecipe, Recipe, cite
+from mimbench.recipe import SMALL, Cited, PretrainRecipe, Recipe, cite
+from mimbench.vit import ViT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,32 @@ def test_a_scale_changes_what_differs_there_and_lets_the_rest_keep_its_source() 
     )  # fmt: skip
 
 
+def test_a_scales_own_values_may_come_in_cited_groups() -> None:
+    paper = catalog.method("mae").recipes()["paper"]
+    groups = (
+        cite(SMALL, decoder_dim=64, mask_ratio=paper.mask_ratio),
+        cite("ours: few", base_lr=paper.base_lr),
+    )
+    small = paper.at_small(*groups, warmup_epochs=2.0, epochs=3.0)
+    assert (small.decoder_dim, small.warmup_epochs, small.epochs) == (64, 2.0, 3.0)
+    assert {small.sources[name] for name in ("decoder_dim", "warmup_epochs", "arch")} == {SMALL}
+    assert small.sources["mask_ratio"] == paper.sources["mask_ratio"], "the same at both scales"
+    assert small.sources["base_lr"] == "ours: few", "another source is meant, also for the same value"
+
+
+def test_the_encoder_follows_from_the_recipe() -> None:
+    recipe = catalog.method("mae").recipes()["paper"]
+    config = recipe.vit_config(pos_embed="learned")
+    assert (config.embed_dim, config.grid_size, config.pos_embed) == (768, 14, "learned")
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        vit = ViT(config)
+        vit(torch.empty(1, 3, 224, 224))
+        whole = counter.get_total_flops()
+        vit.encode(vit.embed(torch.empty(1, 3, 224, 224))[:, :49])
+    assert recipe.encoder_flops() == pytest.approx(whole, rel=1e-3)
+    assert recipe.encoder_flops(49) == pytest.approx(counter.get_total_flops() - whole, rel=1e-3)
+
+
 def test_values_survive_json(recipe: Small) -> None:
     values = json.loads(json.dumps(recipe.values()))
     assert "sources" not in values
@@ -143,6 +172,7 @@ def test_override_fits_or_is_refused_with_its_place(recipe: Small) -> None:
         ({"clip_grad": True}, "clip_grad: True is not valid"),
         ({"betas": [0.9]}, "betas: .*Give a list of 2 numbers"),
         ({"betas": [0.9, "high"]}, "betas: .*Give a list of 2 numbers"),
+        ({"betas": [0.9, True]}, "betas: .*Give a list of 2 numbers"),
     ],
 )
 def test_a_choice_or_a_needed_value_is_checked(recipe: Small, change: dict[str, Any], message: str) -> None:
@@ -152,6 +182,30 @@ def test_a_choice_or_a_needed_value_is_checked(recipe: Small, change: dict[str, 
         assert Small.from_values(override(recipe.values(), {"clip_grad": word}, where="--set")) == recipe
     whole = Small.from_values({**recipe.values(), "clip_grad": 3, "betas": [0, 1]}).values()
     assert json.dumps([whole["clip_grad"], whole["betas"]]) == "[3.0, [0.0, 1.0]]"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("steps", 1.0, "Give a whole number."),
+        ("steps", "3", "Give a whole number."),
+        ("steps", True, "Give a whole number."),
+        ("steps", None, "It needs a value."),
+        ("lr", "0.1", "Give a number."),
+        ("lr", True, "Give a number."),
+        ("lr", math.nan, "Give a number."),
+        ("clip_grad", math.inf, "Give a number or none."),
+        ("betas", 0.9, "Give a list of 2 numbers."),
+        ("flip", 1, "Give true or false."),
+        ("arch", 3, "Give a text."),
+        ("rule", 3, "Allowed: linear, sqrt."),
+    ],
+)
+def test_a_value_is_of_the_fields_kind(recipe: Small, name: str, value: object, remedy: str) -> None:
+    with pytest.raises(UserError) as error:
+        Small.from_values({**recipe.values(), name: value})
+    assert error.value.field == name and str(error.value).endswith(remedy)
+    assert str(error.value).startswith(f"{name}: {value!r} is not valid.")
 
 
 def test_a_prefix_stays_with_its_field_in_the_message(recipe: Small) -> None:

@@ -21,7 +21,7 @@ METHOD = '''
 from dataclasses import dataclass
 from types import SimpleNamespace
 from mimbench.contract import MethodCard
-from mimbench.recipe import PretrainRecipe
+from mimbench.recipe import PretrainRecipe, cite
 from pretrain.shared import HALF
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Recipe(PretrainRecipe):
     {extra}: float
     weights: str = ""
 
-    def step_flops(self):
+    def step_flops(self, **teachers):
         return 100.0
 
 BASE = dict(
@@ -39,7 +39,7 @@ BASE = dict(
 )
 
 def recipes():
-    toy = Recipe.cited({{"ours": BASE}})
+    toy = Recipe.of(cite("ours", **BASE))
     longer, paper = toy.vary("ours, longer", epochs=4.0), toy.vary("paper", weights={weights!r})
     return {{"smoke": toy, "toy": longer, "paper": paper}}
 
@@ -119,7 +119,7 @@ def method_source(name: str, *, extra: str = "mask_ratio", **changes: object) ->
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that stands first on the path, with packages `pretrain` and `downstream` of its own."""
     root = tmp_path / "world"
-    transfer = {"echo": {"smoke": {"plain's code": {"layer_decay": 1.0, "betas": (0.9, 0.98)}}}}
+    transfer = {"echo": {"smoke": [("plain's code", {"layer_decay": 1.0, "betas": (0.9, 0.98)})]}}
     files = {
         "pretrain/__init__.py": "",
         "pretrain/shared.py": "HALF = 0.5\n",

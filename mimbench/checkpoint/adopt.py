@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mimbench.arch import ViTConfig
 from mimbench.checkpoint import foreign
 from mimbench.checkpoint.encoder import save_encoder
 from mimbench.contract import MethodCard
@@ -15,10 +14,9 @@ if TYPE_CHECKING:
 
 def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     """Write the encoder of the checkpoint that the user gave (`--weights METHOD=PATH`)."""
-    recipe = type(next(iter(card.recipes().values()))).from_values(folder.spec.recipe)
+    recipe = card.recipe.from_values(folder.spec.recipe)
     path = folder.weights[card.name]
-    size = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
-    vit, report = foreign.convert(foreign.read(path), size, path)
+    vit, report = foreign.convert(foreign.read(path), recipe.vit_config(), path)
     folder.details["load_report"] = report.as_dict()
     save_encoder(vit, folder.encoder_path, method=card.name)
     return {}

@@ -158,7 +158,7 @@ class Planner:
             task,
             self._changes(task, self._overrides(row), where, prefixed_only=True),
             encoder=(values["arch"], values["patch_size"]),
-            cited=method.transfer.get(task, {}).get(self.request.scale, {}),
+            cited=method.transfer.get(task, {}).get(self.request.scale, ()),
         )
         label = f"{row.label} · {task}"
         key = self._add("downstream", resolved, values["arch"], seed, label, {"encoder": encoder})

@@ -21,7 +21,7 @@ from mimbench.discovery import module_file
 PROJECT_PACKAGES = ("mimbench", "pretrain", "downstream")
 
 NUMERICS = (
-    "arch", "checkpoint", "contract", "data", "device", "ops", "recipe", "schedule", "train", "vit",
+    "arch", "checkpoint", "contract", "data", "device", "method", "ops", "recipe", "schedule", "train", "vit",
 )  # fmt: skip
 """What of `mimbench` computes numbers. The rest plans, starts, stores and shows runs."""
 

@@ -18,6 +18,7 @@ from mimbench.contract import MethodCard
 from mimbench.data.augment import PretrainAugment, normalise
 from mimbench.data.image_folder import CaptionedPictures, ImageFolder, PretrainPictures
 from mimbench.errors import RunFailed
+from mimbench.method import Method, as_method
 from mimbench.recipe import PretrainRecipe
 from mimbench.train.optimizer import param_groups
 from mimbench.train.runner import fit
@@ -75,12 +76,12 @@ def augmentation(card: MethodCard, recipe: PretrainRecipe) -> Callable[[Any], An
     return PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter, hflip)
 
 
-def initialise(card: MethodCard, recipe: PretrainRecipe, seed: int, **parts: Any) -> nn.Module:
+def initialise(card: MethodCard, recipe: PretrainRecipe, seed: int, **parts: Any) -> Method:
     """Build the method with weights that depend on the seed alone."""
     random.seed(seed + INIT_STREAM)
     np.random.seed(seed + INIT_STREAM)
     torch.manual_seed(seed + INIT_STREAM)
-    return card.build(recipe, **parts)
+    return as_method(card.build(recipe, **parts))
 
 
 def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
@@ -90,7 +91,7 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
         folder: the run's folder; the parents that the recipe needs are done.
     """
     spec = folder.spec
-    recipe = type(next(iter(card.recipes().values()))).from_values(spec.recipe)
+    recipe = card.recipe.from_values(spec.recipe)
     pictures = ImageFolder(folder.data(card.data), "train", skip_corrupt=spec.skip_corrupt)
     augment = augmentation(card, recipe)
     parts: dict[str, Any] = {role: load_teacher(folder, role) for role in card.needed(recipe)}
@@ -102,9 +103,7 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     method = initialise(card, recipe, spec.seed, **parts)
     steps = num_steps(recipe, len(pictures)) if card.trains else 0
     model = MethodModel(method, max(steps, 1))
-    if hasattr(method, "before_train"):
-        method.before_train(steps)  # type: ignore[operator]
-
+    method.before_train(steps)
     fit(
         model,
         dataset,
@@ -112,11 +111,7 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
         seed=spec.seed,
         steps=steps,
         batch_size=recipe.global_batch_size,
-        param_groups=param_groups(
-            method,
-            recipe.weight_decay,
-            method.no_weight_decay() if hasattr(method, "no_weight_decay") else (),  # type: ignore[operator]
-        ),
+        param_groups=param_groups(method, recipe.weight_decay, method.no_weight_decay()),
         lr_at=lambda step: recipe.lr_at(step, steps),
         weight_decay_at=lambda step: recipe.weight_decay_at(step, steps),
         betas=recipe.betas,
@@ -124,7 +119,7 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
         clip_each=recipe.clip_each,
         precision=recipe.precision,
         before_step=lambda step: setattr(model, "step", step),
-        after_step=getattr(method, "after_step", None),
+        after_step=method.after_step,
     )
     if pictures.skipped:
         folder.details["skipped_pictures"] = pictures.skipped

@@ -16,19 +16,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import patch_embed_flops, size_of
 from mimbench.contract import MethodCard
-from mimbench.recipe import require_range
+from mimbench.method import Method
+from mimbench.recipe import SMALL, cite, require_range
 from mimbench.vit import LayerNorm
 from pretrain import weight_init
 from pretrain.deep_dynamic import DeepDynamicRecipe, DeepDynamicSupervision
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
 from pretrain.methods import mae_dds
-from pretrain.target import patchify, standardise
+from pretrain.target import patchify, squared_error, standardise
 
 
-class BEiTDDS(nn.Module):
+class BEiTDDS(Method):
     """A ViT with mask tokens that predicts pixels from several of its blocks."""
 
     def __init__(self, recipe: BEiTDDSRecipe) -> None:
@@ -45,9 +46,6 @@ class BEiTDDS(nn.Module):
     def encoder(self) -> nn.Module:
         return self.student.encoder
 
-    def no_weight_decay(self) -> set[str]:
-        return self.encoder.no_weight_decay()
-
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
         """Every tap's prediction of every patch, `[S, B, N, p*p*3]`; mask `[B, N]`, 1 = masked."""
         x = self.encoder.embed(images, mask, self.student.mask_token)  # [B, N, D]
@@ -57,17 +55,10 @@ class BEiTDDS(nn.Module):
         return torch.stack([head(norm(tap)[:, 1:]) for head, norm, tap in parts])
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
-        r = self.recipe
-        mask = block_masks(
-            images.shape[0],
-            self.student.grid_size,
-            r.num_masked,
-            r.min_mask_block,
-            images.device,
-            exact=False,
-        )
+        r, grid = self.recipe, self.student.grid_size
+        mask = block_masks(len(images), grid, r.num_masked, r.min_mask_block, images.device, exact=False)
         target = standardise(patchify(images, r.patch_size))
-        errors = (self.predict(images, mask) - target).square().mean(dim=-1)  # [S, B, N]
+        errors = squared_error(self.predict(images, mask), target)  # [S, B, N]
         loss = self.supervision(errors, mask, step_fraction)
         return {"loss": loss, **self.supervision.log(step_fraction)}
 
@@ -84,46 +75,24 @@ class BEiTDDSRecipe(DeepDynamicRecipe):
         require_range("min_mask_block", self.min_mask_block, 1, self.num_patches)
 
     def step_flops(self) -> float:
-        size = size_of(self.arch)
-        encoder = transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
-        embed = patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        return 3 * (encoder + (1 + len(self.taps)) * embed)  # a head costs what the patch embedding costs
+        head = patch_embed_flops(size_of(self.arch).embed_dim, self.num_patches, self.patch_size)
+        return 3 * (self.encoder_flops() + len(self.taps) * head)
 
 
 def recipes() -> Mapping[str, BEiTDDSRecipe]:
-    paper = BEiTDDSRecipe.cited(
-        {
-            "BEiT paper, Table 12": {
-                "global_batch_size": 2048,
-                "base_lr": 1.5e-3,
-                "lr_rule": "absolute",
-                "min_lr": 1e-5,
-                "betas": (0.9, 0.999),
-                "weight_decay": 0.05,
-                "warmup_epochs": 10.0,
-                "clip_grad": 3.0,
-                "drop_path": 0.1,
-            },
-            "BEiT paper, Table 4 (ablations)": {"epochs": 300.0, "arch": "vit_base"},
-            "BEiT code, run_beit_pretraining.py, datasets.py, transforms.py, microsoft/unilm@768a3c8": {
-                "img_size": 224,
-                "patch_size": 16,
-                "num_masked": 75,
-                "min_mask_block": 16,
-                "layer_scale_init": 0.1,
-                "color_jitter": 0.4,
-                "min_crop_scale": 0.08,
-                "precision": "fp16",
-            },
-            **mae_dds.RULES,
-        }
+    table = "BEiT paper, Table 12"
+    code = "BEiT code, run_beit_pretraining.py, datasets.py, transforms.py, microsoft/unilm@768a3c8"
+    paper = BEiTDDSRecipe.of(
+        cite("BEiT paper, Table 4 (ablations)", epochs=300.0, arch="vit_base"),
+        cite(table, global_batch_size=2048, base_lr=1.5e-3, lr_rule="absolute", min_lr=1e-5),
+        cite(table, warmup_epochs=10.0, betas=(0.9, 0.999), weight_decay=0.05, clip_grad=3.0, drop_path=0.1),
+        cite(code, img_size=224, patch_size=16, layer_scale_init=0.1, precision="fp16"),
+        cite(code, num_masked=75, min_mask_block=16, color_jitter=0.4, min_crop_scale=0.08),
+        *mae_dds.RULES,
     )
     small = paper.at_small(
-        taps=(1, 2, 3, 4),
-        num_masked=24,  # 38 % of 64 patches, as 75 of 196
-        min_mask_block=5,  # 8 % of the grid, as 16 of 196
-        drop_path=0.0,
-        epochs=6.0,
+        cite(SMALL, num_masked=24, min_mask_block=5),  # of 64 patches as much as 75 and 16 are of 196
+        cite(SMALL, taps=(1, 2, 3, 4), drop_path=0.0, epochs=6.0),
     )
     toy = small.at_toy(color_jitter=0.0, epochs=8.0)
     smoke = toy.at_smoke(num_masked=6, min_mask_block=2)

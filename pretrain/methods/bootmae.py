@@ -1,7 +1,7 @@
 """BootMAE: Bootstrapped Masked Autoencoders (Dong et al., ECCV 2022, arXiv 2207.07116).
 
 An MAE with a second target and decoders that know their target. One decoder predicts normalised pixels, the
-other the features that a moving average of the encoder has of the whole picture. So that the encoder need not
+other the features that a moving average of the encoder has of the whole image. So that the encoder need not
 remember what only one target asks for, each decoder block also attends to it directly: the pixel decoder to
 the output of the encoder's first block, the feature decoder to that of its last.
 
@@ -10,7 +10,7 @@ easily missed: of the 147 masked patches 120 come from blocks, the others are ra
 of the blocks stay visible; errors weigh more inside a block (`block_weights`); pixels are normalised by
 channel; feature targets are the last block's output before the final norm, standardised like the prediction.
 
-Deviations: pictures have ImageNet's statistics, not mean and deviation 0.5; where no block fits any more,
+Deviations: images have ImageNet's statistics, not mean and deviation 0.5; where no block fits any more,
 ten attempts instead of any number, then random patches; the sin-cos positions have the column in their first
 half.
 """
@@ -28,14 +28,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import patch_embed_flops, size_of
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.errors import UserError
-from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.method import Method
+from mimbench.recipe import SMALL, SMOKE, PretrainRecipe, cite, require_range
 from mimbench.vit import LAYER_NORM_EPS, ViT
 from pretrain import weight_init
 from pretrain.ema import epochs_of_step, follow, frozen_copy
-from pretrain.masking import block_masks
+from pretrain.masking import block_masks, gather_tokens
 from pretrain.target import patchify, squared_error, standardise_channels
 from pretrain.target_aware_decoder import TargetAwareDecoder, target_aware_decoder_flops
 
@@ -54,15 +55,13 @@ def block_weights(mask: Tensor, grid_size: int) -> Tensor:
     return (grid * F.avg_pool2d(grid, 3, stride=1, padding=1) + grid).flatten(1)
 
 
-class BootMAE(nn.Module):
+class BootMAE(Method):
     """A masked autoencoder of pixels and of its own moving average's features."""
 
     def __init__(self, recipe: BootMAERecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        config = ViTConfig.named(
-            recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size, key_bias=False
-        )
+        config = recipe.vit_config(key_bias=False)
         self.encoder = ViT(config, drop_path=recipe.drop_path)
         self.encoder.pos_embed.requires_grad_(False)
         dim, narrow, side = config.embed_dim, recipe.decoder_dim, recipe.patch_size
@@ -73,7 +72,6 @@ class BootMAE(nn.Module):
         self.feature_head = nn.Linear(dim, dim)
         self.init_weights()
         self.teacher = frozen_copy(self.encoder)
-        self.steps = 0
 
     def init_weights(self) -> None:
         """Xavier; q, k and v of self-attention each for itself, and of cross-attention k and v as one."""
@@ -87,17 +85,6 @@ class BootMAE(nn.Module):
         for parts in separate:
             for weight in parts:
                 nn.init.xavier_uniform_(weight.data)
-
-    def train(self, mode: bool = True) -> BootMAE:
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    def no_weight_decay(self) -> set[str]:
-        return self.encoder.no_weight_decay()
-
-    def before_train(self, steps: int) -> None:
-        self.steps = steps
 
     def after_step(self, step: int) -> None:
         """Move the teacher, with the momentum of this step's epoch."""
@@ -115,8 +102,7 @@ class BootMAE(nn.Module):
         """Latent, first block's and last block's output of the visible patches, each `[B, 1+V, D]`."""
         x = self.encoder.embed(images)  # [B, N, D]
         visible = ids[:, : ids.shape[1] - self.recipe.num_masked]
-        x = x.gather(1, visible.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-        first, last = self.encoder.encode(x, taps=(0,))
+        first, last = self.encoder.encode(gather_tokens(x, visible), taps=(0,))
         return self.encoder.norm(last), first, last
 
     def predict(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +115,7 @@ class BootMAE(nn.Module):
 
     @torch.no_grad()
     def forward_teacher(self, images: Tensor) -> Tensor:
-        """The teacher's features of all patches of the whole picture, before its norm: `[B, N, D]`."""
+        """The teacher's features of all patches of the whole image, before its norm: `[B, N, D]`."""
         return self.teacher.encode(self.teacher.embed(images))[-1][:, 1:]
 
     def forward_loss(
@@ -187,66 +173,60 @@ class BootMAERecipe(PretrainRecipe):
         return self.feature_weight * min(done / max(self.feature_warmup * self.epochs, 1e-9), 1.0)
 
     def step_flops(self) -> float:
-        size, tokens = size_of(self.arch), self.num_patches + 1
-        visible = tokens - self.num_masked
-        embed = patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        trained = embed + transformer_flops(size.embed_dim, size.depth, visible)
+        dim, tokens = size_of(self.arch).embed_dim, self.num_patches + 1
+        visible = self.num_patches - self.num_masked
+        trained = self.encoder_flops(visible)
         trained += patch_embed_flops(self.decoder_dim, self.num_patches, self.patch_size)
-        trained += 2.0 * self.num_patches * size.embed_dim**2
-        for dim in (self.decoder_dim, size.embed_dim):
+        trained += 2.0 * self.num_patches * dim**2
+        for width in (self.decoder_dim, dim):
             trained += target_aware_decoder_flops(
-                size.embed_dim, tokens, visible, dim=dim, depth=self.decoder_depth
+                dim, tokens, visible + 1, dim=width, depth=self.decoder_depth
             )
-        return 3 * trained + embed + transformer_flops(size.embed_dim, size.depth, tokens)
+        return 3 * trained + self.encoder_flops()
 
 
 def recipes() -> Mapping[str, BootMAERecipe]:
-    paper = BootMAERecipe.cited(
-        {
-            "code, scripts/pretrain/bash_pre_BootMAE_Base_800.sh@d604b18": {
-                "arch": "vit_base", "base_lr": 1.5e-4, "min_lr": 1e-4, "warmup_epochs": 40.0,
-                "num_masked": 147, "weigh_blocks": True, "feature_weight": 1.0,
-            },
-            "code, README@d604b18 (16 GPUs of 256)": {"epochs": 800.0, "global_batch_size": 4096},
-            "code, run_pretraining.py@d604b18": {
-                "img_size": 224, "patch_size": 16, "lr_rule": "linear", "weight_decay": 0.05,
-                "clip_grad": None, "drop_path": 0.0, "min_crop_scale": 0.2,
-                "color_jitter": 0.0, "precision": "fp16", "num_block_masked": 120, "min_mask_block": 16,
-                "max_mask_block": 60, "feature_warmup": 0.25,
-            },
-            "code, optim_factory.py@d604b18, whatever --opt_betas says": {"betas": (0.9, 0.95)},
-            "code, models/modeling_pretrain_bootmae.py@d604b18": {"decoder_dim": 512, "decoder_depth": 2},
-            "code, utils.py@d604b18": {
-                "momentum": (0.999, 0.9999, 0.99999), "momentum_epochs": (100.0, 400.0),
-            },
-        }
-    )  # fmt: skip
+    script = "code, scripts/pretrain/bash_pre_BootMAE_Base_800.sh@d604b18"
+    parser = "code, run_pretraining.py@d604b18"
+    paper = BootMAERecipe.of(
+        cite("code, README@d604b18 (16 GPUs of 256)", epochs=800.0, global_batch_size=4096),
+        cite(script, arch="vit_base", base_lr=1.5e-4, min_lr=1e-4, warmup_epochs=40.0),
+        cite(script, num_masked=147, weigh_blocks=True, feature_weight=1.0),
+        cite(parser, img_size=224, patch_size=16, drop_path=0.0, precision="fp16"),
+        cite(parser, lr_rule="linear", weight_decay=0.05, clip_grad=None),
+        cite(parser, min_crop_scale=0.2, color_jitter=0.0),
+        cite(parser, num_block_masked=120, min_mask_block=16, max_mask_block=60, feature_warmup=0.25),
+        cite("code, optim_factory.py@d604b18, whatever --opt_betas says", betas=(0.9, 0.95)),
+        cite("code, models/modeling_pretrain_bootmae.py@d604b18", decoder_dim=512, decoder_depth=2),
+        cite("code, utils.py@d604b18", momentum=(0.999, 0.9999, 0.99999), momentum_epochs=(100.0, 400.0)),
+    )
+    few = "ours: a few thousand steps, not several hundred thousand"
     small = paper.at_small(
-        decoder_dim=48, decoder_depth=1, epochs=6.0, base_lr=1.5e-3, lr_rule="absolute", min_lr=6e-5,
-        num_masked=48, num_block_masked=39, min_mask_block=5,
-        max_mask_block=20,  # of 64 patches the paper's shares of 196
-    ).vary(
-        "ours: a few thousand steps, not several hundred thousand",
-        momentum=(0.97, 0.99, 0.995), momentum_epochs=(0.8, 3.0),
-    )  # fmt: skip
+        cite(SMALL, num_masked=48, num_block_masked=39),  # of 64 patches the paper's shares of 196
+        cite(SMALL, min_mask_block=5, max_mask_block=20),
+        cite(SMALL, decoder_dim=48, decoder_depth=1),
+        cite(SMALL, epochs=6.0, base_lr=1.5e-3, lr_rule="absolute", min_lr=6e-5),
+        cite(few, momentum=(0.97, 0.99, 0.995), momentum_epochs=(0.8, 3.0)),
+    )
     toy = small.at_toy(num_masked=38, num_block_masked=31, epochs=12.0, momentum_epochs=(1.0, 4.5))
     smoke = toy.at_smoke(
-        num_masked=10, num_block_masked=8, min_mask_block=2, max_mask_block=5, decoder_dim=32,
-        momentum_epochs=(0.5, 1.0),
-    )  # fmt: skip
+        cite(SMOKE, num_masked=10, num_block_masked=8, min_mask_block=2, max_mask_block=5),
+        cite(SMOKE, decoder_dim=32, momentum_epochs=(0.5, 1.0)),
+    )
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 
 def transfer() -> TransferOverrides:
-    finetuning = {
-        "global_batch_size": 2048, "base_lr": 5e-3, "lr_rule": "absolute", "layer_decay": 0.6,
-        "warmup_epochs": 20.0, "ema_momentum": 0.9998,
-    }  # fmt: skip
-    source = "BootMAE code, scripts/finetune/bash_fine_BootMAE_Base_800.sh@d604b18"
-    ade20k = {"base_lr": 4e-4, "layer_decay": 0.65, "clip_grad": 3.0}
+    script = "BootMAE code, scripts/finetune/bash_fine_BootMAE_Base_800.sh@d604b18"
+    upernet = "BootMAE code, Segmentation/configs@d604b18"
     return {
-        "classification": {"paper": {source: finetuning}},
-        "segmentation": {"paper": {"BootMAE code, Segmentation/configs@d604b18": ade20k}},
+        "classification": {
+            "paper": [
+                cite(script, global_batch_size=2048, base_lr=5e-3, lr_rule="absolute", layer_decay=0.6),
+                cite(script, warmup_epochs=20.0, ema_momentum=0.9998),
+            ]
+        },
+        "segmentation": {"paper": [cite(upernet, base_lr=4e-4, layer_decay=0.65, clip_grad=3.0)]},
     }
 
 

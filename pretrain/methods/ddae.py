@@ -1,12 +1,12 @@
 """DDAE: Towards Deep Dynamic Vision BERT Pretraining (Chen et al., AAAI 2024).
 
 A masked autoencoder with two objectives on several blocks of its encoder: the pixels of masked patches, and
-the features that a momentum encoder, which sees the whole picture, has for them. Both are weighted patch by
+the features that a momentum encoder, which sees the whole image, has for them. Both are weighted patch by
 patch with deep dynamic supervision (pretrain/deep_dynamic.py).
 
 RECONSTRUCTION, not reproduction. There is no official code. What could be read is the abstract of the AAAI
 paper and that of its ICLR 2023 submission (OpenReview k4p382L0bw), the head of the introduction and the
-caption of Figure 2: visible patches alone enter the encoder, the whole picture a momentum encoder; pixel
+caption of Figure 2: visible patches alone enter the encoder, the whole image a momentum encoder; pixel
 regression and feature self-distillation "for intermediate layers", both under the dynamic loss. All else is a
 choice of ours, after its neighbours: BootMAE (LightDXY/BootMAE@d604b18) for features and momentum, DeepMIM
 (OliverRensu/DeepMIM@7bf1e80) for taps. Besides the fields of `mae_dds`:
@@ -19,19 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
-from mimbench.recipe import require_range
+from mimbench.recipe import SMALL, cite, require_range
 from mimbench.vit import LAYER_NORM_EPS
 from pretrain.ema import follow, frozen_copy
 from pretrain.methods import mae_dds
 from pretrain.methods.mae_dds import MAEDDS, MAEDDSRecipe
+from pretrain.target import squared_error
 
 
 class DDAE(MAEDDS):
@@ -42,27 +43,18 @@ class DDAE(MAEDDS):
     def __init__(self, recipe: DDAERecipe) -> None:
         super().__init__(recipe)
         self.teacher = frozen_copy(self.encoder) if recipe.gamma else None
-        self.epochs_per_step = 0.0
 
     def out_dims(self) -> list[int]:
         return [*super().out_dims(), self.encoder.embed_dim] if self.recipe.gamma else super().out_dims()
 
-    def train(self, mode: bool = True) -> DDAE:
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
-
-    def before_train(self, steps: int) -> None:
-        self.epochs_per_step = self.recipe.epochs / max(steps, 1)
-
     def after_step(self, step: int) -> None:
         if self.teacher is not None:
-            follow(self.teacher, self.encoder, self.recipe.momentum_at((step - 1) * self.epochs_per_step))
+            epochs_per_step = self.recipe.epochs / self.steps
+            follow(self.teacher, self.encoder, self.recipe.momentum_at((step - 1) * epochs_per_step))
 
     @torch.no_grad()
     def feature_target(self, images: Tensor) -> Tensor:
-        """The momentum encoder's patch tokens on the full picture, standardised: `[S, B, N, D]`."""
+        """The momentum encoder's patch tokens on the full image, standardised: `[S, B, N, D]`."""
         assert self.teacher is not None
         *taps, last = self.teacher.encode(self.teacher.embed(images), taps=self.recipe.tap_indices[:-1])
         taps = taps if self.recipe.feature_target == "same_depth" else [last] * len(taps)
@@ -73,7 +65,7 @@ class DDAE(MAEDDS):
             return super().forward(images, step_fraction)
         latent, ids_restore, mask = self.forward_encoder(images, self.draw_noise(images))
         pixel, feature = self.decoder(latent, ids_restore)  # [S, B, N, p*p*3], [S, B, N, D]
-        feature_error = (normalise_token(feature) - self.feature_target(images)).square().mean(dim=-1)
+        feature_error = squared_error(normalise_token(feature), self.feature_target(images))
         losses = torch.stack([self.pixel_error(images, pixel), feature_error])  # [2, S, B, N]
         pixel_loss, feature_loss = self.supervision(losses, mask, step_fraction).unbind()
         return {
@@ -111,46 +103,32 @@ class DDAERecipe(MAEDDSRecipe):
     def step_flops(self) -> float:
         if not self.gamma:
             return super().step_flops()
-        size, tokens = size_of(self.arch), self.num_patches + 1
-        teacher = transformer_flops(size.embed_dim, size.depth, tokens)
-        teacher += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        features = 2.0 * tokens * self.decoder_dim * size.embed_dim
+        tokens = self.num_patches + 1
+        features = 2.0 * tokens * self.decoder_dim * size_of(self.arch).embed_dim
         if self.decoders == "per_target":
             features += transformer_flops(self.decoder_dim, self.decoder_depth, tokens)
-        return super().step_flops() + teacher + 3 * len(self.taps) * features
+        return super().step_flops() + self.encoder_flops() + 3 * len(self.taps) * features
 
 
-FEATURES: Mapping[str, Mapping[str, Any]] = {
-    "reconstruction: BootMAE, LightDXY/BootMAE@d604b18": {
-        "gamma": 1.0,
-        "momentum": 0.999,
-        "final_momentum": 0.9999,
-        "momentum_epochs": 100.0,
-    },
-    "ICLR 2023 abstract: self-distillation for intermediate layers": {"feature_target": "same_depth"},
-}
+BOOTMAE = "reconstruction: BootMAE, LightDXY/BootMAE@d604b18"
+LOCALMIM = "reconstruction: LocalMIM's for 100 epochs, Haoqing-Wang/LocalMIM@314a6e5"
+ABSTRACT = "ICLR 2023 abstract: 83.5 top-1 with 100 epochs (the longer schedule is not stated)"
 
 
 def recipes() -> Mapping[str, DDAERecipe]:
-    paper = DDAERecipe.based_on(mae_dds.recipes()["paper"], FEATURES).vary(
-        "ICLR 2023 abstract: 83.5 top-1 with 100 epochs (the longer schedule is not stated)", epochs=100.0
+    paper = DDAERecipe.based_on(
+        mae_dds.recipes()["paper"],
+        cite(BOOTMAE, gamma=1.0, momentum=0.999, final_momentum=0.9999, momentum_epochs=100.0),
+        cite("ICLR 2023 abstract: self-distillation for intermediate layers", feature_target="same_depth"),
+        cite(ABSTRACT, epochs=100.0),
+        cite(LOCALMIM, warmup_epochs=10.0),
+        cite("reconstruction: half of MAE's, as it serves four taps", decoder_depth=4),
     )
-    paper = paper.vary(
-        "reconstruction: LocalMIM's for 100 epochs, Haoqing-Wang/LocalMIM@314a6e5", warmup_epochs=10.0
-    )
-    paper = paper.vary("reconstruction: half of MAE's, as it serves four taps", decoder_depth=4)
     small = paper.at_small(
-        taps=(1, 2, 3, 4),
-        min_mask_block=5,
-        decoder_dim=64,
-        decoder_depth=1,  # it runs four times; MAE's two blocks once
-        decoder_heads=2,
-        epochs=6.0,
-        base_lr=1.5e-3,
-        lr_rule="absolute",
-        momentum=0.99,  # thousands of steps, not hundreds of thousands
-        final_momentum=0.995,
-        momentum_epochs=2.0,
+        cite(SMALL, taps=(1, 2, 3, 4), min_mask_block=5),
+        cite(SMALL, decoder_dim=64, decoder_heads=2, decoder_depth=1),  # the decoder runs four times
+        cite(SMALL, epochs=6.0, base_lr=1.5e-3, lr_rule="absolute"),
+        cite(SMALL, momentum=0.99, final_momentum=0.995, momentum_epochs=2.0),  # thousands of steps in all
     )
     toy = small.at_toy(mask_ratio=0.6, taps=(2, 4), epochs=15.0, momentum_epochs=3.0)
     smoke = toy.at_smoke(taps=(1, 2, 3, 4), min_mask_block=2, decoder_dim=32, momentum_epochs=1.0)
@@ -159,9 +137,7 @@ def recipes() -> Mapping[str, DDAERecipe]:
 
 def transfer() -> TransferOverrides:
     """Fine-tuning after 100 epochs of pretraining."""
-    source = "reconstruction: LocalMIM's for 100 epochs, Haoqing-Wang/LocalMIM@314a6e5"
-    values = {"base_lr": 1e-3, "layer_decay": 0.75, "warmup_epochs": 20.0}
-    return {"classification": {"paper": {source: values}}}
+    return {"classification": {"paper": [cite(LOCALMIM, base_lr=1e-3, layer_decay=0.75, warmup_epochs=20.0)]}}
 
 
 METHOD = MethodCard(

@@ -25,24 +25,26 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import size_of
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.errors import UserError
+from mimbench.method import Method
+from mimbench.recipe import SMALL, PretrainRecipe, cite
 from mimbench.vit import ViT
 from pretrain import weight_init
 from pretrain.decoder import MAEDecoder
 from pretrain.feature_student import teacher_tokens
 from pretrain.hog import hog, hog_dim
-from pretrain.masking import random_masking
+from pretrain.masking import gather_tokens, random_masking
 from pretrain.methods.mae import MAE, MAERecipe
-from pretrain.target import cosine_error, masked_mean, patchify, squared_error, standardise
+from pretrain.target import cosine_error, masked_mean, pixel_target, squared_error
 
 
-class DeepMIM(nn.Module):
+class DeepMIM(Method):
     """A masked autoencoder with a decoder behind each tap and behind the last block.
 
     Args:
-        teacher: for the targets `clip` and `dino`: gives all tokens `[B, 1+N, C]` of whole pictures.
+        teacher: for the targets `clip` and `dino`: gives all tokens `[B, 1+N, C]` of whole images.
         mae: for hybrid targets: a trained MAE. Both come frozen, in eval mode.
     """
 
@@ -51,14 +53,10 @@ class DeepMIM(nn.Module):
     ) -> None:
         super().__init__()
         self.recipe = recipe
-        config = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
-        self.encoder = ViT(config, drop_path=recipe.drop_path)
+        self.encoder = ViT(recipe.vit_config(), drop_path=recipe.drop_path)
         self.encoder.pos_embed.requires_grad_(False)
-        size = {"dim": recipe.decoder_dim, "depth": recipe.decoder_depth, "num_heads": recipe.decoder_heads}
-        grid, out_dim = config.grid_size, target_dim(recipe, teacher)
-        self.decoders = nn.ModuleList(
-            MAEDecoder(config.embed_dim, grid, **size, out_dim=out_dim) for _ in recipe.branches
-        )
+        out_dim = target_dim(recipe, teacher)
+        self.decoders = nn.ModuleList(MAEDecoder.of(recipe, out_dim) for _ in recipe.branches)
         for decoder in self.decoders:
             decoder.pos_embed = self.decoders[0].pos_embed
         self.apply(weight_init.xavier)
@@ -72,12 +70,8 @@ class DeepMIM(nn.Module):
                 raise UserError("norm_pix_loss", recipe.norm_pix_loss, remedy=remedy)
             mae.mask_ratio = recipe.mask_ratio
 
-    def train(self, mode: bool = True) -> DeepMIM:
-        super().train(mode)
-        for frozen in (self.teacher, self.mae):
-            if frozen is not None:
-                frozen.eval()
-        return self
+    def no_weight_decay(self) -> set[str]:
+        return set()  # as MAE, whose code decays the class token, too
 
     def forward_encoder(
         self, images: Tensor, noise: Tensor | None = None
@@ -88,24 +82,23 @@ class DeepMIM(nn.Module):
         """
         x = self.encoder.embed(images)  # [B, N, D]
         ids_keep, ids_restore, mask = random_masking(*x.shape[:2], self.recipe.mask_ratio, x.device, noise)
-        x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[2]))  # [B, K, D]
+        x = gather_tokens(x, ids_keep)  # [B, K, D]
         *taps, last = self.encoder.encode(x, taps=[block - 1 for block in self.recipe.taps])
         return [*taps, self.encoder.norm(last)], ids_restore, mask
 
     @torch.no_grad()
     def forward_target(self, images: Tensor) -> Tensor:
-        """What the whole pictures say about every patch, `[B, N, C]`."""
-        if self.recipe.target == "clip":
-            r = self.recipe
+        """What the whole images say about every patch, `[B, N, C]`."""
+        r = self.recipe
+        if r.target == "clip":
             return teacher_tokens(
                 self.teacher, images, project=r.project_target, clip_normalisation=r.clip_normalisation
             )
-        if self.recipe.target == "dino":
+        if r.target == "dino":
             return self.teacher(images)[:, 1:]
-        if self.recipe.target == "hog":
-            return hog(images, self.recipe.patch_size)
-        target = patchify(images, self.recipe.patch_size)
-        return standardise(target) if self.recipe.norm_pix_loss else target
+        if r.target == "hog":
+            return hog(images, r.patch_size)
+        return pixel_target(images, r.patch_size, norm_pix_loss=r.norm_pix_loss)
 
     @torch.no_grad()
     def branch_targets(self, images: Tensor, ids_restore: Tensor) -> list[Tensor]:
@@ -149,7 +142,7 @@ def target_dim(recipe: DeepMIMRecipe, teacher: nn.Module | None) -> int:
 class DeepMIMRecipe(MAERecipe):
     target: Literal["pixels", "clip", "hog", "dino"]
     project_target: bool  # CLIP's projection on its features; off: the width before it
-    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
+    clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
     taps: tuple[int, ...]  # blocks, from 1, whose outputs an auxiliary decoder reads; the last has its own
     loss_weights: tuple[float, ...]  # of the branches, the last block's at the end; () = 1 each
     hybrid_alphas: tuple[float, ...]  # share of the raw pixels in the target of each tap; () = not hybrid
@@ -171,17 +164,11 @@ class DeepMIMRecipe(MAERecipe):
         """The blocks, from 1, that have a decoder."""
         return (*self.taps, size_of(self.arch).depth)
 
-    def step_flops(self) -> float:
-        size, num_keep = size_of(self.arch), int(self.num_patches * (1 - self.mask_ratio))
-        encoder = transformer_flops(size.embed_dim, size.depth, num_keep + 1)
-        encoder += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        decoder = transformer_flops(self.decoder_dim, self.decoder_depth, self.num_patches + 1)
-        decoder += patch_embed_flops(self.decoder_dim, self.num_patches, self.patch_size)
-        # A teacher has the student's size in our recipes, and sees every patch.
-        teacher = transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
-        forward_only = teacher * (self.target in ("clip", "dino"))
-        forward_only += (encoder + 2 * decoder) * bool(self.hybrid_alphas)  # MAE's decoder is twice as deep
-        return 3 * (encoder + len(self.branches) * decoder) + forward_only
+    def step_flops(self, teacher: PretrainRecipe | None = None, mae: MAERecipe | None = None) -> float:
+        trained = self.encoder_flops(self.num_visible) + len(self.branches) * self.decoder_flops()
+        teachers = teacher.encoder_flops() if teacher else 0.0
+        teachers += mae.forward_flops() if mae else 0.0
+        return 3 * trained + teachers
 
 
 def needs(recipe: DeepMIMRecipe) -> Mapping[str, str]:
@@ -192,32 +179,27 @@ def needs(recipe: DeepMIMRecipe) -> Mapping[str, str]:
 
 
 def recipes() -> Mapping[str, DeepMIMRecipe]:
-    paper = DeepMIMRecipe.cited(
-        {
-            "DeepMIM code, README@7bf1e80 (pretraining command)": {
-                "arch": "vit_base", "img_size": 224, "patch_size": 16, "mask_ratio": 0.75, "epochs": 1600.0,
-                "warmup_epochs": 40.0, "global_batch_size": 4096, "base_lr": 1.5e-4, "weight_decay": 0.05,
-                "target": "clip", "norm_pix_loss": True,  # without effect on CLIP's features
-            },
-            "DeepMIM code, main_pretrain.py@7bf1e80": {
-                "lr_rule": "linear", "min_lr": 0.0, "betas": (0.9, 0.95), "clip_grad": None,
-                "min_crop_scale": 0.2, "color_jitter": 0.0, "precision": "fp16",
-            },
-            "DeepMIM code, models_mae.py@7bf1e80": {
-                "taps": (6, 8, 10), "loss_weights": (), "decoder_dim": 512, "decoder_heads": 16,
-                "decoder_depth": 4,  # although the model's name says 8
-                "drop_path": 0.0,
-            },
-            "DeepMIM code, clip.py@7bf1e80": {"project_target": True, "clip_normalisation": True},
-            "not in the released code": {"hybrid_alphas": ()},
-        }
-    )  # fmt: skip
+    readme = "DeepMIM code, README@7bf1e80 (pretraining command)"
+    main, models = "DeepMIM code, main_pretrain.py@7bf1e80", "DeepMIM code, models_mae.py@7bf1e80"
+    paper = DeepMIMRecipe.of(
+        cite(readme, arch="vit_base", img_size=224, patch_size=16, mask_ratio=0.75, target="clip"),
+        cite(readme, epochs=1600.0, warmup_epochs=40.0, global_batch_size=4096),
+        cite(readme, base_lr=1.5e-4, weight_decay=0.05),
+        cite(readme, norm_pix_loss=True),  # without effect on CLIP's features
+        cite(main, lr_rule="linear", min_lr=0.0, betas=(0.9, 0.95), clip_grad=None, precision="fp16"),
+        cite(main, min_crop_scale=0.2, color_jitter=0.0),
+        cite(models, taps=(6, 8, 10), loss_weights=(), drop_path=0.0),
+        cite(models, decoder_dim=512, decoder_heads=16),
+        cite(models, decoder_depth=4),  # although the model's name says 8
+        cite("DeepMIM code, clip.py@7bf1e80", project_target=True, clip_normalisation=True),
+        cite("not in the released code", hybrid_alphas=()),
+    )
     small = paper.at_small(
-        taps=(1, 2, 3), decoder_dim=64, decoder_heads=2,
-        decoder_depth=1,  # half of MAE's, as in the paper
-        epochs=8.0, base_lr=1.5e-3, lr_rule="absolute",
-        clip_normalisation=False,  # the project's CLIP learns from pictures as the student sees them
-    )  # fmt: skip
+        cite(SMALL, taps=(1, 2, 3), decoder_dim=64, decoder_heads=2),
+        cite(SMALL, decoder_depth=1),  # half of MAE's, as in the paper
+        cite(SMALL, epochs=8.0, base_lr=1.5e-3, lr_rule="absolute"),
+        cite(SMALL, clip_normalisation=False),  # our CLIP learns from images as the student sees them
+    )
     toy = small.at_toy(mask_ratio=0.6, epochs=12.0)
     smoke = toy.at_smoke(decoder_dim=32)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
@@ -225,11 +207,11 @@ def recipes() -> Mapping[str, DeepMIMRecipe]:
 
 def transfer() -> TransferOverrides:
     """Fine-tuning of a student of CLIP. For the other targets it is unknown: tables give those MAE's."""
-    classification = {"base_lr": 1e-4, "layer_decay": 0.6, "drop_path": 0.1}
-    segmentation = {"base_lr": 5e-5, "layer_decay": 0.9, "drop_path": 0.1}
+    readme = "DeepMIM code, README@7bf1e80"
+    upernet = "DeepMIM code, Segmentation/configs@7bf1e80"
     return {
-        "classification": {"paper": {"DeepMIM code, README@7bf1e80": classification}},
-        "segmentation": {"paper": {"DeepMIM code, Segmentation/configs@7bf1e80": segmentation}},
+        "classification": {"paper": [cite(readme, base_lr=1e-4, layer_decay=0.6, drop_path=0.1)]},
+        "segmentation": {"paper": [cite(upernet, base_lr=5e-5, layer_decay=0.9, drop_path=0.1)]},
     }
 
 

@@ -23,14 +23,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from mimbench.contract import MethodCard
 from mimbench.errors import UserError
-from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.recipe import Cited, PretrainRecipe, cite, require_range
 from pretrain.feature_student import FeatureRecipe, token_distance
 from pretrain.grouping import GROUPINGS, Morphing, averaging
 from pretrain.methods.feature_mim import FeatureMIM, base_recipes, transfer
@@ -203,37 +203,30 @@ class DTMRecipe(MorphRecipe, FeatureRecipe):
 
 PARSER = "DTM code, parser defaults of run_pretrain_dtm.py@322df2e"
 ENGINE = "DTM code, bm/merge.py and engine_for_dtm.py@322df2e"
-RELEASED: Mapping[str, Any] = {
-    "matching": "bipartite",
-    "split": "alternate",
-    "merge": "group_mean",
-    "protect_first": True,
-    "rounds": "ceil_floor",
-    "dynamic": True,
-}
+MATCHING = cite(ENGINE, matching="bipartite", split="alternate", merge="group_mean", protect_first=True)
+SCHEDULE = cite(ENGINE, rounds="ceil_floor", dynamic=True)
+LOSS = cite(ENGINE, weigh_groups=True)
 R = TypeVar("R", bound=MorphRecipe)
 
 
-def with_morphing(
-    kind: type[R], host: PretrainRecipe, groups: Mapping[str, Mapping[str, Any]], prefix: str = ""
-) -> R:
+def with_morphing(kind: type[R], host: PretrainRecipe, *groups: Cited, prefix: str = "") -> R:
     """The host's recipe, DTM's morphing, and `groups` besides, as in `Recipe.based_on`."""
-    limits = {"max_merged": host.num_patches, "max_rounds": round(host.num_patches**0.5)}
     scaled = "ours: all patches and one side of the grid, as in the code"
-    own = {ENGINE: RELEASED, PARSER: {"num_branches": 2}}
-    return kind.based_on(
-        host, own, {PARSER if host.num_patches == 196 else scaled: limits}, groups, prefix=prefix
-    )
+    source = PARSER if host.num_patches == 196 else scaled
+    limits = cite(source, max_merged=host.num_patches, max_rounds=round(host.num_patches**0.5))
+    branches = cite(PARSER, num_branches=2)
+    return kind.based_on(host, MATCHING, SCHEDULE, branches, limits, *groups, prefix=prefix)
 
 
 def recipes() -> Mapping[str, DTMRecipe]:
-    own: dict[str, dict[str, Any]] = {PARSER: {"dtm_weight": 1.0}, ENGINE: {"weigh_groups": True}}
-    return {scale: with_morphing(DTMRecipe, base, own) for scale, base in base_recipes().items()}
+    own = LOSS, cite(PARSER, dtm_weight=1.0)
+    return {scale: with_morphing(DTMRecipe, base, *own) for scale, base in base_recipes().items()}
 
 
 def unreleased(recipe: DTMRecipe) -> bool:
     """Whether the recipe asks for something that only the paper has, or its ablations."""
-    return any(getattr(recipe, name) != value for name, value in {**RELEASED, "weigh_groups": True}.items())
+    released = {**MATCHING.values, **SCHEDULE.values, **LOSS.values}
+    return any(getattr(recipe, name) != value for name, value in released.items())
 
 
 METHOD = MethodCard(

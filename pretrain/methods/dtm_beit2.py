@@ -2,7 +2,7 @@
 
 From the compatibility study of Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv
 2401.00254); the host is BEiT v2 (Peng et al., 2022, arXiv 2208.06366): VQ-KD's codes as the target, a class
-token that has to carry the picture through two extra blocks, in which the patch tokens of an earlier block
+token that has to carry the image through two extra blocks, in which the patch tokens of an earlier block
 join it. Host after microsoft/unilm@b50baec (beit2/modeling_pretrain.py).
 
 RECONSTRUCTION: DTM's release has no code for this host and the text of the study could not be read. Ours:
@@ -24,14 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
-from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.method import Method
+from mimbench.recipe import SMALL, PretrainRecipe, cite, require_range
 from mimbench.vit import Block
 from pretrain import weight_init
 from pretrain.grouping import Morphing
 from pretrain.masked_vit import MaskedViT
-from pretrain.masking import block_masks
+from pretrain.masking import block_masks, gather_tokens
 from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
 from pretrain.target import masked_mean
 
@@ -70,7 +71,7 @@ class BEiT2Student(MaskedViT):
         return vit.norm(last)[:, 1:], vit.norm(bottleneck)[:, 1:]
 
 
-class DTMBEiT2(nn.Module):
+class DTMBEiT2(Method):
     """BEiT v2, with morphed or single tokens.
 
     Args:
@@ -89,14 +90,6 @@ class DTMBEiT2(nn.Module):
     def encoder(self) -> nn.Module:
         return self.student.encoder
 
-    def train(self, mode: bool = True) -> DTMBEiT2:
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
-
-    def no_weight_decay(self) -> set[str]:
-        return self.encoder.no_weight_decay()
-
     def morphings(self, vectors: Tensor) -> list[Morphing]:
         """The step's morphings of the tokenizer's vectors `[B, N, C]`; none where they are off."""
         if not self.recipe.morphing:
@@ -107,8 +100,8 @@ class DTMBEiT2(nn.Module):
         """Cross-entropy on the masked positions; patch tokens `[B, N, D]`, ids and mask `[B, N]`."""
         if not morphings:
             masked = mask.topk(self.recipe.num_masked, dim=1).indices  # [B, M]
-            tokens = tokens.gather(1, masked.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
-            return F.cross_entropy(self.head(tokens).flatten(0, 1), ids.gather(1, masked).flatten())
+            logits = self.head(gather_tokens(tokens, masked))  # [B, M, K]
+            return F.cross_entropy(logits.flatten(0, 1), ids.gather(1, masked).flatten())
         losses = [masked_mean(self.morphed_error(tokens, ids, m), mask) for m in morphings]
         return torch.stack(losses).mean()
 
@@ -153,53 +146,27 @@ class BEiT2Recipe(PretrainRecipe):
 class DTMBEiT2Recipe(MorphRecipe, BEiT2Recipe):
     morphing: bool  # False: BEiT v2 by itself
 
-    def step_flops(self) -> float:
-        size, tokens = size_of(self.arch), self.num_patches + 1
-        embed = patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        student = embed + transformer_flops(size.embed_dim, size.depth + self.head_layers, tokens)
-        return 3 * student + embed + transformer_flops(size.embed_dim, size.depth, tokens)
+    def step_flops(self, tokenizer: PretrainRecipe) -> float:
+        size = size_of(self.arch)
+        bottleneck = transformer_flops(size.embed_dim, self.head_layers, self.num_patches + 1)
+        return 3 * (self.encoder_flops() + bottleneck) + tokenizer.encoder_flops()
 
 
 def host_recipes() -> Mapping[str, BEiT2Recipe]:
     """BEiT v2's own recipe, for 300 epochs."""
-    paper = BEiT2Recipe.cited(
-        {
-            "BEiT v2 code, PRETRAINING.md@edf2b0a": {
-                "arch": "vit_base",
-                "patch_size": 16,
-                "global_batch_size": 2048,
-                "base_lr": 1.5e-3,
-                "lr_rule": "absolute",
-                "warmup_epochs": 10.0,
-                "clip_grad": 3.0,
-                "min_crop_scale": 0.2,
-                "layer_scale_init": 0.1,
-                "num_masked": 75,
-                "early_layers": 9,
-                "head_layers": 2,
-            },
-            "BEiT v2 code, PRETRAINING.md@edf2b0a, the short schedule": {
-                "epochs": 300.0,
-                "betas": (0.9, 0.98),
-                "drop_path": 0.0,
-            },
-            "BEiT v2 code, run_beitv2_pretraining.py@b50baec": {
-                "img_size": 224,
-                "min_mask_block": 16,
-                "weight_decay": 0.05,
-                "min_lr": 1e-5,
-                "color_jitter": 0.4,
-                "precision": "fp16",
-            },
-        }
+    readme = "BEiT v2 code, PRETRAINING.md@edf2b0a"
+    parser = "BEiT v2 code, run_beitv2_pretraining.py@b50baec"
+    paper = BEiT2Recipe.of(
+        cite(readme, arch="vit_base", patch_size=16, layer_scale_init=0.1, early_layers=9, head_layers=2),
+        cite(readme, global_batch_size=2048, base_lr=1.5e-3, lr_rule="absolute", warmup_epochs=10.0),
+        cite(readme, clip_grad=3.0, min_crop_scale=0.2, num_masked=75),
+        cite(f"{readme}, the short schedule", epochs=300.0, betas=(0.9, 0.98), drop_path=0.0),
+        cite(parser, img_size=224, min_mask_block=16, color_jitter=0.4),
+        cite(parser, weight_decay=0.05, min_lr=1e-5, precision="fp16"),
     )
     small = paper.at_small(
-        num_masked=24,  # 38 % of 64 patches, as 75 of 196
-        min_mask_block=5,  # 8 % of the grid, as 16 of 196
-        early_layers=3,
-        head_layers=1,
-        epochs=5.0,
-        base_lr=2e-3,
+        cite(SMALL, num_masked=24, min_mask_block=5),  # of 64 patches as much as 75 and 16 are of 196
+        cite(SMALL, early_layers=3, head_layers=1, epochs=5.0, base_lr=2e-3),
     )
     toy = small.at_toy(color_jitter=0.0, epochs=9.0)
     smoke = toy.at_smoke(num_masked=6, min_mask_block=2)
@@ -207,18 +174,21 @@ def host_recipes() -> Mapping[str, BEiT2Recipe]:
 
 
 def recipes() -> Mapping[str, DTMBEiT2Recipe]:
-    own = {"ours: DTM on this host": {"morphing": True}}
+    own = cite("ours: DTM on this host", morphing=True)
     return {scale: with_morphing(DTMBEiT2Recipe, host, own) for scale, host in host_recipes().items()}
 
 
 def transfer() -> TransferOverrides:
     """BEiT v2's fine-tuning after 300 epochs."""
-    values = {
-        "base_lr": 5e-4, "lr_rule": "absolute", "layer_decay": 0.65, "drop_path": 0.1, "epochs": 100.0,
-        "warmup_epochs": 20.0,
-    }  # fmt: skip
     source = "BEiT v2 code, get_started_for_image_classification.md@768a3c8"
-    return {"classification": {"paper": {source: values}}}
+    return {
+        "classification": {
+            "paper": [
+                cite(source, base_lr=5e-4, lr_rule="absolute", layer_decay=0.65, drop_path=0.1),
+                cite(source, epochs=100.0, warmup_epochs=20.0),
+            ]
+        }
+    }
 
 
 METHOD = MethodCard(

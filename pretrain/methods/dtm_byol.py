@@ -6,7 +6,7 @@ an online network with a predictor, a target network that is its moving average,
 2 - 2 cos, for both views in turn (there, equation 2).
 
 RECONSTRUCTION: DTM's release has no code for it and the text of the study could not be read. BYOL compares
-one vector a picture, morphing needs tokens. Ours:
+one vector an image, morphing needs tokens. Ours:
 
     networks   DTM's student (BEiT v2's base) as the encoder; one projector and one predictor for all tokens,
                whose batch norms normalise class tokens and patch tokens apart, over both views
@@ -28,10 +28,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import size_of
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.data.augment import PretrainAugment
-from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.method import Method
+from mimbench.recipe import SMOKE, PretrainRecipe, cite, require_range
 from pretrain import weight_init
 from pretrain.ema import cosine_between, follow, frozen_copy
 from pretrain.masked_vit import MaskedViT
@@ -59,7 +60,7 @@ class Head(nn.Sequential):
         return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
-class DTMBYOL(nn.Module):
+class DTMBYOL(Method):
     """Online and target network, and the two losses."""
 
     def __init__(self, recipe: DTMBYOLRecipe) -> None:
@@ -72,23 +73,10 @@ class DTMBYOL(nn.Module):
             head.apply(weight_init.xavier)
         self.target_encoder = frozen_copy(self.encoder)
         self.target_projector = frozen_copy(self.projector)
-        self.steps = 1
 
     @property
     def encoder(self) -> nn.Module:
         return self.student.encoder
-
-    def train(self, mode: bool = True) -> DTMBYOL:
-        super().train(mode)
-        self.target_encoder.eval()
-        self.target_projector.eval()
-        return self
-
-    def no_weight_decay(self) -> set[str]:
-        return self.encoder.no_weight_decay()
-
-    def before_train(self, steps: int) -> None:
-        self.steps = max(steps, 1)
 
     def after_step(self, step: int) -> None:
         momentum = self.recipe.momentum_at(step / self.steps)
@@ -148,50 +136,51 @@ class DTMBYOLRecipe(MorphRecipe, BYOLRecipe):
     morphing: bool  # False: the host by itself
 
     def step_flops(self) -> float:
-        size, tokens = size_of(self.arch), self.num_patches + 1
-        encoder = transformer_flops(size.embed_dim, size.depth, tokens)
-        encoder += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        projector = 2.0 * tokens * self.hidden_dim * (size.embed_dim + self.projection_dim)
+        tokens = self.num_patches + 1
+        encoder = self.encoder_flops()
+        projector = 2.0 * tokens * self.hidden_dim * (size_of(self.arch).embed_dim + self.projection_dim)
         predictor = 4.0 * tokens * self.hidden_dim * self.projection_dim
         return 2 * (4 * (encoder + projector) + 3 * predictor)  # two views; the target only forward
 
 
 def host_recipes() -> Mapping[str, BYOLRecipe]:
     """DTM's own recipe with BYOL's heads and momentum."""
-    own = {
-        "BYOL, section 3.3": {"hidden_dim": 4096, "projection_dim": 256, "momentum": 0.996},
-        "ours: both losses alike": {"token_weight": 1.0},
-    }
+    heads = cite("BYOL, section 3.3", hidden_dim=4096, projection_dim=256, momentum=0.996)
+    alike = cite("ours: both losses alike", token_weight=1.0)
     result = {
-        scale: BYOLRecipe.based_on(base, own, prefix="DTM's own recipe: ")
+        scale: BYOLRecipe.based_on(base, heads, alike, prefix="DTM's own recipe: ")
         for scale, base in base_recipes().items()
     }
-    small = {"hidden_dim": 192, "projection_dim": 64, "color_jitter": 0.4}
-    for scale, epochs in (("small", 3.0), ("toy", 5.0)):
-        source = "ours: two views cost as much as two pictures"
-        result[scale] = result[scale].vary(source, **small, epochs=epochs)
-    result["smoke"] = result["smoke"].vary("ours: seconds", hidden_dim=64, projection_dim=32)
+    views = "ours: two views cost as much as two pictures"
+    small = cite(views, hidden_dim=192, projection_dim=64, color_jitter=0.4)
+    result["small"] = result["small"].vary(small, cite(views, epochs=3.0))
+    result["toy"] = result["toy"].vary(small, cite(views, epochs=5.0))
+    result["smoke"] = result["smoke"].vary(cite(SMOKE, hidden_dim=64, projection_dim=32))
     return result
 
 
 def recipes() -> Mapping[str, DTMBYOLRecipe]:
-    own = {"ours: DTM on this host": {"morphing": True}}
+    own = cite("ours: DTM on this host", morphing=True)
     return {scale: with_morphing(DTMBYOLRecipe, host, own) for scale, host in host_recipes().items()}
 
 
 def augment(recipe: DTMBYOLRecipe) -> Callable[[Image.Image], tuple[Tensor, Tensor]]:
-    """A picture to its two views."""
+    """An image to its two views."""
     view = PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)
-    return lambda picture: (view(picture), view(picture))
+    return lambda image: (view(image), view(image))
 
 
 def transfer() -> TransferOverrides:
     """Fine-tuning as after DTM itself."""
-    values = {
-        "base_lr": 5e-4, "lr_rule": "absolute", "layer_decay": 0.65, "drop_path": 0.1, "epochs": 100.0,
-        "warmup_epochs": 20.0,
-    }  # fmt: skip
-    return {"classification": {"paper": {"ours: as DTM's; the study could not be read": values}}}
+    source = "ours: as DTM's; the study could not be read"
+    return {
+        "classification": {
+            "paper": [
+                cite(source, base_lr=5e-4, lr_rule="absolute", layer_decay=0.65, drop_path=0.1),
+                cite(source, epochs=100.0, warmup_epochs=20.0),
+            ]
+        }
+    }
 
 
 METHOD = MethodCard(

@@ -26,8 +26,10 @@ from torch import Tensor, nn
 
 from mimbench.arch import patch_embed_flops
 from mimbench.contract import MethodCard, TransferOverrides
+from mimbench.recipe import PretrainRecipe, cite
 from pretrain import weight_init
-from pretrain.feature_student import clip_flops, teacher_tokens, token_distance
+from pretrain.feature_student import teacher_tokens, token_distance
+from pretrain.masking import gather_tokens
 from pretrain.methods import mae
 from pretrain.methods.dtm import MorphRecipe, draw_branches, morph_by, with_morphing
 from pretrain.methods.feature_mim import base_recipes
@@ -45,11 +47,6 @@ class DTMMAE(MAE):
         self.decoder.pred.apply(weight_init.xavier)
         self.teacher = teacher
 
-    def train(self, mode: bool = True) -> DTMMAE:
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
     def forward_loss(self, target: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
         """Distance of morphed pred and target, both `[B, N, C]`, where mask `[B, N]` is 1."""
         r = self.recipe
@@ -61,10 +58,8 @@ class DTMMAE(MAE):
             morphings = [morph_by(r, target, branch) for branch in draw_branches(r)]
             pairs = [(morphing(pred), morphing(target)) for morphing in morphings]
         if r.loss_tokens == "masked":
-            num_masked = r.num_patches - int(r.num_patches * (1 - r.mask_ratio))
-            masked = mask.topk(num_masked, dim=1).indices  # [B, M]
-            index = masked.unsqueeze(-1).expand(-1, -1, r.target_dim)
-            pairs = [(u.gather(1, index), v.gather(1, index)) for u, v in pairs]
+            masked = mask.topk(r.num_patches - r.num_visible, dim=1).indices  # [B, M]
+            pairs = [(gather_tokens(u, masked), gather_tokens(v, masked)) for u, v in pairs]
         return torch.stack([token_distance(u, v, r.loss_type) for u, v in pairs]).mean()
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
@@ -84,38 +79,41 @@ class DTMMAERecipe(MorphRecipe, MAERecipe):
     morphing: bool  # False: the host by itself
     target_dim: int  # numbers a target token has
     project_target: bool  # CLIP's projection on the target; off: the width before it
-    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
+    clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
     loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
     loss_tokens: Literal["masked", "all"]  # positions in the loss
 
-    def step_flops(self) -> float:
+    def step_flops(self, teacher: PretrainRecipe) -> float:
         pixels = patch_embed_flops(self.decoder_dim, self.num_patches, self.patch_size)
         tokens = 2.0 * self.num_patches * self.decoder_dim * self.target_dim
-        return super().step_flops() + 3 * (tokens - pixels) + clip_flops(self)
+        return super().step_flops() + 3 * (tokens - pixels) + teacher.encoder_flops()
+
+
+TARGET = "DTM's own target and distance (feature_mim.py)"
 
 
 def recipes() -> Mapping[str, DTMMAERecipe]:
-    result = {}
-    features = base_recipes()
+    own = "ours: the paper's study could not be read"
+    targets, result = base_recipes(), {}
     for scale, host in mae.recipes().items():
-        target = {
-            name: features[scale].values()[name]
-            for name in ("target_dim", "project_target", "clip_normalisation", "loss_type")
-        }
-        own = {
-            "DTM's own target and distance (feature_mim.py)": target,
-            "DTM code: targets as they are": {"norm_pix_loss": False},
-            "ours: the paper's study could not be read": {"morphing": True, "loss_tokens": "masked"},
-        }
-        result[scale] = with_morphing(DTMMAERecipe, host, own, prefix="as MAE: ")
+        theirs = targets[scale]
+        result[scale] = with_morphing(
+            DTMMAERecipe,
+            host,
+            cite(TARGET, target_dim=theirs.target_dim, project_target=theirs.project_target),
+            cite(TARGET, clip_normalisation=theirs.clip_normalisation, loss_type=theirs.loss_type),
+            cite("DTM code: targets as they are", norm_pix_loss=False),
+            cite(own, morphing=True, loss_tokens="masked"),
+            prefix="as MAE: ",
+        )
     result["paper"] = result["paper"].vary("DTM paper, main comparison: 300 epochs", epochs=300.0)
     return result
 
 
 def transfer() -> TransferOverrides:
     """Fine-tuning as of other MAEs with CLIP's features as their target."""
-    values = {"base_lr": 1e-4, "layer_decay": 0.6, "drop_path": 0.1}
-    return {"classification": {"paper": {"ours: as DeepMIM's; the study could not be read": values}}}
+    source = "ours: as DeepMIM's; the study could not be read"
+    return {"classification": {"paper": [cite(source, base_lr=1e-4, layer_decay=0.6, drop_path=0.1)]}}
 
 
 METHOD = MethodCard(

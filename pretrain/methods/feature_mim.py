@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mimbench.contract import MethodCard, TransferOverrides
+from mimbench.method import Method
+from mimbench.recipe import SMALL, cite
 from pretrain.feature_student import FeatureRecipe, FeatureStudent, teacher_tokens, token_distance
 from pretrain.target import standardise
 
 
-class FeatureMIM(nn.Module):
+class FeatureMIM(Method):
     """A masked student regresses every patch token of a frozen CLIP teacher.
 
     Args:
@@ -33,14 +35,6 @@ class FeatureMIM(nn.Module):
     def encoder(self) -> nn.Module:
         return self.student.encoder
 
-    def train(self, mode: bool = True) -> FeatureMIM:
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    def no_weight_decay(self) -> set[str]:
-        return self.encoder.no_weight_decay()
-
     def forward_loss(self, pred: Tensor, target: Tensor) -> Tensor:
         """Distance of pred and target, both `[B, N, C]`, averaged over all tokens, masked and visible."""
         if self.recipe.normalize_target:
@@ -48,11 +42,9 @@ class FeatureMIM(nn.Module):
         return token_distance(pred, target, self.recipe.loss_type)
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+        r = self.recipe
         target = teacher_tokens(  # [B, N, C]
-            self.teacher,
-            images,
-            project=self.recipe.project_target,
-            clip_normalisation=self.recipe.clip_normalisation,
+            self.teacher, images, project=r.project_target, clip_normalisation=r.clip_normalisation
         )
         pred = self.student(images, self.student.draw_masks(images))  # [B, N, C]
         return {"loss": self.forward_loss(pred, target)}
@@ -60,47 +52,22 @@ class FeatureMIM(nn.Module):
 
 def base_recipes() -> Mapping[str, FeatureRecipe]:
     """The recipes DTM and its no-morphing baseline share."""
-    paper = FeatureRecipe.cited(
-        {
-            "DTM code, docs/Training.md@322df2e": {
-                "base_lr": 1.5e-3,
-                "clip_grad": 3.0,
-                "layer_scale_init": 0.1,
-                "num_masked": 75,
-            },
-            "DTM code, run_pretrain_dtm.py@322df2e": {
-                "img_size": 224,
-                "patch_size": 16,
-                "lr_rule": "sqrt",
-                "min_lr": 1e-5,
-                "weight_decay": 0.05,
-                "color_jitter": 0.4,
-                "min_mask_block": 16,
-                "target_dim": 512,
-                "precision": "fp16",
-                "loss_type": "smoothl1",
-                "normalize_target": False,
-                "clip_normalisation": False,
-                "project_target": True,
-            },
-            "DTM code, modeling_dtm.py@322df2e": {"arch": "vit_base"},
-            "DTM paper, as quoted by a review: 300 epochs": {"epochs": 300.0},
-            "recalled, not read: total batch": {"global_batch_size": 1024},
-            "inherited from BEiT v2's 300-epoch recipe, not stated by DTM": {
-                "betas": (0.9, 0.98),
-                "warmup_epochs": 10.0,
-                "drop_path": 0.0,
-                "min_crop_scale": 0.2,
-            },
-        }
+    docs, parser = "DTM code, docs/Training.md@322df2e", "DTM code, run_pretrain_dtm.py@322df2e"
+    beit2 = "inherited from BEiT v2's 300-epoch recipe, not stated by DTM"
+    paper = FeatureRecipe.of(
+        cite("DTM code, modeling_dtm.py@322df2e", arch="vit_base"),
+        cite(docs, layer_scale_init=0.1, num_masked=75, base_lr=1.5e-3, clip_grad=3.0),
+        cite(parser, img_size=224, patch_size=16, min_mask_block=16, color_jitter=0.4, precision="fp16"),
+        cite(parser, lr_rule="sqrt", min_lr=1e-5, weight_decay=0.05),
+        cite(parser, target_dim=512, project_target=True, clip_normalisation=False),
+        cite(parser, normalize_target=False, loss_type="smoothl1"),
+        cite("DTM paper, as quoted by a review: 300 epochs", epochs=300.0),
+        cite("recalled, not read: total batch", global_batch_size=1024),
+        cite(beit2, betas=(0.9, 0.98), warmup_epochs=10.0, drop_path=0.0, min_crop_scale=0.2),
     )
     small = paper.at_small(
-        num_masked=24,  # 38 % of 64 patches, as 75 of 196
-        min_mask_block=5,  # 8 % of the grid, as 16 of 196
-        target_dim=64,
-        epochs=5.0,
-        base_lr=2e-3,
-        lr_rule="absolute",
+        cite(SMALL, num_masked=24, min_mask_block=5),  # of 64 patches as much as 75 and 16 are of 196
+        cite(SMALL, target_dim=64, epochs=5.0, base_lr=2e-3, lr_rule="absolute"),
     )
     toy = small.at_toy(color_jitter=0.0, epochs=11.0)
     smoke = toy.at_smoke(num_masked=6, min_mask_block=2)
@@ -109,29 +76,17 @@ def base_recipes() -> Mapping[str, FeatureRecipe]:
 
 def transfer() -> TransferOverrides:
     """DTM's fine-tuning of the relative-position student; docs of naver-ai/dtm@322df2e."""
-    slower = {"ours: chosen for this student, of 1e-3 and 2e-3": {"base_lr": 1e-3}}
+    slower = [cite("ours: chosen for this student, of 1e-3 and 2e-3", base_lr=1e-3)]
+    docs, beit2 = "DTM code, docs", "inherited from BEiT v2, not stated by DTM"
     return {
-        "detection": {"small": slower, "toy": slower},
         "classification": {
-            "paper": {
-                "DTM code, docs": {
-                    "base_lr": 5e-4,
-                    "lr_rule": "absolute",
-                    "layer_decay": 0.65,
-                    "drop_path": 0.1,
-                },
-                "inherited from BEiT v2, not stated by DTM": {"epochs": 100.0, "warmup_epochs": 20.0},
-            }
+            "paper": [
+                cite(docs, base_lr=5e-4, lr_rule="absolute", layer_decay=0.65, drop_path=0.1),
+                cite(beit2, epochs=100.0, warmup_epochs=20.0),
+            ]
         },
-        "segmentation": {
-            "paper": {
-                "inherited from BEiT v2, not stated by DTM": {
-                    "base_lr": 5e-5,
-                    "layer_decay": 0.75,
-                    "drop_path": 0.15,
-                }
-            }
-        },
+        "segmentation": {"paper": [cite(beit2, base_lr=5e-5, layer_decay=0.75, drop_path=0.15)]},
+        "detection": {"small": slower, "toy": slower},
     }
 
 

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from mimbench.contract import MethodCard, TransferOverrides
-from mimbench.recipe import require_range
+from mimbench.recipe import SMALL, SMOKE, cite, require_range
 from mimbench.vit import ViT
 from pretrain.masking import block_masks
 from pretrain.self_distillation import (
+    FEW_STEPS,
     NUM_GLOBAL,
     Center,
     DistillationRecipe,
@@ -131,73 +132,58 @@ class IBOTRecipe(DistillationRecipe):
 
 
 def recipes() -> Mapping[str, IBOTRecipe]:
-    paper = IBOTRecipe.cited(
-        {
-            "paper, section 4.1: ViT-B/16": {
-                "arch": "vit_base", "img_size": 224, "patch_size": 16, "epochs": 400.0,
-                "global_batch_size": 1024, "min_crop_scale": 0.32, "local_min_scale": 0.05,
-            },
-            "code, README.md@da316d8 (its ViT-S command)": {
-                "teacher_temp": 0.07, "warmup_teacher_temp_epochs": 30, "out_dim": 8192,
-                "num_local_crops": 10, "mask_ratio": (0.0, 0.3), "mask_ratio_var": (0.0, 0.2),
-            },
-            "code, main_ibot.py@da316d8": {
-                "base_lr": 5e-4, "lr_rule": "linear", "min_lr": 1e-6, "warmup_epochs": 10.0,
-                "betas": (0.9, 0.999), "weight_decay": 0.04, "weight_decay_end": 0.4, "clip_grad": 3.0,
-                "drop_path": 0.1, "precision": "fp16", "momentum": 0.996, "center_momentum": 0.9,
-                "student_temp": 0.1, "warmup_teacher_temp": 0.04, "freeze_last_layer": 1.0,
-                "cls_weight": 1.0, "patch_weight": 1.0, "local_img_size": 96, "color_jitter": 0.4,
-                "blur_probs": (1.0, 0.1, 0.5), "blur_radius": 2.0, "solarize_prob": 0.2,
-            },
-            "code, models/head.py@da316d8": {"head_hidden_dim": 2048, "bottleneck_dim": 256},
-            "code, evaluation/eval_cls.py@da316d8": {"export": "teacher"},
-        }
-    )  # fmt: skip
+    readme = "code, README.md@da316d8 (its ViT-S command)"
+    code = "code, main_ibot.py@da316d8"
+    paper = IBOTRecipe.of(
+        cite("paper, section 4.1: ViT-B/16", arch="vit_base", img_size=224, patch_size=16),
+        cite("paper, section 4.1: ViT-B/16", epochs=400.0, global_batch_size=1024),
+        cite("paper, section 4.1: ViT-B/16", min_crop_scale=0.32, local_min_scale=0.05),
+        cite(readme, num_local_crops=10, mask_ratio=(0.0, 0.3), mask_ratio_var=(0.0, 0.2)),
+        cite(readme, teacher_temp=0.07, warmup_teacher_temp_epochs=30, out_dim=8192),
+        cite("code, models/head.py@da316d8", head_hidden_dim=2048, bottleneck_dim=256),
+        cite(code, base_lr=5e-4, lr_rule="linear", min_lr=1e-6, warmup_epochs=10.0, precision="fp16"),
+        cite(code, betas=(0.9, 0.999), weight_decay=0.04, weight_decay_end=0.4, clip_grad=3.0, drop_path=0.1),
+        cite(code, momentum=0.996, center_momentum=0.9, student_temp=0.1, warmup_teacher_temp=0.04),
+        cite(code, cls_weight=1.0, patch_weight=1.0, freeze_last_layer=1.0),
+        cite(code, local_img_size=96, color_jitter=0.4),
+        cite(code, blur_probs=(1.0, 0.1, 0.5), blur_radius=2.0, solarize_prob=0.2),
+        cite("code, evaluation/eval_cls.py@da316d8", export="teacher"),
+    )
     small = paper.at_small(
-        local_img_size=32, num_local_crops=2, epochs=2.0, warmup_epochs=0.3, global_batch_size=16,
-        base_lr=1.5e-3, lr_rule="absolute", min_lr=1e-5, weight_decay_end=0.1, drop_path=0.0,
-        blur_radius=0.6, out_dim=128, head_hidden_dim=96, bottleneck_dim=32, freeze_last_layer=0.1,
-    ).vary(
-        "ours: with the paper's values all targets are alike after a hundred steps",
-        momentum=0.99, center_momentum=0.8, warmup_teacher_temp=0.02, teacher_temp=0.02,
-        warmup_teacher_temp_epochs=0, min_crop_scale=0.6, local_min_scale=0.25, color_jitter=0.2,
-        blur_probs=(0.2, 0.1, 0.1),
-    )  # fmt: skip
+        cite(SMALL, out_dim=128, head_hidden_dim=96, bottleneck_dim=32, freeze_last_layer=0.1, drop_path=0.0),
+        cite(SMALL, epochs=2.0, warmup_epochs=0.3, global_batch_size=16, weight_decay_end=0.1),
+        cite(SMALL, base_lr=1.5e-3, lr_rule="absolute", min_lr=1e-5),
+        cite(SMALL, local_img_size=32, num_local_crops=2, blur_radius=0.6),
+        *FEW_STEPS,
+    )
     toy = small.vary("ours: about what MAE costs", epochs=3.0, warmup_epochs=0.3)
     smoke = toy.at_smoke(
-        local_img_size=16, warmup_epochs=0.3, out_dim=64, head_hidden_dim=32, bottleneck_dim=16,
-        freeze_last_layer=0.0,
-    )  # fmt: skip
+        cite(SMOKE, out_dim=64, head_hidden_dim=32, bottleneck_dim=16, freeze_last_layer=0.0),
+        cite(SMOKE, local_img_size=16, warmup_epochs=0.3),
+    )
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 
 
 def transfer() -> TransferOverrides:
     """iBOT's fine-tuning of ViT-B."""
+    code = "iBOT code, evaluation/README.md@da316d8"
+    best = f"{code}; the learning rate is one of its four"
+    cascade = f"{code}, of its Cascade Mask R-CNN"
     return {
         "classification": {
-            "paper": {
-                "iBOT code, evaluation/README.md@da316d8; the learning rate is one of its four": {
-                    "base_lr": 1e-3, "lr_rule": "absolute", "layer_decay": 0.65, "drop_path": 0.2,
-                    "epochs": 100.0, "warmup_epochs": 20.0,
-                }
-            }
+            "paper": [
+                cite(best, base_lr=1e-3, lr_rule="absolute", layer_decay=0.65, drop_path=0.2),
+                cite(best, epochs=100.0, warmup_epochs=20.0),
+            ]
         },
         "segmentation": {
-            "paper": {
-                "iBOT code, evaluation/README.md@da316d8": {
-                    "base_lr": 8e-5, "layer_decay": 0.65, "drop_path": 0.1, "add_rel_pos": False,
-                    "add_layer_scale": None, "final_norm": True,
-                }
-            }
+            "paper": [
+                cite(code, base_lr=8e-5, layer_decay=0.65, drop_path=0.1),
+                cite(code, add_rel_pos=False, add_layer_scale=None, final_norm=True),
+            ]
         },
-        "detection": {
-            "paper": {
-                "iBOT code, evaluation/README.md@da316d8, of its Cascade Mask R-CNN": {
-                    "base_lr": 1e-4, "global_batch_size": 16, "milestones": (8.0, 11.0),
-                }
-            }
-        },
-    }  # fmt: skip
+        "detection": {"paper": [cite(cascade, base_lr=1e-4, global_batch_size=16, milestones=(8.0, 11.0))]},
+    }
 
 
 METHOD = MethodCard(

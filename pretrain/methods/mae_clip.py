@@ -2,7 +2,7 @@
 
 The baseline without deep supervision of DeepMIM (Ren et al., WACV 2025; MVP, Wei et al., ECCV 2022, has the
 idea). MAE's encoder sees a quarter of the patches; one decoder of four blocks behind the last block predicts,
-for the others, the projected patch tokens that a frozen CLIP makes of the whole picture; the loss is
+for the others, the projected patch tokens that a frozen CLIP makes of the whole image; the loss is
 2 - 2 cos(pred, target), averaged over the masked patches. That is DeepMIM without its taps; the rest is the
 recipe of OliverRensu/DeepMIM@7bf1e80, whose numbers tests/golden/deepmim_tiny.npz holds, branch by branch.
 """

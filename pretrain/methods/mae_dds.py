@@ -15,22 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import size_of
 from mimbench.contract import MethodCard
-from mimbench.recipe import require_range
+from mimbench.recipe import cite, require_range
 from mimbench.vit import LayerNorm
 from pretrain import weight_init
 from pretrain.decoder import MAEDecoder
 from pretrain.deep_dynamic import DeepDynamicRecipe, DeepDynamicSupervision, PerTap
-from pretrain.masking import block_masks, random_masking
+from pretrain.masking import block_masks, gather_tokens, random_masking
 from pretrain.methods import mae
 from pretrain.methods.mae import MAE, MAERecipe
-from pretrain.target import patchify, standardise
+from pretrain.target import squared_error
 
 
 class Heads(nn.ModuleList):
@@ -50,19 +50,12 @@ class DeepDecoder(nn.Module):
     def __init__(self, recipe: MAEDDSRecipe, out_dims: Sequence[int]) -> None:
         super().__init__()
         self.decoders, self.out_dims, self.num_taps = recipe.decoders, list(out_dims), len(recipe.taps)
-        encoder_dim, grid_size = size_of(recipe.arch).embed_dim, recipe.img_size // recipe.patch_size
+        encoder_dim = size_of(recipe.arch).embed_dim
         taps = 1 if self.decoders == "per_tap" else self.num_taps
         targets = [[dim] for dim in out_dims] if self.decoders == "per_target" else [self.out_dims]
 
         def trunk(dims: Sequence[int]) -> MAEDecoder:
-            decoder = MAEDecoder(
-                encoder_dim,
-                grid_size,
-                dim=recipe.decoder_dim,
-                depth=recipe.decoder_depth,
-                num_heads=recipe.decoder_heads,
-                out_dim=sum(dims),
-            )
+            decoder = MAEDecoder.of(recipe, sum(dims))
             decoder.embed = PerTap(nn.Linear(encoder_dim, recipe.decoder_dim) for _ in range(taps))
             decoder.pred = Heads(nn.Linear(recipe.decoder_dim, dim) for dim in dims)
             return decoder
@@ -103,14 +96,14 @@ class MAEDDS(MAE):
         if r.masking == "random":
             return None
         side, num_masked = self.encoder.config.grid_size, r.num_patches - r.num_visible
-        masks = block_masks(images.shape[0], side, num_masked, r.min_mask_block, images.device)
+        masks = block_masks(len(images), side, num_masked, r.min_mask_block, images.device)
         return masks + 0.5 * torch.rand_like(masks)
 
     def forward_encoder(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """MAE's, with latent `[S*B, 1+K, D]`: the taps, each after its norm, stacked along the batch."""
         x = self.encoder.embed(images)  # [B, N, D]
         ids_keep, ids_restore, mask = random_masking(*x.shape[:2], self.mask_ratio, x.device, noise)
-        x = x.gather(1, ids_keep.unsqueeze(-1).expand(-1, -1, x.shape[2]))  # [B, K, D]
+        x = gather_tokens(x, ids_keep)  # [B, K, D]
         taps = self.encoder.encode(x, taps=self.recipe.tap_indices[:-1])  # S x [B, 1+K, D]
         norms = [*self.norms, self.encoder.norm]
         latent = torch.cat([norm(tap) for norm, tap in zip(norms, taps, strict=True)])
@@ -118,10 +111,7 @@ class MAEDDS(MAE):
 
     def pixel_error(self, images: Tensor, pred: Tensor) -> Tensor:
         """Mean squared error of pred `[S, B, N, p*p*3]` on each patch: `[S, B, N]`."""
-        target = patchify(images, self.patch_size)
-        if self.norm_pix_loss:
-            target = standardise(target)
-        return (pred - target).square().mean(dim=-1)
+        return squared_error(pred, self.pixel_target(images))
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
         latent, ids_restore, mask = self.forward_encoder(images, self.draw_noise(images))
@@ -140,56 +130,32 @@ class MAEDDSRecipe(MAERecipe, DeepDynamicRecipe):
         super().__post_init__()
         require_range("min_mask_block", self.min_mask_block, 1, self.num_patches)
 
-    @property
-    def num_visible(self) -> int:
-        return int(self.num_patches * (1 - self.mask_ratio))
-
     def step_flops(self) -> float:
-        return 3 * (self.encoder_flops() + len(self.taps) * self.decoder_flops())
-
-    def encoder_flops(self) -> float:
-        """The student's forward pass."""
-        size = size_of(self.arch)
-        blocks = transformer_flops(size.embed_dim, size.depth, self.num_visible + 1)
-        return blocks + patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-
-    def decoder_flops(self) -> float:
-        """One tap's forward pass from its projection to the predicted pixels."""
         project = 2.0 * (self.num_visible + 1) * size_of(self.arch).embed_dim * self.decoder_dim
-        predict = patch_embed_flops(self.decoder_dim, self.num_patches, self.patch_size)
-        return (
-            project + predict + transformer_flops(self.decoder_dim, self.decoder_depth, self.num_patches + 1)
-        )
+        tap = project + self.decoder_flops()  # from the projection to the predicted pixels
+        return 3 * (self.encoder_flops(self.num_visible) + len(self.taps) * tap)
 
 
-RULES: Mapping[str, Mapping[str, Any]] = {
-    "reconstruction: DeepMIM's taps, OliverRensu/DeepMIM@7bf1e80": {"taps": (6, 8, 10, 12)},
-    "reconstruction: the paper's formulas could not be read": {
-        "beta_mode": "schedule",
-        "beta": 1.0,
-        "depth_sign": 1,
-        "normalize_weights": True,
-    },
-}
+_UNREAD = "reconstruction: the paper's formulas could not be read"
+RULES = (
+    cite("reconstruction: DeepMIM's taps, OliverRensu/DeepMIM@7bf1e80", taps=(6, 8, 10, 12)),
+    cite(_UNREAD, beta_mode="schedule", beta=1.0, depth_sign=1, normalize_weights=True),
+)
 """The supervision's own fields, on any host."""
 
-HOST: Mapping[str, Mapping[str, Any]] = {
-    "reconstruction: the cheaper, a trunk for all taps": {"decoders": "shared"},
-    "reconstruction: MAE's, as the encoder's asymmetry is (Figure 2); not stated": {"masking": "random"},
-    "BEiT, Algorithm 1; used by block masks only": {"min_mask_block": 16},
-}
+HOST = (
+    cite("reconstruction: the cheaper, a trunk for all taps", decoders="shared"),
+    cite("reconstruction: MAE's, as the encoder's asymmetry is (Figure 2); not stated", masking="random"),
+    cite("BEiT, Algorithm 1; used by block masks only", min_mask_block=16),
+)
 
 
 def recipes() -> Mapping[str, MAEDDSRecipe]:
-    def small(min_mask_block: int) -> Mapping[str, Mapping[str, Any]]:
-        return {
-            "ours: every second block of four": {"taps": (2, 4)},
-            "ours: 8 % of the grid, as 16 of 196": {"min_mask_block": min_mask_block},
-        }
-
-    own = {"smoke": small(2), "toy": small(5), "small": small(5), "paper": {}}
+    taps, share = cite("ours: every second block of four", taps=(2, 4)), "ours: 8 % of the grid, as 16 of 196"
+    small, smoke = (taps, cite(share, min_mask_block=5)), (taps, cite(share, min_mask_block=2))
+    own = {"paper": (), "small": small, "toy": small, "smoke": smoke}
     return {
-        scale: MAEDDSRecipe.based_on(base, RULES, HOST, own[scale], prefix="as MAE: ")
+        scale: MAEDDSRecipe.based_on(base, *RULES, *HOST, *own[scale], prefix="as MAE: ")
         for scale, base in mae.recipes().items()
     }
 

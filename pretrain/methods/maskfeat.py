@@ -1,6 +1,6 @@
 """MaskFeat: Masked Feature Prediction for Self-Supervised Visual Pre-Training (Wei et al., CVPR 2022).
 
-Section 3, on pictures: blocks of patches are replaced by a mask token; a plain ViT sees the whole sequence; a
+Section 3, on images: blocks of patches are replaced by a mask token; a plain ViT sees the whole sequence; a
 linear layer on its last tokens predicts the histogram of oriented gradients (HOG) of the masked patches; the
 loss is the mean squared error. Follows facebookresearch/SlowFast@287ec00 (`configs/masked_ssl`,
 `models/masked.py`); golden: tests/golden/hog_tiny.npz (the target).
@@ -16,16 +16,18 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import size_of
 from mimbench.contract import MethodCard, TransferOverrides
-from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.method import Method
+from mimbench.recipe import SMALL, PretrainRecipe, cite, require_range
 from mimbench.vit import ViT
 from pretrain.hog import hog, hog_dim
 from pretrain.masked_vit import MaskedViT
 from pretrain.masking import block_masks
+from pretrain.target import masked_mean, squared_error
 
 
-class MaskFeat(nn.Module):
+class MaskFeat(Method):
     """A masked ViT that predicts the HOG of what it does not see."""
 
     def __init__(self, recipe: MaskFeatRecipe) -> None:
@@ -43,13 +45,13 @@ class MaskFeat(nn.Module):
     def encoder(self) -> ViT:
         return self.student.encoder
 
+    def no_weight_decay(self) -> set[str]:
+        return set()  # the code decays the class token and the positions, too
+
     def draw_masks(self, images: Tensor) -> Tensor:
         """Block-wise masks `[B, N]`, 1 = masked; where blocks stall, fewer than `num_masked`."""
-        r = self.recipe
-        grid_size = self.student.grid_size
-        return block_masks(
-            images.shape[0], grid_size, r.num_masked, r.min_mask_block, images.device, exact=False
-        )
+        r, grid = self.recipe, self.student.grid_size
+        return block_masks(len(images), grid, r.num_masked, r.min_mask_block, images.device, exact=False)
 
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
         """The predicted HOG of every patch, `[B, N, 27 * cells]`."""
@@ -57,8 +59,7 @@ class MaskFeat(nn.Module):
 
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
         """Mean squared error of pred on the masked patches, all of the batch weighing alike."""
-        error = (pred - hog(images, self.recipe.patch_size)).square().mean(dim=-1)  # [B, N]
-        return (error * mask).sum() / mask.sum()
+        return masked_mean(squared_error(pred, hog(images, self.recipe.patch_size)), mask)
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
         mask = self.draw_masks(images)
@@ -85,49 +86,27 @@ class MaskFeatRecipe(PretrainRecipe):
         require_range("min_mask_block", self.min_mask_block, 1, self.num_patches)
 
     def step_flops(self) -> float:
-        dim, depth, _ = size_of(self.arch)
-        encoder = transformer_flops(dim, depth, self.num_patches + 1)
-        embed = patch_embed_flops(dim, self.num_patches, self.patch_size)
-        head = 2.0 * self.num_patches * dim * hog_dim(self.patch_size)
-        return 3 * (encoder + embed + head)
-
-
-PRETRAIN_CODE = "code, configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml@287ec00"
+        head = 2.0 * self.num_patches * size_of(self.arch).embed_dim * hog_dim(self.patch_size)
+        return 3 * (self.encoder_flops() + head)
 
 
 def recipes() -> Mapping[str, MaskFeatRecipe]:
-    paper = MaskFeatRecipe.cited(
-        {
-            PRETRAIN_CODE: {
-                "arch": "vit_base",
-                "img_size": 224,
-                "patch_size": 16,
-                "drop_path": 0.0,
-                "min_crop_scale": 0.5,
-                "color_jitter": 0.0,
-                "base_lr": 2e-4,  # per 256 pictures
-                "lr_rule": "linear",
-                "weight_decay": 0.05,
-                "warmup_epochs": 30.0,
-                "clip_grad": 0.02,
-            },
-            "code, defaults.py@287ec00": {"betas": (0.9, 0.999), "precision": "fp32"},
-            "code, in1k_VIT_B_MaskFeat_PT.yaml@287ec00: 1e-6 a shard of 256, as the rate": {"min_lr": 8e-6},
-            "code, datasets/imagenet.py@287ec00: 40 %, blocks of at least a fifth of them": {
-                "num_masked": 78,
-                "min_mask_block": 15,
-            },
-            "paper: 2048 pictures a step": {"global_batch_size": 2048},
-            "code, projects/maskfeat: epochs of the published model": {"epochs": 1600.0},
-        }
+    config = "code, configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml@287ec00"
+    shard = "code, in1k_VIT_B_MaskFeat_PT.yaml@287ec00: 1e-6 a shard of 256, as the rate"
+    share = "code, datasets/imagenet.py@287ec00: 40 %, blocks of at least a fifth of them"
+    paper = MaskFeatRecipe.of(
+        cite(config, arch="vit_base", img_size=224, patch_size=16, drop_path=0.0),
+        cite(config, base_lr=2e-4, lr_rule="linear", weight_decay=0.05, warmup_epochs=30.0, clip_grad=0.02),
+        cite(config, min_crop_scale=0.5, color_jitter=0.0),
+        cite(shard, min_lr=8e-6),
+        cite(share, num_masked=78, min_mask_block=15),
+        cite("code, defaults.py@287ec00", betas=(0.9, 0.999), precision="fp32"),
+        cite("paper: 2048 pictures a step", global_batch_size=2048),
+        cite("code, projects/maskfeat: epochs of the published model", epochs=1600.0),
     )
     small = paper.at_small(
-        num_masked=26,  # 40 % of 64 patches
-        min_mask_block=5,
-        epochs=6.0,
-        base_lr=1.5e-3,
-        lr_rule="absolute",
-        min_lr=1e-5,
+        cite(SMALL, num_masked=26, min_mask_block=5),  # 40 % of 64 patches
+        cite(SMALL, epochs=6.0, base_lr=1.5e-3, lr_rule="absolute", min_lr=1e-5),
     )
     toy = small.at_toy(epochs=11.0)
     smoke = toy.at_smoke(num_masked=6, min_mask_block=2)
@@ -135,22 +114,17 @@ def recipes() -> Mapping[str, MaskFeatRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """MaskFeat's own fine-tuning: 2e-3 a shard of 512 pictures."""
-    source = "code, configs/masked_ssl/in1k_VIT_B_MaskFeat_FT.yaml@287ec00"
+    """MaskFeat's own fine-tuning: 2e-3 a shard of 512 images."""
+    config = "code, configs/masked_ssl/in1k_VIT_B_MaskFeat_FT.yaml@287ec00"
+    shards = f"{config}: four shards, each with 1e-6 of it"
     return {
         "classification": {
-            "paper": {
-                source: {
-                    "base_lr": 1e-3,
-                    "lr_rule": "linear",
-                    "layer_decay": 0.65,
-                    "drop_path": 0.1,
-                    "epochs": 100.0,
-                    "warmup_epochs": 20.0,
-                },
-                f"{source}: four shards, each with 1e-6 of it": {"global_batch_size": 2048, "min_lr": 4e-6},
-                "code, defaults.py@287ec00": {"precision": "fp32"},
-            }
+            "paper": [
+                cite(config, base_lr=1e-3, lr_rule="linear", layer_decay=0.65, drop_path=0.1),
+                cite(config, epochs=100.0, warmup_epochs=20.0),
+                cite(shards, global_batch_size=2048, min_lr=4e-6),
+                cite("code, defaults.py@287ec00", precision="fp32"),
+            ]
         }
     }
 

@@ -1,15 +1,15 @@
 """MixedAE: Mixed Autoencoder for Self-supervised Visual Representation Learning (Chen et al., CVPR 2023).
 
-MAE on mixed pictures. A group of 1/r pictures is cut into patches and mixed into one: every picture gives the
+MAE on mixed images. A group of 1/r images is cut into patches and mixed into one: every image gives the
 patches of N r random places, so the places it does not give are what MAE would have masked. The encoder sees
-the mixed picture (`MixedAE.mix`); the decoder gets each picture's own tokens back, with mask tokens elsewhere
-(`MixedAE.unmix`), and reconstructs that picture as MAE does. Mixing alone makes the encoder's task easier and
-the encoder worse; *homologous recognition*, knowing which patches come from the same picture, repairs it:
+the mixed image (`MixedAE.mix`); the decoder gets each image's own tokens back, with mask tokens elsewhere
+(`MixedAE.unmix`), and reconstructs that image as MAE does. Mixing alone makes the encoder's task easier and
+the encoder worse; *homologous recognition*, knowing which patches come from the same image, repairs it:
 
     attention            topk | standard        the N r largest logits of each query, the rest are cut;
                                                 parameter-free, and standard again in evaluation
-    segment_embed        encoder | none         a learned vector for each of the group's pictures
-    contrastive_weight                          tokens of the same picture attract, others repel
+    segment_embed        encoder | none         a learned vector for each of the group's images
+    contrastive_weight                          tokens of the same image attract, others repel
 
 All three off is the paper's naive mixing; `mixing_ratio = 1` besides is MAE.
 
@@ -17,10 +17,10 @@ A reconstruction: no official code exists, and of the paper (arXiv 2303.17152) o
 introduction and a figure could be read. The three parts are recalled, their settings partly so (each recipe
 value says it). Where nothing, or no more than a name, is known:
 
-    mixing               compose | full         one mixed picture a group, or one for each of its pictures
+    mixing               compose | full         one mixed image a group, or one for each of its images
     cls_attention        plain | always_keep    the class token competes in the top k, or is kept besides
 
-Full mixing decodes of each mixed picture the one source that it was made for: every picture once, as with
+Full mixing decodes of each mixed image the one source that it was made for: every image once, as with
 compose. The contrastive term is the mean over a token's positives, on normed encoder tokens, without
 projector. Segment vectors are drawn from N(0, 0.02). Selection is per head in all blocks, in every row alike.
 """
@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,9 +39,9 @@ from torch import Tensor, nn
 from mimbench.arch import size_of, transformer_flops
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.errors import UserError
-from mimbench.recipe import require_range
+from mimbench.recipe import cite, require_range
 from pretrain.contrastive import homologous_contrast
-from pretrain.masking import random_masking
+from pretrain.masking import gather_tokens, random_masking
 from pretrain.methods import mae
 from pretrain.methods.mae import MAE, MAERecipe
 
@@ -77,8 +77,8 @@ def topk_attention(
 class MixedAE(MAE):
     """The mixed autoencoder.
 
-    In shape comments G pictures make a group, each gives K = N / G patches to a mixed picture, and there are
-    M = B / G mixed pictures with compose mixing, B with full mixing.
+    In shape comments G images make a group, each gives K = N / G patches to a mixed image, and there are
+    M = B / G mixed images with compose mixing, B with full mixing.
     """
 
     def __init__(self, recipe: MixedAERecipe) -> None:
@@ -104,7 +104,7 @@ class MixedAE(MAE):
         return self
 
     def mix(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mixed pictures' tokens `[M, G*K, D]`, by source and then by noise, and ids_restore `[M, N]`.
+        """Mixed images' tokens `[M, G*K, D]`, by source and then by noise, and ids_restore `[M, N]`.
 
         A random permutation of the places is cut into G equal parts; source i gives the places of part i.
 
@@ -113,21 +113,21 @@ class MixedAE(MAE):
         """
         x = self.encoder.embed(images)  # [B, N, D]
         (batch, num_patches, dim), size, views = x.shape, self.group_size, self.num_views
-        masked = self.mask_ratio if size == 1 else 0.0  # a mixed picture is full
+        masked = self.mask_ratio if size == 1 else 0.0  # a mixed image is full
         ids, ids_restore, _ = random_masking(batch // size * views, num_patches, masked, x.device, noise)
         ids = ids.unflatten(1, (size, -1)).unflatten(0, (-1, views))  # [B/G, views, G, K]
         ids = ids.transpose(1, 2).reshape(batch, -1)  # [B, views*K]
-        x = x.gather(1, ids.unsqueeze(-1).expand(-1, -1, dim)).reshape(batch // size, size, views, -1, dim)
+        x = gather_tokens(x, ids).reshape(batch // size, size, views, -1, dim)
         x = x.transpose(1, 2)  # [B/G, views, G, K, D]
         if self.segment_embed is not None:
             x = x + self.segment_embed.unsqueeze(1)
         return x.reshape(len(ids_restore), -1, dim), ids_restore
 
     def unmix(self, latent: Tensor, ids_restore: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each picture its own tokens `[B, 1+K, D]`, ids_restore `[B, N]`, mask `[B, N]` (1 = masked).
+        """Of each image its own tokens `[B, 1+K, D]`, ids_restore `[B, N]`, mask `[B, N]` (1 = masked).
 
         Args:
-            latent: mixed pictures, `[M, 1+G*K, D]`; all sources of one share its class token.
+            latent: mixed images, `[M, 1+G*K, D]`; all sources of one share its class token.
             ids_restore: `[M, N]`; that of source i starts i K places later.
         """
         size, num_patches = self.group_size, ids_restore.shape[1]
@@ -159,7 +159,7 @@ class MixedAE(MAE):
 
 @dataclass(frozen=True, kw_only=True)
 class MixedAERecipe(MAERecipe):
-    mixing_ratio: float  # r: the share of its patches that a picture gives; 1 = no mixing, MAE's masking
+    mixing_ratio: float  # r: the share of its patches that an image gives; 1 = no mixing, MAE's masking
     mixing: Literal["compose", "full"]
     attention: Literal["topk", "standard"]
     cls_attention: Literal["plain", "always_keep"]
@@ -174,67 +174,58 @@ class MixedAERecipe(MAERecipe):
             remedy = f"It must be 1 / G, where G divides the number of patches, {self.num_patches}."
             raise UserError("mixing_ratio", self.mixing_ratio, remedy=remedy)
         if self.global_batch_size % self.group_size:
-            remedy = f"Groups of 1 / mixing_ratio = {self.group_size} pictures must divide it."
+            remedy = f"Groups of 1 / mixing_ratio = {self.group_size} images must divide it."
             raise UserError("global_batch_size", self.global_batch_size, remedy=remedy)
         if self.group_size > 1 and abs(self.mask_ratio - (1 - self.mixing_ratio)) > 1e-6:
-            remedy = f"What a picture does not give is masked: it must be {1 - self.mixing_ratio:g}."
+            remedy = f"What an image does not give is masked: it must be {1 - self.mixing_ratio:g}."
             raise UserError("mask_ratio", self.mask_ratio, remedy=remedy)
         if self.contrastive_weight and self.num_patches < 2 * self.group_size:
-            raise UserError("mixing_ratio", self.mixing_ratio, remedy="Each picture must give two patches.")
+            raise UserError("mixing_ratio", self.mixing_ratio, remedy="Each image must give two patches.")
 
     @property
     def group_size(self) -> int:
-        """G: pictures that are mixed with each other."""
+        """G: images that are mixed with each other."""
         return round(1 / self.mixing_ratio)
 
     @property
     def num_views(self) -> int:
-        """Mixed pictures made of a group."""
+        """Mixed images made of a group."""
         return self.group_size if self.mixing == "full" else 1
 
     def step_flops(self) -> float:
-        size, num_given = size_of(self.arch), int(self.num_patches * (1 - self.mask_ratio))
-        num_mixed = num_given * self.group_size
+        size, num_mixed = size_of(self.arch), self.num_visible * self.group_size
         mixed = transformer_flops(size.embed_dim, size.depth, num_mixed + 1)
         if self.contrastive_weight:
             mixed += 2.0 * num_mixed**2 * size.embed_dim
-        alone = transformer_flops(size.embed_dim, size.depth, num_given + 1)
+        alone = transformer_flops(size.embed_dim, size.depth, self.num_visible + 1)
         return super().step_flops() + 3 * (mixed * self.num_views / self.group_size - alone)
 
 
 def recipes() -> Mapping[str, MixedAERecipe]:
     """MAE's at every scale, and the mixing."""
-    cited: dict[str, dict[str, Any]] = {
-        "named in a summary of the paper; where they act, recalled": {
-            "attention": "topk",
-            "segment_embed": "encoder",
-        },
-        "paper, recalled": {
-            "mixing_ratio": 0.25,
-            "mixing": "compose",
-            "contrastive_weight": 0.1,
-            "temperature": 0.25,
-        },
-        "paper, recalled: what a picture does not give is masked": {"mask_ratio": 0.75},
-        "ours: not known; the plainer choice": {"cls_attention": "plain"},
-    }
+    named = "named in a summary of the paper; where they act, recalled"
+    mixing = (
+        cite("paper, recalled", mixing_ratio=0.25, mixing="compose"),
+        cite("paper, recalled: what a picture does not give is masked", mask_ratio=0.75),
+        cite(named, attention="topk", segment_embed="encoder"),
+        cite("ours: not known; the plainer choice", cls_attention="plain"),
+        cite("paper, recalled", contrastive_weight=0.1, temperature=0.25),
+    )
     result = {
-        scale: MixedAERecipe.based_on(base, cited, prefix="as MAE: ") for scale, base in mae.recipes().items()
+        scale: MixedAERecipe.based_on(base, *mixing, prefix="as MAE: ")
+        for scale, base in mae.recipes().items()
     }
     longest = result["paper"].vary("author's figure: the longest of 300, 800 and 1600", epochs=1600.0)
-    toy = result["toy"].vary(
-        "ours: 16 of 64 patches are too few to learn from in minutes, of 1/4 and 1/2",
-        mixing_ratio=0.5,
-        mask_ratio=0.5,
-        base_lr=3e-3,
-        epochs=16.0,
-    )
+    few = "ours: 16 of 64 patches are too few to learn from in minutes, of 1/4 and 1/2"
+    toy = result["toy"].vary(few, mixing_ratio=0.5, mask_ratio=0.5, base_lr=3e-3, epochs=16.0)
     return {**result, "paper": longest, "toy": toy}
 
 
 def transfer() -> TransferOverrides:
-    values = {"base_lr": 1e-4, "global_batch_size": 16, "milestones": (8.0, 11.0)}
-    return {"detection": {"paper": {"paper, recalled: iBOT's learning rate, batch and steps": values}}}
+    source = "paper, recalled: iBOT's learning rate, batch and steps"
+    return {
+        "detection": {"paper": [cite(source, base_lr=1e-4, global_batch_size=16, milestones=(8.0, 11.0))]}
+    }
 
 
 METHOD = MethodCard(

@@ -10,23 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mimbench.arch import ViTConfig
 from mimbench.contract import MethodCard, TransferOverrides
-from mimbench.recipe import PretrainRecipe
+from mimbench.method import Method
+from mimbench.recipe import PretrainRecipe, cite
 from mimbench.vit import ViT
 
 OURS = "ours"
 
 
-class Scratch(nn.Module):
+class Scratch(Method):
     """Holds an initialised ViT; there is nothing to train."""
 
     def __init__(self, recipe: ScratchRecipe) -> None:
         super().__init__()
-        config = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
-        self.encoder = ViT(config)
+        self.encoder = ViT(recipe.vit_config())
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
         """Never called: the recipe trains for no step."""
@@ -42,25 +41,12 @@ class ScratchRecipe(PretrainRecipe):
 
 
 def recipes() -> Mapping[str, ScratchRecipe]:
-    paper = ScratchRecipe.cited(
-        {
-            "MAE, appendix A.2": {"arch": "vit_base", "img_size": 224, "patch_size": 16},
-            "no pretraining": {
-                "epochs": 0.0,
-                "warmup_epochs": 0.0,
-                "global_batch_size": 1,
-                "base_lr": 0.0,
-                "lr_rule": "absolute",
-                "min_lr": 0.0,
-                "betas": (0.9, 0.999),
-                "weight_decay": 0.0,
-                "clip_grad": None,
-                "drop_path": 0.0,
-                "min_crop_scale": 1.0,
-                "color_jitter": 0.0,
-                "precision": "fp32",
-            },
-        }
+    unused = "no pretraining"
+    paper = ScratchRecipe.of(
+        cite("MAE, appendix A.2", arch="vit_base", img_size=224, patch_size=16),
+        cite(unused, epochs=0.0, warmup_epochs=0.0, global_batch_size=1, precision="fp32"),
+        cite(unused, base_lr=0.0, lr_rule="absolute", min_lr=0.0, betas=(0.9, 0.999), weight_decay=0.0),
+        cite(unused, clip_grad=None, drop_path=0.0, min_crop_scale=1.0, color_jitter=0.0),
     )
     return {
         "paper": paper,
@@ -71,29 +57,23 @@ def recipes() -> Mapping[str, ScratchRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    own = {f"{OURS}: chosen for this row alone": {"base_lr": 1e-3, "layer_decay": 1.0, "drop_path": 0.0}}
-    whole = {f"{OURS}: chosen for this row alone, of 1e-3 and 3e-3": {"base_lr": 1e-3, "layer_decay": 1.0}}
-    faster = {f"{OURS}: chosen for this row alone, of 1e-3 and 2e-3": {"base_lr": 2e-3, "layer_decay": 1.0}}
-    undecayed = {f"{OURS}: nothing pretrained to preserve": {"layer_decay": 1.0}}
+    alone, undecayed = f"{OURS}: chosen for this row alone", f"{OURS}: nothing pretrained to preserve"
+    own = [cite(alone, base_lr=1e-3, layer_decay=1.0, drop_path=0.0)]
+    whole = [cite(f"{alone}, of 1e-3 and 3e-3", base_lr=1e-3, layer_decay=1.0)]
+    faster = [cite(f"{alone}, of 1e-3 and 2e-3", base_lr=2e-3, layer_decay=1.0)]
+    paper = [cite(undecayed, layer_decay=1.0)]
     return {
         "classification": {
-            "paper": {
-                "MAE, Table 11": {
-                    "base_lr": 1e-4,
-                    "layer_decay": 1.0,
-                    "weight_decay": 0.3,
-                    "betas": (0.9, 0.95),
-                    "epochs": 300.0,
-                    "warmup_epochs": 20.0,
-                    "global_batch_size": 4096,
-                    "ema_momentum": 0.9999,
-                }
-            },
+            "paper": [
+                cite("MAE, Table 11", base_lr=1e-4, layer_decay=1.0, weight_decay=0.3, betas=(0.9, 0.95)),
+                cite("MAE, Table 11", epochs=300.0, warmup_epochs=20.0, global_batch_size=4096),
+                cite("MAE, Table 11", ema_momentum=0.9999),
+            ],
             "small": own,
             "toy": own,
         },
-        "segmentation": {"paper": undecayed, "small": whole, "toy": whole},
-        "detection": {"paper": undecayed, "small": faster, "toy": faster},
+        "segmentation": {"paper": paper, "small": whole, "toy": whole},
+        "detection": {"paper": paper, "small": faster, "toy": faster},
     }
 
 

@@ -10,7 +10,7 @@ Follows the released code (AbrahamYabo/SdAE@2e08b31), which is complete for pret
 paper's body could not be read. Golden: tests/golden/sdae_tiny.json. What the code lets choose, or where it
 may not do what the text says, are recipe fields, the code's value first:
 
-    teacher_input     folds | full         masked patches in `num_folds` folds, or the whole picture
+    teacher_input     folds | full         masked patches in `num_folds` folds, or the whole image
     num_folds         3                    `ncrop_loss` of the code; 1 = its None, one sequence
     cosine_axis       token | channel      see `cosine_loss`; with `full` the code's is `channel`
     cadence           per_epoch | per_step
@@ -32,14 +32,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard
-from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.method import Method
+from mimbench.recipe import SMALL, TOY, PretrainRecipe, cite, require_range
 from mimbench.vit import ViT
 from pretrain import weight_init
 from pretrain.decoder import MAEDecoder
 from pretrain.ema import cosine_between, epochs_of_step, follow
-from pretrain.masking import random_masking
+from pretrain.masking import gather_tokens, random_masking
 from pretrain.target import standardise
 
 
@@ -52,45 +53,28 @@ def cosine_loss(pred: Tensor, target: Tensor, axis: str) -> Tensor:
     return 1 - cosine_similarity(target, pred, dim={"token": 1, "channel": 2}[axis]).mean()
 
 
-class SdAE(nn.Module):
+class SdAE(Method):
     """A masked autoencoder that distils its own moving average."""
 
     def __init__(self, recipe: SdAERecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        config = ViTConfig.named(recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size)
-        self.student = ViT(config, drop_path=recipe.drop_path)
+        self.student = ViT(recipe.vit_config(), drop_path=recipe.drop_path)
         self.student.pos_embed.requires_grad_(False)
-        self.decoder = MAEDecoder(
-            config.embed_dim,
-            config.grid_size,
-            dim=recipe.decoder_dim,
-            depth=recipe.decoder_depth,
-            num_heads=recipe.decoder_heads,
-            out_dim=config.embed_dim,
-        )
+        self.decoder = MAEDecoder.of(recipe, self.student.embed_dim)
         self.apply(weight_init.xavier)
         weight_init.xavier_patch_embed(self.student)
         for token in (self.student.cls_token, self.decoder.mask_token):
             nn.init.normal_(token, std=0.02)
-        teacher_config = ViTConfig.named(
-            recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size, pos_embed="learned"
-        )
-        self.teacher = ViT(teacher_config).requires_grad_(False)
+        self.teacher = ViT(recipe.vit_config(pos_embed="learned")).requires_grad_(False)
         self.teacher.patch_embed.proj.reset_parameters()  # as timm leaves it
-        self.steps = 0
 
     @property
     def encoder(self) -> ViT:
         return self.student if self.recipe.export == "student" else self.teacher
 
-    def train(self, mode: bool = True) -> SdAE:
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    def before_train(self, steps: int) -> None:
-        self.steps = steps
+    def no_weight_decay(self) -> set[str]:
+        return set()  # the code decays the class token, too
 
     def after_step(self, step: int) -> None:
         """Move the teacher: after each epoch that this step has ended, with that epoch's momentum."""
@@ -118,7 +102,7 @@ class SdAE(nn.Module):
         return self.fold(x, ids_masked) if full else x
 
     def fold(self, x: Tensor, ids_masked: Tensor) -> Tensor:
-        """From all patches `[B, N, D]` to the masked ones in folds `[B * K, L, D]`, picture after picture."""
+        """From all patches `[B, N, D]` to the masked ones in folds `[B * K, L, D]`, image after image."""
         num_folds, length = self.recipe.fold_shape
         return gather_tokens(x, ids_masked[:, : num_folds * length]).reshape(-1, length, x.shape[2])
 
@@ -134,11 +118,6 @@ class SdAE(nn.Module):
         return {"loss": self.forward_loss(self.fold(pred, ids_masked), target)}
 
 
-def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
-    """The tokens `[B, K, D]` of x `[B, N, D]` that ids `[B, K]` names, in its order."""
-    return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.shape[2]))
-
-
 @dataclass(frozen=True, kw_only=True)
 class SdAERecipe(PretrainRecipe):
     mask_ratio: float
@@ -150,9 +129,7 @@ class SdAERecipe(PretrainRecipe):
     num_teacher_tokens: int  # masked patches that the teacher sees and the loss covers, in all folds together
     cosine_axis: Literal["token", "channel"]
     normalize_target: bool  # standardise each target token over its channels
-    momentum: tuple[
-        float, float
-    ]  # of the teacher, in the first epoch and in the last; between: half a cosine
+    momentum: tuple[float, float]  # of the teacher in the first epoch and the last; between: half a cosine
     cadence: Literal["per_epoch", "per_step"]  # when the teacher moves
     export: Literal["student", "teacher"]
 
@@ -171,7 +148,7 @@ class SdAERecipe(PretrainRecipe):
 
     @property
     def fold_shape(self) -> tuple[int, int]:
-        """Folds K and their length L; what does not fill a fold is left out. A whole picture is one fold."""
+        """Folds K and their length L; what does not fill a fold is left out. A whole image is one fold."""
         if self.teacher_input == "full":
             return 1, self.num_patches - self.num_visible
         return self.num_folds, self.num_teacher_tokens // self.num_folds
@@ -180,44 +157,36 @@ class SdAERecipe(PretrainRecipe):
         size = size_of(self.arch)
         folds, length = (1, self.num_patches) if self.teacher_input == "full" else self.fold_shape
         embed = patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        encoder = transformer_flops(size.embed_dim, size.depth, self.num_visible + 1)
         decoder = transformer_flops(self.decoder_dim, self.decoder_depth, self.num_patches + 1)
         decoder += 2.0 * self.num_patches * self.decoder_dim * size.embed_dim
-        teacher = folds * transformer_flops(size.embed_dim, size.depth, length + 1)
-        return 3 * (embed + encoder + decoder) + embed + teacher
+        teacher = embed + folds * transformer_flops(size.embed_dim, size.depth, length + 1)
+        return 3 * (self.encoder_flops(self.num_visible) + decoder) + teacher
 
 
 def recipes() -> Mapping[str, SdAERecipe]:
-    paper = SdAERecipe.cited(
-        {
-            "code, README's command @2e08b31 (8 GPUs of 96)": {
-                "arch": "vit_base", "epochs": 300.0, "warmup_epochs": 60.0, "global_batch_size": 768,
-                "base_lr": 2.666e-4, "drop_path": 0.25, "mask_ratio": 0.75, "num_teacher_tokens": 147,
-                "num_folds": 3, "momentum": (0.96, 0.99), "cadence": "per_epoch",
-            },
-            "code, main_pretrain.py@2e08b31": {
-                "img_size": 224, "patch_size": 16, "lr_rule": "linear", "min_lr": 0.0, "betas": (0.9, 0.95),
-                "weight_decay": 0.04, "clip_grad": None, "min_crop_scale": 0.2, "color_jitter": 0.0,
-                "precision": "fp16",
-            },
-            "code, models_mae.py@2e08b31": {"decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16},
-            "code, engine_pretrain.py@2e08b31": {
-                "teacher_input": "folds", "cosine_axis": "token", "normalize_target": True,
-            },
-            "code, default model_mode of main_finetune.py@2e08b31": {"export": "student"},
-        }
-    )  # fmt: skip
-    small = paper.at_small(
-        decoder_dim=64, decoder_depth=2, decoder_heads=2, drop_path=0.1, epochs=8.0, base_lr=1.5e-3,
-        lr_rule="absolute",
-        num_teacher_tokens=48,  # all masked patches, in folds of the 16 that the student sees
-    ).vary(
-        "ours: a tenth of the teacher's first weights is left at the end, as after 100 of the paper's epochs",
-        momentum=(0.7, 0.85),
-    )  # fmt: skip
-    toy = small.at_toy(epochs=24.0).vary(
-        "ours: as at scale small; of five, the faster the worse", momentum=(0.9, 0.95)
+    readme = "code, README's command @2e08b31 (8 GPUs of 96)"
+    parser, engine = "code, main_pretrain.py@2e08b31", "code, engine_pretrain.py@2e08b31"
+    paper = SdAERecipe.of(
+        cite(readme, arch="vit_base", drop_path=0.25, mask_ratio=0.75),
+        cite(readme, epochs=300.0, warmup_epochs=60.0, global_batch_size=768, base_lr=2.666e-4),
+        cite(readme, num_folds=3, num_teacher_tokens=147, momentum=(0.96, 0.99), cadence="per_epoch"),
+        cite(parser, img_size=224, patch_size=16, min_crop_scale=0.2, color_jitter=0.0, precision="fp16"),
+        cite(parser, lr_rule="linear", min_lr=0.0, betas=(0.9, 0.95), weight_decay=0.04, clip_grad=None),
+        cite("code, models_mae.py@2e08b31", decoder_dim=512, decoder_depth=8, decoder_heads=16),
+        cite(engine, teacher_input="folds", cosine_axis="token", normalize_target=True),
+        cite("code, default model_mode of main_finetune.py@2e08b31", export="student"),
     )
+    left = (
+        "ours: a tenth of the teacher's first weights is left at the end, as after 100 of the paper's epochs"
+    )
+    small = paper.at_small(
+        cite(SMALL, decoder_dim=64, decoder_depth=2, decoder_heads=2, drop_path=0.1),
+        cite(SMALL, epochs=8.0, base_lr=1.5e-3, lr_rule="absolute"),
+        cite(SMALL, num_teacher_tokens=48),  # all masked patches, in folds of the 16 that the student sees
+        cite(left, momentum=(0.7, 0.85)),
+    )
+    faster = "ours: as at scale small; of five, the faster the worse"
+    toy = small.at_toy(cite(TOY, epochs=24.0), cite(faster, momentum=(0.9, 0.95)))
     smoke = toy.at_smoke(num_teacher_tokens=12, decoder_dim=32, decoder_depth=1, momentum=(0.4, 0.7))
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 

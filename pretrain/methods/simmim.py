@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import patch_embed_flops, size_of
 from mimbench.contract import MethodCard, TransferOverrides
 from mimbench.errors import UserError
-from mimbench.recipe import PretrainRecipe, require_range
+from mimbench.method import Method
+from mimbench.recipe import SMALL, PretrainRecipe, cite, require_range
 from mimbench.schedule import warmup_multistep
 from mimbench.vit import ViT
 from pretrain.masked_vit import MaskedViT
@@ -26,7 +27,7 @@ from pretrain.masking import random_masking
 WARMUP_START = 5e-7 / 1e-4  # of the peak; config.py: TRAIN.WARMUP_LR
 
 
-class SimMIM(nn.Module):
+class SimMIM(Method):
     """A masked ViT that predicts the pixels of what it does not see."""
 
     def __init__(self, recipe: SimMIMRecipe) -> None:
@@ -42,19 +43,16 @@ class SimMIM(nn.Module):
     def encoder(self) -> ViT:
         return self.student.encoder
 
-    def no_weight_decay(self) -> set[str]:
-        return self.encoder.no_weight_decay()
-
     def draw_masks(self, images: Tensor) -> Tensor:
         """Masks `[B, G, G]` of the tokens, 1 = masked, made of random squares of `mask_patch_size` pixels."""
         r = self.recipe
         side, scale = r.img_size // r.mask_patch_size, r.mask_patch_size // r.patch_size
-        _, _, mask = random_masking(images.shape[0], side**2, r.mask_ratio, images.device)
+        _, _, mask = random_masking(len(images), side**2, r.mask_ratio, images.device)
         mask = mask.reshape(-1, side, side)
         return mask.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
 
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
-        """The predicted picture `[B, 3, H, W]`."""
+        """The predicted image `[B, 3, H, W]`."""
         x = self.student(images, mask.flatten(1))[:, 1:]  # [B, N, D]
         return self.decoder(x.transpose(1, 2).unflatten(2, mask.shape[1:]))
 
@@ -89,54 +87,32 @@ class SimMIMRecipe(PretrainRecipe):
     def lr_at(self, step: int, steps: int) -> float:
         """Linear warm-up, then constant, with one fall to a tenth."""
         warmup = round(self.warmup_epochs * steps / self.epochs)
-        return warmup_multistep(
-            step,
-            peak=self.peak_lr,
-            total=steps,
-            warmup=warmup,
-            milestones=[round(self.decay_at * steps)],
-            start_ratio=WARMUP_START,
-        )
+        fall = round(self.decay_at * steps)
+        start = {"peak": self.peak_lr, "start_ratio": WARMUP_START}
+        return warmup_multistep(step, total=steps, warmup=warmup, milestones=[fall], **start)
 
     def step_flops(self) -> float:
-        dim, depth, _ = size_of(self.arch)
-        encoder = transformer_flops(dim, depth, self.num_patches + 1)
-        pixels = patch_embed_flops(dim, self.num_patches, self.patch_size)  # in, and out alike
-        return 3 * (encoder + 2 * pixels)
+        pixels = patch_embed_flops(size_of(self.arch).embed_dim, self.num_patches, self.patch_size)
+        return 3 * (self.encoder_flops() + pixels)  # the head costs what the patch embedding costs
 
 
 def recipes() -> Mapping[str, SimMIMRecipe]:
-    paper = SimMIMRecipe.cited(
-        {
-            "code, simmim_pretrain__vit_base__img224__800ep.yaml@d3e29bc": {
-                "arch": "vit_base",
-                "img_size": 224,
-                "mask_patch_size": 32,
-                "mask_ratio": 0.6,
-                "drop_path": 0.1,
-                "epochs": 800.0,
-                "warmup_epochs": 10.0,
-                "weight_decay": 0.05,
-                "decay_at": 700 / 800,
-            },
-            "code, the same file: 1e-4 for 512 pictures": {"base_lr": 5e-5, "lr_rule": "linear"},
-            "code, config.py@d3e29bc": {
-                "patch_size": 16,
-                "layer_scale_init": 0.1,
-                "betas": (0.9, 0.999),
-                "clip_grad": 5.0,
-            },
-            "code, config.py@d3e29bc: not used by a multistep schedule": {"min_lr": 5e-6},
-            "code, README@d3e29bc: 16 GPUs of 128": {"global_batch_size": 2048},
-            "code, data/data_simmim.py@d3e29bc": {"min_crop_scale": 0.67, "color_jitter": 0.0},
-            "code, main_simmim.py@d3e29bc: apex O1": {"precision": "fp16"},
-        }
+    config = "code, simmim_pretrain__vit_base__img224__800ep.yaml@d3e29bc"
+    parser = "code, config.py@d3e29bc"
+    paper = SimMIMRecipe.of(
+        cite(config, arch="vit_base", img_size=224, drop_path=0.1, weight_decay=0.05),
+        cite(config, mask_patch_size=32, mask_ratio=0.6),
+        cite(config, epochs=800.0, warmup_epochs=10.0, decay_at=700 / 800),
+        cite("code, the same file: 1e-4 for 512 pictures", base_lr=5e-5, lr_rule="linear"),
+        cite(parser, patch_size=16, layer_scale_init=0.1, betas=(0.9, 0.999), clip_grad=5.0),
+        cite(f"{parser}: not used by a multistep schedule", min_lr=5e-6),
+        cite("code, README@d3e29bc: 16 GPUs of 128", global_batch_size=2048),
+        cite("code, data/data_simmim.py@d3e29bc", min_crop_scale=0.67, color_jitter=0.0),
+        cite("code, main_simmim.py@d3e29bc: apex O1", precision="fp16"),
     )
     small = paper.at_small(
-        mask_patch_size=16,  # 2 x 2 patches, as 32 pixels of 16
-        epochs=6.0,
-        base_lr=1.5e-3,
-        lr_rule="absolute",
+        cite(SMALL, mask_patch_size=16),  # 2 x 2 patches, as 32 pixels of 16
+        cite(SMALL, epochs=6.0, base_lr=1.5e-3, lr_rule="absolute"),
     )
     toy = small.at_toy(epochs=11.0)
     smoke = toy.at_smoke()
@@ -144,22 +120,16 @@ def recipes() -> Mapping[str, SimMIMRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """SimMIM's own fine-tuning: 1.25e-3 for 512 pictures; the shared table goes to every block."""
-    source = "code, simmim_finetune__vit_base__img224__800ep.yaml@d3e29bc"
+    """SimMIM's own fine-tuning: 1.25e-3 for 512 images; the shared table goes to every block."""
+    config = "code, simmim_finetune__vit_base__img224__800ep.yaml@d3e29bc"
     return {
         "classification": {
-            "paper": {
-                source: {
-                    "base_lr": 6.25e-4,
-                    "lr_rule": "linear",
-                    "layer_decay": 0.65,
-                    "drop_path": 0.1,
-                    "epochs": 100.0,
-                    "warmup_epochs": 20.0,
-                },
-                f"{source}: 2.5e-7 for 512 pictures": {"min_lr": 5e-7},
-                "code, config.py@d3e29bc": {"clip_grad": 5.0},
-            }
+            "paper": [
+                cite(config, base_lr=6.25e-4, lr_rule="linear", layer_decay=0.65, drop_path=0.1),
+                cite(config, epochs=100.0, warmup_epochs=20.0),
+                cite(f"{config}: 2.5e-7 for 512 pictures", min_lr=5e-7),
+                cite("code, config.py@d3e29bc", clip_grad=5.0),
+            ]
         }
     }
 

@@ -1,7 +1,7 @@
 """CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021).
 
 At paper scale OpenAI's ViT-B/16 is loaded from the file the user names (`--weights clip=PATH`). At the
-smaller scales a small CLIP is really trained, here, on captioned pictures: image tower, text tower and the
+smaller scales a small CLIP is really trained, here, on captioned images: image tower, text tower and the
 symmetric contrastive loss of section 2.3.
 """
 
@@ -10,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import size_of, transformer_flops
 from mimbench.contract import MethodCard
 from mimbench.data.captions import EOS
-from mimbench.errors import UserError
-from mimbench.recipe import PretrainRecipe
+from mimbench.recipe import PretrainRecipe, cite
 from pretrain.clip_vit import ClipVisual, Transformer
+from pretrain.weights import load_into, read, trained
 
 if TYPE_CHECKING:
     from mimbench.data.captions import Tokenizer
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class CLIP(nn.Module):
-    """Image and text towers, trained to tell which caption belongs to which picture of the batch."""
+    """Image and text towers, trained to tell which caption belongs to which image of the batch."""
 
     def __init__(self, recipe: ClipRecipe, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -75,10 +73,8 @@ class ClipRecipe(PretrainRecipe):
     weights: str  # the name under which the user gives pretrained weights; "" = trained here
 
     def step_flops(self) -> float:
-        size = size_of(self.arch)
-        image = transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
-        image += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        return 3 * (image + transformer_flops(self.text_dim, self.text_depth, 24))
+        text = transformer_flops(self.text_dim, self.text_depth, 24)
+        return 3 * (self.encoder_flops() + text)
 
 
 def visual_tower(recipe: ClipRecipe) -> ClipVisual:
@@ -96,36 +92,17 @@ def visual_tower(recipe: ClipRecipe) -> ClipVisual:
 
 def load_visual(state: Mapping[str, Tensor], recipe: ClipRecipe, path: Path) -> ClipVisual:
     """The image tower with the `visual.*` weights of a CLIP state dict, in fp32."""
-    tower = visual_tower(recipe)
-    weights = {
-        name.removeprefix("visual."): w.float() for name, w in state.items() if name.startswith("visual.")
-    }
-    expected = tower.state_dict()
-    for name, tensor in expected.items():
-        if name not in weights or weights[name].shape != tensor.shape:
-            found = tuple(weights[name].shape) if name in weights else "missing"
-            remedy = f"It is {found}; {recipe.arch} needs {tuple(tensor.shape)}. Give OpenAI's CLIP ViT-B/16."
-            raise UserError(f"weights clip ({path})", f"visual.{name}", remedy=remedy)
-    tower.load_state_dict({name: weights[name] for name in expected})
-    return tower
+    wanted = f"For {recipe.arch} give OpenAI's CLIP ViT-B/16."
+    return load_into(visual_tower(recipe), state, f"weights clip ({path})", wanted, "visual.{}".format)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A CLIP state dict from .safetensors, or from a .pt state dict read without running code.
+    """A CLIP state dict, nested or not; OpenAI's own TorchScript archive is refused, as its code would run.
 
     Raises:
-        UserError: a file of another kind, such as OpenAI's own TorchScript archive, which only loads by
-            running the code inside it.
+        UserError: a file that only loads by running the code inside it.
     """
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys() if name.startswith("visual.")}
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(state.get("state_dict", state))
-    except Exception as error:
-        remedy = "Not a plain state dict. Save its state_dict() as .safetensors: code in a file is not run."
-        raise UserError("weights clip", str(path), remedy=remedy) from error
+    return read(path, "weights clip", nested=["state_dict"])
 
 
 def load(folder: RunFolder) -> nn.Module:
@@ -134,53 +111,24 @@ def load(folder: RunFolder) -> nn.Module:
     if recipe.weights:
         path = folder.weights[recipe.weights]
         return load_visual(read_weights(path), recipe, path)
-    path = folder.path / "teacher.safetensors"
-    return load_visual(load_file(path), recipe, path)
+    return load_visual(trained(folder), recipe, folder.path)
 
 
 def recipes() -> Mapping[str, ClipRecipe]:
-    paper = ClipRecipe.cited(
-        {
-            "DTM code, vqkd_teacher/clip@322df2e: OpenAI's ViT-B/16 for every student": {
-                "arch": "vit_base",
-                "img_size": 224,
-                "patch_size": 16,
-                "output_dim": 512,
-                "text_dim": 512,
-                "text_depth": 12,
-                "weights": "clip",
-            },
-            "loaded, not trained": {
-                "epochs": 0.0,
-                "warmup_epochs": 0.0,
-                "global_batch_size": 1,
-                "base_lr": 0.0,
-                "lr_rule": "absolute",
-                "min_lr": 0.0,
-                "betas": (0.9, 0.98),
-                "weight_decay": 0.2,
-                "clip_grad": None,
-                "drop_path": 0.0,
-                "min_crop_scale": 0.9,
-                "color_jitter": 0.0,
-                "precision": "fp32",
-            },
-        }
+    code = "DTM code, vqkd_teacher/clip@322df2e: OpenAI's ViT-B/16 for every student"
+    loaded = "loaded, not trained"
+    paper = ClipRecipe.of(
+        cite(code, arch="vit_base", img_size=224, patch_size=16, weights="clip"),
+        cite(code, output_dim=512, text_dim=512, text_depth=12),
+        cite(loaded, epochs=0.0, warmup_epochs=0.0, global_batch_size=1, precision="fp32"),
+        cite(loaded, base_lr=0.0, lr_rule="absolute", min_lr=0.0, betas=(0.9, 0.98), weight_decay=0.2),
+        cite(loaded, clip_grad=None, drop_path=0.0, min_crop_scale=0.9, color_jitter=0.0),
     )
+    ours = "ours: two CPU cores"
     toy = paper.vary(
-        "ours: two CPU cores",
-        arch="vit_toy",
-        img_size=64,
-        patch_size=8,
-        output_dim=64,
-        text_dim=64,
-        text_depth=2,
-        weights="",
-        epochs=5.0,
-        warmup_epochs=1.0,
-        global_batch_size=32,
-        base_lr=1e-3,
-        min_crop_scale=0.6,
+        cite(ours, arch="vit_toy", img_size=64, patch_size=8, weights=""),
+        cite(ours, output_dim=64, text_dim=64, text_depth=2),
+        cite(ours, epochs=5.0, warmup_epochs=1.0, global_batch_size=32, base_lr=1e-3, min_crop_scale=0.6),
     )
     smoke = toy.at_smoke(warmup_epochs=1.0)
     return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}

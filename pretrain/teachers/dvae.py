@@ -16,19 +16,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mimbench.contract import MethodCard
 from mimbench.data.augment import MEAN, STD
-from mimbench.errors import UserError
-from mimbench.recipe import PretrainRecipe
+from mimbench.recipe import PretrainRecipe, cite
 from pretrain.conv_vae import ConvDecoder, ConvEncoder, conv_flops
 from pretrain.ema import cosine_between
+from pretrain.weights import load_into, read, trained
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -37,7 +36,7 @@ PIXEL_MARGIN = 0.1  # keeps logits of pixels finite
 
 
 class Encoder(ConvEncoder):
-    """DALL-E's encoder: pictures to the logits of one code for every patch."""
+    """DALL-E's encoder: images to the logits of one code for every patch."""
 
     mean: Tensor
     std: Tensor
@@ -54,19 +53,19 @@ class Encoder(ConvEncoder):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Pictures normalised with ImageNet's statistics to values in [0.1, 0.9], at the encoder's size."""
+        """Images normalised with ImageNet's statistics to values in [0.1, 0.9], at the encoder's size."""
         if images.shape[-1] != self.img_size:
             images = F.interpolate(images, (self.img_size, self.img_size), mode="bicubic", antialias=True)
         return (images * self.std + self.mean).clamp(0, 1) * (1 - 2 * PIXEL_MARGIN) + PIXEL_MARGIN
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """The most likely code of every patch of normalised pictures: ids `[B, N]` in raster order."""
+        """The most likely code of every patch of normalised images: ids `[B, N]` in raster order."""
         return self(self.pixels(images)).argmax(dim=1).flatten(1)
 
 
 class DVAE(nn.Module):
-    """Encoder and decoder, trained to describe pictures by one of `num_codes` codes a patch."""
+    """Encoder and decoder, trained to describe images by one of `num_codes` codes a patch."""
 
     def __init__(self, recipe: DVAERecipe) -> None:
         super().__init__()
@@ -113,8 +112,12 @@ class DVAERecipe(PretrainRecipe):
     anneal_fraction: float  # share of the training in which both reach their value
     weights: str  # the name under which the user gives pretrained weights; "" = trained here
 
+    def encoder_flops(self, num_visible: int | None = None) -> float:
+        del num_visible  # a convolutional net sees the whole image
+        return conv_flops(self.width, self.num_codes, self.img_size, self.patch_size, self.num_blocks)
+
     def step_flops(self) -> float:
-        return 6 * conv_flops(self.width, self.num_codes, self.img_size, self.patch_size, self.num_blocks)
+        return 6 * self.encoder_flops()  # the decoder costs nearly the same
 
 
 OFFICIAL = (  # our parameter, OpenAI's
@@ -142,23 +145,9 @@ def load_official(recipe: DVAERecipe, path: Path) -> Encoder:
         UserError: another kind of file, such as OpenAI's own pickled module, or other shapes.
     """
     field = f"weights {recipe.weights}"
-    try:
-        is_plain = path.suffix == ".safetensors"
-        state: dict[str, Any] = load_file(path) if is_plain else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:
-        remedy = "Not a plain state dict. Save the encoder's state_dict() as .safetensors: no code is run."
-        raise UserError(field, str(path), remedy=remedy) from error
-    encoder = Encoder(recipe)
-    weights = {}
-    for name, tensor in encoder.state_dict().items():
-        theirs = official_name(name)
-        found = tuple(state[theirs].shape) if theirs in state else "missing"
-        if found != tuple(tensor.shape):
-            remedy = f"It is {found}; DALL-E's encoder has {tuple(tensor.shape)}."
-            raise UserError(f"{field} ({path})", theirs, remedy=remedy)
-        weights[name] = state[theirs].float()
-    encoder.load_state_dict(weights)
-    return encoder
+    state = read(path, field)
+    wanted = "Give the encoder of DALL-E's discrete VAE."
+    return load_into(Encoder(recipe), state, f"{field} ({path})", wanted, official_name)
 
 
 def load(folder: RunFolder) -> nn.Module:
@@ -166,63 +155,33 @@ def load(folder: RunFolder) -> nn.Module:
     recipe = DVAERecipe.from_values(folder.spec.recipe)
     if recipe.weights:
         return load_official(recipe, folder.weights[recipe.weights])
-    encoder, prefix = Encoder(recipe), "encoder."
-    state = load_file(folder.path / "teacher.safetensors")
-    encoder.load_state_dict(
-        {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
-    )
+    encoder = Encoder(recipe)
+    encoder.load_state_dict(trained(folder, "encoder."))
     return encoder
 
 
 def recipes() -> Mapping[str, DVAERecipe]:
-    paper = DVAERecipe.cited(
-        {
-            "BEiT paper, section 2.1: OpenAI's tokenizer, 8192 codes": {
-                "num_codes": 8192,
-                "weights": "dall-e",
-            },
-            "BEiT code, run_beit_pretraining.py@768a3c8": {"img_size": 112},
-            "BEiT code, dall_e/encoder.py@768a3c8": {"patch_size": 8, "width": 256, "num_blocks": 2},
-            "recalled, not read: DALL-E paper, section A.2": {
-                "final_temperature": 1 / 16,
-                "kl_weight": 6.6,
-                "anneal_fraction": 0.05,
-                "betas": (0.9, 0.999),
-                "weight_decay": 1e-4,
-            },
-            "a convolutional net: the size of the students that it serves": {"arch": "vit_base"},
-            "loaded, not trained": {
-                "epochs": 0.0,
-                "warmup_epochs": 0.0,
-                "global_batch_size": 1,
-                "base_lr": 0.0,
-                "lr_rule": "absolute",
-                "min_lr": 0.0,
-                "clip_grad": None,
-                "drop_path": 0.0,
-                "min_crop_scale": 0.08,
-                "color_jitter": 0.0,
-                "precision": "fp32",
-            },
-        }
+    beit = "BEiT paper, section 2.1: OpenAI's tokenizer, 8192 codes"
+    recalled, loaded = "recalled, not read: DALL-E paper, section A.2", "loaded, not trained"
+    paper = DVAERecipe.of(
+        cite(beit, num_codes=8192, weights="dall-e"),
+        cite("BEiT code, run_beit_pretraining.py@768a3c8", img_size=112),
+        cite("BEiT code, dall_e/encoder.py@768a3c8", patch_size=8, width=256, num_blocks=2),
+        cite("a convolutional net: the size of the students that it serves", arch="vit_base"),
+        cite(recalled, final_temperature=1 / 16, kl_weight=6.6, anneal_fraction=0.05),
+        cite(recalled, betas=(0.9, 0.999), weight_decay=1e-4),
+        cite(loaded, epochs=0.0, warmup_epochs=0.0, global_batch_size=1, precision="fp32"),
+        cite(loaded, base_lr=0.0, lr_rule="absolute", min_lr=0.0, clip_grad=None, drop_path=0.0),
+        cite(loaded, min_crop_scale=0.08, color_jitter=0.0),
     )
+    ours = "ours: two CPU cores"
     toy = paper.vary(
-        "ours: two CPU cores",
-        arch="vit_toy",
-        img_size=32,
-        patch_size=4,
-        num_codes=256,
-        width=16,
-        num_blocks=1,
-        final_temperature=0.5,
-        kl_weight=1.0,  # 6.6 leaves too little of the picture after so few steps
-        anneal_fraction=0.3,
-        weights="",
-        epochs=3.0,
-        warmup_epochs=0.3,
-        global_batch_size=16,  # many steps rather than large ones: else few codes are used
-        base_lr=1e-2,
-        min_crop_scale=0.6,
+        cite(ours, arch="vit_toy", img_size=32, patch_size=4, weights=""),
+        cite(ours, num_codes=256, width=16, num_blocks=1),
+        cite(ours, final_temperature=0.5, anneal_fraction=0.3),
+        cite(ours, kl_weight=1.0),  # 6.6 leaves too little of the image after so few steps
+        cite(ours, epochs=3.0, warmup_epochs=0.3, base_lr=1e-2, min_crop_scale=0.6),
+        cite(ours, global_batch_size=16),  # many steps rather than large ones: else few codes are used
     )
     smoke = toy.at_smoke(img_size=16, num_codes=64, warmup_epochs=0.3)
     return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}

@@ -1,6 +1,6 @@
 """The perceptual codebook of PeCo (Dong et al., AAAI 2023, arXiv 2111.12710): a reconstruction.
 
-A VQ-VAE (van den Oord et al., 2017) whose reconstruction must look like the picture to a frozen
+A VQ-VAE (van den Oord et al., 2017) whose reconstruction must look like the image to a frozen
 self-supervised network too: distance of pixels, distance of features at several of the network's blocks, and
 the commitment loss. There is no public code. From the abstract: the codebook and the perceptual loss by a
 self-supervised ViT. Everything else is recalled or ours: DALL-E's convolutional networks instead of PeCo's,
@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 from mimbench.contract import MethodCard
-from mimbench.recipe import PretrainRecipe
+from mimbench.method import Method
+from mimbench.recipe import PretrainRecipe, cite
 from pretrain.conv_vae import ConvDecoder, ConvEncoder, conv_flops
 from pretrain.quantizer import VectorQuantizer
+from pretrain.weights import trained
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
 
 
 class Tokenizer(nn.Module):
-    """Encoder and codebook: pictures to one of `num_codes` codes a patch."""
+    """Encoder and codebook: images to one of `num_codes` codes a patch."""
 
     def __init__(self, recipe: CodebookRecipe) -> None:
         super().__init__()
@@ -50,16 +50,16 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """The code of every patch of normalised pictures: ids `[B, N]` in raster order."""
+        """The code of every patch of normalised images: ids `[B, N]` in raster order."""
         return self.quantizer.nearest(self(images).float())
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """Square pictures `[B, 3, H, H]` to `[B, 3, side, side]`."""
+    """Square images `[B, 3, H, H]` to `[B, 3, side, side]`."""
     return F.interpolate(images, (side, side), mode="bicubic", antialias=True)
 
 
-class PeCoCodebook(nn.Module):
+class PeCoCodebook(Method):
     """Tokenizer and decoder, trained together.
 
     Args:
@@ -79,10 +79,8 @@ class PeCoCodebook(nn.Module):
         )
         self.perceptual = perceptual
 
-    def train(self, mode: bool = True) -> PeCoCodebook:
-        super().train(mode)
-        self.perceptual.eval()
-        return self
+    def no_weight_decay(self) -> set[str]:
+        return set()  # it has no class token and no positions
 
     def after_step(self, step: int) -> None:
         self.tokenizer.quantizer.update()
@@ -121,61 +119,32 @@ class CodebookRecipe(PretrainRecipe):
     perceptual_weight: float  # 0 = a plain VQ-VAE
     perceptual_blocks: tuple[int, ...]  # of the frozen encoder, 0-based, ascending
 
-    def step_flops(self) -> float:
-        nets = 6 * conv_flops(self.width, self.code_dim, self.img_size, self.patch_size, self.num_blocks)
-        size = size_of(self.arch)
-        encoder = transformer_flops(size.embed_dim, size.depth, self.num_patches + 1)
-        encoder += patch_embed_flops(size.embed_dim, self.num_patches, self.patch_size)
-        return nets + 3 * encoder  # two forward passes; backward to the pixels only
+    def encoder_flops(self, num_visible: int | None = None) -> float:
+        del num_visible  # a convolutional net sees the whole image
+        return conv_flops(self.width, self.code_dim, self.img_size, self.patch_size, self.num_blocks)
+
+    def step_flops(self, perceptual: PretrainRecipe) -> float:
+        features = 3 * perceptual.encoder_flops()  # two forward passes; backward to the pixels only
+        return 6 * self.encoder_flops() + features
 
 
 def recipes() -> Mapping[str, CodebookRecipe]:
-    paper = CodebookRecipe.cited(
-        {
-            "recalled, not read: PeCo paper, section 4": {
-                "img_size": 224,
-                "patch_size": 16,
-                "num_codes": 8192,
-                "code_dim": 256,
-                "perceptual_blocks": (2, 5, 8, 11),
-                "perceptual_weight": 1.0,
-                "epochs": 100.0,
-                "global_batch_size": 128,
-                "base_lr": 5e-5,
-                "lr_rule": "absolute",
-            },
-            "VQ-VAE paper, section 3.2": {"commitment_weight": 0.25},
-            "the frozen network's size, MAE's": {"arch": "vit_base"},
-            "ours: not known": {
-                "width": 128,
-                "num_blocks": 2,
-                "warmup_epochs": 1.0,
-                "min_lr": 0.0,
-                "betas": (0.9, 0.95),
-                "weight_decay": 1e-4,
-                "clip_grad": None,
-                "drop_path": 0.0,
-                "min_crop_scale": 0.2,
-                "color_jitter": 0.0,
-                "precision": "fp32",
-            },
-        }
+    recalled, unknown = "recalled, not read: PeCo paper, section 4", "ours: not known"
+    paper = CodebookRecipe.of(
+        cite(recalled, img_size=224, patch_size=16, num_codes=8192, code_dim=256),
+        cite(recalled, perceptual_blocks=(2, 5, 8, 11), perceptual_weight=1.0),
+        cite(recalled, epochs=100.0, global_batch_size=128, base_lr=5e-5, lr_rule="absolute"),
+        cite("VQ-VAE paper, section 3.2", commitment_weight=0.25),
+        cite("the frozen network's size, MAE's", arch="vit_base"),
+        cite(unknown, width=128, num_blocks=2, drop_path=0.0, precision="fp32"),
+        cite(unknown, warmup_epochs=1.0, min_lr=0.0, betas=(0.9, 0.95), weight_decay=1e-4, clip_grad=None),
+        cite(unknown, min_crop_scale=0.2, color_jitter=0.0),
     )
+    ours = "ours: two CPU cores"
     toy = paper.vary(
-        "ours: two CPU cores",
-        arch="vit_toy",
-        img_size=32,
-        patch_size=4,
-        num_codes=256,
-        code_dim=16,
-        width=16,
-        num_blocks=1,
-        perceptual_blocks=(0, 1, 2, 3),
-        epochs=2.0,
-        warmup_epochs=0.2,
-        global_batch_size=16,
-        base_lr=5e-3,
-        min_crop_scale=0.6,
+        cite(ours, arch="vit_toy", img_size=32, patch_size=4, perceptual_blocks=(0, 1, 2, 3)),
+        cite(ours, num_codes=256, code_dim=16, width=16, num_blocks=1),
+        cite(ours, epochs=2.0, warmup_epochs=0.2, global_batch_size=16, base_lr=5e-3, min_crop_scale=0.6),
     )
     smoke = toy.at_smoke(img_size=16, num_codes=64, warmup_epochs=0.2, perceptual_blocks=(1, 3))
     return {"paper": paper, "small": toy, "toy": toy, "smoke": smoke}
@@ -183,11 +152,8 @@ def recipes() -> Mapping[str, CodebookRecipe]:
 
 def load(folder: RunFolder) -> nn.Module:
     """The tokenizer of a finished run."""
-    tokenizer, prefix = Tokenizer(CodebookRecipe.from_values(folder.spec.recipe)), "tokenizer."
-    state = load_file(folder.path / "teacher.safetensors")
-    tokenizer.load_state_dict(
-        {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
-    )
+    tokenizer = Tokenizer(CodebookRecipe.from_values(folder.spec.recipe))
+    tokenizer.load_state_dict(trained(folder, "tokenizer."))
     return tokenizer
 
 

@@ -1,12 +1,12 @@
 """VQ-KD: the tokenizer of BEiT v2 (Peng et al., 2022, arXiv 2208.06366, section 2.2).
 
-A ViT encodes the picture; each patch token is projected to a short vector and replaced by the nearest code,
+A ViT encodes the image; each patch token is projected to a short vector and replaced by the nearest code,
 by cosine; a shallow decoder predicts CLIP's tokens from the codes. The loss is 1 - cos to CLIP's features
 plus the commitment loss. Sizes and recipe are those of microsoft/unilm@80d673a (beit2/modeling_vqkd.py).
 
 RECONSTRUCTION, as DTM's host of it is. What differs: the codes are moved and restarted as
 pretrain/quantizer.py says, where the code starts them by k-means and averages normalised means; the decoder
-has no class token; pictures are normalised with ImageNet's statistics, where the code maps them to [-1, 1];
+has no class token; images are normalised with ImageNet's statistics, where the code maps them to [-1, 1];
 and it is trained at every scale, no weights are loaded.
 """
 
@@ -17,16 +17,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mimbench.arch import ViTConfig, patch_embed_flops, size_of, transformer_flops
+from mimbench.arch import size_of, transformer_flops
 from mimbench.contract import MethodCard
-from mimbench.recipe import PretrainRecipe
+from mimbench.method import Method
+from mimbench.recipe import SMALL, PretrainRecipe, cite
 from mimbench.vit import Block, LayerNorm, ViT
-from pretrain.feature_student import clip_flops, teacher_tokens
+from pretrain.feature_student import teacher_tokens
 from pretrain.quantizer import VectorQuantizer
 from pretrain.target import cosine_error
+from pretrain.weights import trained
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -38,13 +39,11 @@ def task_layer(dim: int, out_dim: int) -> nn.Sequential:
 
 
 class Tokenizer(nn.Module):
-    """Pictures to one code for every patch."""
+    """Images to one code for every patch."""
 
     def __init__(self, recipe: VQKDRecipe) -> None:
         super().__init__()
-        config = ViTConfig.named(
-            recipe.arch, img_size=recipe.img_size, patch_size=recipe.patch_size, pos_embed="learned"
-        )
+        config = recipe.vit_config(pos_embed="learned")
         self.encoder = ViT(config, drop_path=recipe.drop_path)
         self.task_layer = task_layer(config.embed_dim, recipe.code_dim)
         self.quantizer = VectorQuantizer(recipe.num_codes, recipe.code_dim, decay=recipe.decay, cosine=True)
@@ -82,7 +81,7 @@ class Decoder(nn.Module):
         return self.task_layer(self.norm(self.blocks(self.embed(codes) + self.pos_embed)))
 
 
-class VQKD(nn.Module):
+class VQKD(Method):
     """Tokenizer and decoder, trained to say CLIP's features in codes."""
 
     def __init__(self, recipe: VQKDRecipe, teacher: nn.Module) -> None:
@@ -94,14 +93,6 @@ class VQKD(nn.Module):
     @property
     def encoder(self) -> nn.Module:
         return self.tokenizer.encoder
-
-    def train(self, mode: bool = True) -> VQKD:
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
-    def no_weight_decay(self) -> set[str]:
-        return {"pos_embed", "cls_token"}
 
     def after_step(self, step: int) -> None:
         self.tokenizer.quantizer.update()
@@ -122,81 +113,43 @@ class VQKDRecipe(PretrainRecipe):
     decay: float  # of the codes' moving averages
     decoder_depth: int
     target_dim: int  # of CLIP's projected tokens
-    clip_normalisation: bool  # give the teacher CLIP's own picture statistics instead of the student's
+    clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
 
-    def step_flops(self) -> float:
-        size, tokens = size_of(self.arch), self.num_patches
-        blocks = transformer_flops(size.embed_dim, size.depth, tokens + 1)
-        blocks += transformer_flops(size.embed_dim, self.decoder_depth, tokens)
-        widths = 2 * size.embed_dim + 2 * self.code_dim + self.target_dim
-        layers = 2.0 * tokens * size.embed_dim * widths
-        embed = patch_embed_flops(size.embed_dim, tokens, self.patch_size)
-        return 3 * (embed + blocks + layers) + clip_flops(self)
+    def step_flops(self, teacher: PretrainRecipe) -> float:
+        dim, tokens = size_of(self.arch).embed_dim, self.num_patches
+        decoder = transformer_flops(dim, self.decoder_depth, tokens)
+        layers = 2.0 * tokens * dim * (2 * dim + 2 * self.code_dim + self.target_dim)
+        return 3 * (self.encoder_flops() + decoder + layers) + teacher.encoder_flops()
 
 
 def load(folder: RunFolder) -> nn.Module:
     """The tokenizer of a run, without the decoder."""
-    tokenizer, prefix = Tokenizer(VQKDRecipe.from_values(folder.spec.recipe)), "tokenizer."
-    state = load_file(folder.path / "teacher.safetensors")
-    tokenizer.load_state_dict(
-        {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
-    )
+    tokenizer = Tokenizer(VQKDRecipe.from_values(folder.spec.recipe))
+    tokenizer.load_state_dict(trained(folder, "tokenizer."))
     return tokenizer
 
 
 def recipes() -> Mapping[str, VQKDRecipe]:
-    paper = VQKDRecipe.cited(
-        {
-            "BEiT v2 code, TOKENIZER.md@edf2b0a": {
-                "num_codes": 8192,
-                "code_dim": 32,
-                "decoder_depth": 3,
-                "epochs": 100.0,
-                "warmup_epochs": 10.0,
-                "global_batch_size": 512,
-                "betas": (0.9, 0.99),
-                "weight_decay": 1e-4,
-                "min_crop_scale": 0.08,
-            },
-            "BEiT v2 code, modeling_vqkd.py@80d673a": {
-                "arch": "vit_base",
-                "img_size": 224,
-                "patch_size": 16,
-                "target_dim": 512,
-                "clip_normalisation": True,
-                "decay": 0.99,
-                "drop_path": 0.0,
-            },
-            "BEiT v2 code, run_vqkd_training.py@80d673a: 5e-5 * 512 / 128": {
-                "base_lr": 2e-4,
-                "lr_rule": "absolute",
-            },
-            "BEiT v2 code, run_vqkd_training.py@80d673a": {
-                "min_lr": 1e-5,
-                "clip_grad": None,
-                "color_jitter": 0.0,
-                "precision": "fp16",
-            },
-        }
+    doc = "BEiT v2 code, TOKENIZER.md@edf2b0a"
+    model = "BEiT v2 code, modeling_vqkd.py@80d673a"
+    parser = "BEiT v2 code, run_vqkd_training.py@80d673a"
+    paper = VQKDRecipe.of(
+        cite(model, arch="vit_base", img_size=224, patch_size=16, drop_path=0.0, decay=0.99),
+        cite(model, target_dim=512, clip_normalisation=True),
+        cite(doc, num_codes=8192, code_dim=32, decoder_depth=3),
+        cite(doc, epochs=100.0, warmup_epochs=10.0, global_batch_size=512),
+        cite(doc, betas=(0.9, 0.99), weight_decay=1e-4, min_crop_scale=0.08),
+        cite(f"{parser}: 5e-5 * 512 / 128", base_lr=2e-4, lr_rule="absolute"),
+        cite(parser, min_lr=1e-5, clip_grad=None, color_jitter=0.0, precision="fp16"),
     )
+    ours = "ours: two CPU cores"
     toy = paper.vary(
-        "ours: two CPU cores",
-        arch="vit_toy",
-        img_size=64,
-        patch_size=8,
-        num_codes=256,
-        code_dim=16,
-        decoder_depth=1,
-        target_dim=64,
-        clip_normalisation=False,  # the project's CLIP learns from pictures as the student sees them
-        epochs=6.0,
-        warmup_epochs=1.0,
-        global_batch_size=32,
-        base_lr=1.5e-3,
-        min_crop_scale=0.6,
-        precision="fp32",
+        cite(ours, arch="vit_toy", img_size=64, patch_size=8, precision="fp32"),
+        cite(ours, num_codes=256, code_dim=16, decoder_depth=1, target_dim=64),
+        cite(ours, clip_normalisation=False),  # our CLIP learns from images as the student sees them
+        cite(ours, epochs=6.0, warmup_epochs=1.0, global_batch_size=32, base_lr=1.5e-3, min_crop_scale=0.6),
     )
-    small = toy.vary("ours: minutes on two CPU cores for a few thousand pictures", epochs=4.0)
+    small = toy.vary(SMALL, epochs=4.0)
     smoke = toy.at_smoke(num_codes=64)
     return {"paper": paper, "small": small, "toy": toy, "smoke": smoke}
 

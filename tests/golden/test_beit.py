@@ -15,7 +15,8 @@ from torch import nn
 from mimbench import arch
 from mimbench.data.augment import normalise
 from pretrain.masking import block_mask
-from pretrain.methods.beit import METHOD, BEiT, masked_mean
+from pretrain.methods.beit import METHOD, BEiT
+from pretrain.target import masked_mean
 from pretrain.teachers import dvae
 
 HERE = Path(__file__).parent

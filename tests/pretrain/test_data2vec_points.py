@@ -188,9 +188,7 @@ def test_p08_recipe() -> None:
 
 
 def test_p09_fine_tuning_recipe() -> None:
-    changes = {
-        k: v for part in METHOD.transfer()["classification"]["paper"].values() for k, v in part.items()
-    }
+    changes = {k: v for part in METHOD.transfer()["classification"]["paper"] for k, v in part.values.items()}
     recipe = ClassificationRecipe.from_values({**CLASSIFICATION.recipes()["paper"].values(), **changes})
     assert (recipe.peak_lr, recipe.global_batch_size) == (4e-3, 1024)
     assert (recipe.weight_decay, recipe.layer_decay, recipe.drop_path) == (0.0, 0.65, 0.2)

@@ -190,10 +190,11 @@ def test_f05_the_loss_is_the_squared_distance_of_directions(method: DeepMIM) -> 
 def test_f06_the_teacher_is_frozen_and_sees_the_whole_picture(method: DeepMIM, images: Tensor) -> None:
     seen: list[Tensor] = []
     method.teacher.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    method.teacher.train().requires_grad_(False)
+    assert not any(module.training for module in method.train().teacher.modules())
     method.teacher.requires_grad_(True)  # so that a path to it would leave a gradient
-    method.train()(images, 0.0)["loss"].backward()
+    method(images, 0.0)["loss"].backward()
     assert all(p.grad is None for p in method.teacher.parameters())
-    assert not any(module.training for module in method.teacher.modules())
     assert len(seen) == 1 and torch.equal(seen[0], to_clip_statistics(images))
     assert method.forward_target(images).shape == (3, 196, 24)
 
@@ -295,8 +296,10 @@ def test_f13_alpha_one_everywhere_is_not_hybrid(images: Tensor) -> None:
 
 
 def test_f13_targets_move_from_the_reconstruction_to_the_pixels(images: Tensor) -> None:
-    mae = build_mae()
+    mae = build_mae().requires_grad_(False)
     method = build(mae, target="pixels", hybrid_alphas=(0.0, 1 / 3, 2 / 3))
+    assert method.training and not mae.training
+    mae.requires_grad_(True)  # so that a path to it would leave a gradient
     noise = torch.rand(3, 196)
     _, ids_restore, mask = method.forward_encoder(images, noise)
     targets = method.branch_targets(images, ids_restore)
@@ -310,7 +313,7 @@ def test_f13_targets_move_from_the_reconstruction_to_the_pixels(images: Tensor) 
     again = method.branch_targets(unpatchify(garbled, 2), ids_restore)
     assert torch.equal(again[0], targets[0]), "x_hat comes from the visible patches alone"
     method(images, 0.0)["loss"].backward()
-    assert all(p.grad is None for p in mae.parameters()) and not mae.training
+    assert all(p.grad is None for p in mae.parameters())
 
 
 def test_f13_only_pixels_are_hybrid_and_of_the_maes_kind() -> None:
@@ -337,9 +340,7 @@ def test_f14_learning_rates() -> None:
 
 
 def test_f14_fine_tuning_learning_rates(method: DeepMIM) -> None:
-    recipe = classification.recipes()["paper"]
-    for source, values in METHOD.transfer()["classification"]["paper"].items():
-        recipe = recipe.vary(source, **values)
+    recipe = classification.recipes()["paper"].vary(*METHOD.transfer()["classification"]["paper"])
     assert recipe.peak_lr == pytest.approx(4e-4)
     assert (recipe.epochs, recipe.warmup_epochs) == (100, 5)
     total, warmup = 100 * 1251, 5 * 1251

@@ -20,7 +20,7 @@ class Teacher(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokens = torch.randn(4, 17, 64) * 3
+        self.tokens = nn.Parameter(torch.randn(4, 17, 64) * 3, requires_grad=False)
         self.given: list[tuple[Tensor, bool, bool]] = []
 
     def forward(self, images: Tensor, *, project: bool) -> Tensor:

@@ -141,9 +141,7 @@ def test_p09_no_gradient_reaches_the_teacher(method: DeepMIM, images: Tensor) ->
 
 def test_p10_fine_tuning_is_slower_than_maes() -> None:
     mae = classification.recipes()["paper"]
-    ours = mae
-    for source, values in METHOD.transfer()["classification"]["paper"].items():
-        ours = ours.vary(source, **values)
+    ours = mae.vary(*METHOD.transfer()["classification"]["paper"])
     assert ours.global_batch_size == 1024
     assert ours.peak_lr == pytest.approx(4e-4) and mae.peak_lr == pytest.approx(2e-3)
     assert (ours.layer_decay, ours.drop_path, ours.epochs) == (0.6, 0.1, 100)

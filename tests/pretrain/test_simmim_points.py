@@ -34,9 +34,7 @@ def images() -> Tensor:
 
 @pytest.fixture
 def fine_tuning() -> ClassificationRecipe:
-    changes = {
-        k: v for part in METHOD.transfer()["classification"]["paper"].values() for k, v in part.items()
-    }
+    changes = {k: v for part in METHOD.transfer()["classification"]["paper"] for k, v in part.values.items()}
     return ClassificationRecipe.from_values({**CLASSIFICATION.recipes()["paper"].values(), **changes})
 
 
