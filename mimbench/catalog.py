@@ -72,7 +72,7 @@ class Description:
     scales: tuple[str, ...]
     paper: str = ""
     code: str | None = None
-    reconstruction: bool = False
+    provenance: str = ""
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     trains: bool = True
     golden: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Resolved:
         values, sources: the recipe's fields, and where each value comes from.
         images: pictures seen in training. flops: of the whole run.
         needs: role to the teacher or method that must be trained before.
-        reconstruction: whether the recipe is rebuilt without the authors' code.
+        provenance: where a method's code comes from, see `MethodCard`; empty for a task.
     """
 
     about: Description
@@ -100,7 +100,7 @@ class Resolved:
     images: int
     flops: float
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    reconstruction: bool = False
+    provenance: str = ""
 
 
 class Catalog:
@@ -218,7 +218,7 @@ def _describe(kind: str, card: Any) -> Description:
         **common,
         paper=card.paper,
         code=card.code,
-        reconstruction=card.is_reconstruction(released),
+        provenance=card.provenance_of(released),
         needs=dict(card.needed(released)),
         trains=card.trains,
         golden=card.golden,
@@ -268,13 +268,13 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
             raise
         name = place(changed[error.field], error.field)
         raise UserError(name, error.value, allowed=error.allowed, remedy=error.remedy) from None
-    size, needs, rebuilt = arguments["data_size"], {}, False
+    size, needs, provenance = arguments["data_size"], {}, ""
     if kind == "task":
         arch, patch_size = arguments["encoder"]
         images = int(found.images(values, size))
         flops = images * float(found.flops(values, arch, patch_size))
     else:
-        needs, rebuilt = dict(found.needed(recipe)), found.is_reconstruction(recipe)
+        needs, provenance = dict(found.needed(recipe)), found.provenance_of(recipe)
         images = round(recipe.epochs * size) if found.trains else 0
         flops = images * step_flops(found, recipe, arguments["scale"]) if images else 0.0
     return {
@@ -283,5 +283,5 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
         "images": images,
         "flops": flops,
         "needs": needs,
-        "reconstruction": rebuilt,
+        "provenance": provenance,
     }

@@ -24,7 +24,7 @@ def methods() -> None:
     kinds: tuple[Literal["method", "teacher"], ...] = ("method", "teacher")
     for kind in kinds:
         for about in catalog.all(kind):
-            code = "reconstruction" if about.reconstruction else about.code or ""
+            code = about.code or "" if about.provenance == "official" else about.provenance
             name = about.name if kind == "method" else f"{about.name}\n(teacher)"
             golden = "yes" if about.golden else "–"
             needs = ", ".join(about.needs.values())

@@ -24,7 +24,8 @@ def leaderboard(request: Request, console: Console) -> int:
     columns: dict[str, Column] = {}
     rows: dict[str, Row] = {}  # by the key of the pretraining with seed 0
     found: dict[tuple[str, str], dict[int, SeedOutcome]] = {}  # (row's id, metric) to what became of its runs
-    rebuilt, untrained = set(), []
+    provenance: dict[str, str] = {}
+    untrained = []
     for stored in stored_tables(request, console):
         columns |= {column.metric: column for column in stored.spec.columns if column.metric not in columns}
         for row in stored.spec.rows:
@@ -36,8 +37,7 @@ def leaderboard(request: Request, console: Console) -> int:
             if pretraining not in rows:
                 name = f"{stored.method} {row.id}"
                 rows[pretraining] = row.model_copy(update={"id": name, "baseline": None})
-                if row.id in stored.plan.rebuilt:
-                    rebuilt.add(name)
+                provenance[name] = stored.plan.provenance[row.id]
                 if not stored.plan.recipes[pretraining].about.trains:
                     untrained.append(name)
             name = rows[pretraining].id
@@ -60,7 +60,9 @@ def leaderboard(request: Request, console: Console) -> int:
     )
     places = {metric: index for index, metric in enumerate(columns)}
     by_index = {(name, places[metric]): by_seed for (name, metric), by_seed in found.items()}
-    table = aggregate.aggregate(spec, by_index, reported.read(), request.scale, rebuilt, where="leaderboard")
+    table = aggregate.aggregate(
+        spec, by_index, reported.read(), request.scale, provenance, where="leaderboard"
+    )
     table = replace(table, rows=tuple(sorted(table.rows, key=_worst_last)))
     terminal.show(table, console)
     options = ["--scale", request.scale, "--seeds", str(request.seeds)]

@@ -51,8 +51,7 @@ class Planner:
         for row in rows:
             if row.method is None:
                 continue
-            if self._is_rebuilt(row, where):
-                self.plan.rebuilt.add(row.id)
+            self.plan.provenance[row.id] = self._provenance(row, where)
             self._named = set()
             for task in dict.fromkeys(column.task for column in columns):  # its columns share one run
                 indices = [index for index, column in enumerate(columns) if column.task == task]
@@ -70,15 +69,15 @@ class Planner:
                 self.plan.nodes[run].users.add(f"{where}: {row_id}")
         return self.plan
 
-    def _is_rebuilt(self, row: Row, where: str) -> bool:
-        """Whether a row is a reconstruction; as its card says where its recipe is none at this scale."""
+    def _provenance(self, row: Row, where: str) -> str:
+        """Where a row's code comes from; as its card says where it has no recipe at this scale."""
         assert row.method is not None
         kind = discovery.kind_of(row.method)
         try:
             changes = self._changes(row.method, self._overrides(row), f"{where}: rows.{row.id}.set")
-            return self._resolve(kind, row.method, changes).reconstruction
+            return self._resolve(kind, row.method, changes).provenance
         except (UserError, Unavailable):  # which `cell` will say where it matters
-            return self.catalog.describe(kind, row.method).reconstruction
+            return self.catalog.describe(kind, row.method).provenance
 
     def _refuse_strangers(self, row: Row, where: str) -> None:
         """Raises UserError for a row's override of something that it neither trains nor is evaluated on."""

@@ -58,7 +58,7 @@ def sample(scale="toy", seeds=3, broken=False):
         outcomes["mae", 1] = {
             seed: SeedOutcome("stale", item.value) for seed, item in outcomes["mae", 1].items()
         }
-    return aggregate(SPEC, outcomes, reported.read(), scale, {"feature-mim"})
+    return aggregate(SPEC, outcomes, reported.read(), scale, {"feature-mim": "reconstruction"})
 
 
 def page(table):
