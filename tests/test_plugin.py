@@ -42,7 +42,11 @@ label = "Mine"
 method = "mine"
 trailing
 """
-HELPED = method_source("mine").replace("import HALF", "import HALF\nfrom ..helper import f")
+HELPED = (
+    method_source("mine")
+    .replace("import HALF", "import HALF\nfrom ..helper import f")
+    .replace('provenance="reconstruction"', 'provenance="own"')
+)
 
 
 def write(root: Path, **files: str) -> Path:
@@ -399,8 +403,12 @@ def test_a_table_with_a_plugins_task_in_worker_processes(
     assert '"plugin"' in shown.output and str(bench.mine) in shown.output
     everything = bench.call("reproduce-all", "--scale", "smoke", "--include", str(bench.mine))
     assert everything.exit_code == 0, everything.output
-    page = (bench.root / "reports" / "out" / "mine" / "main-smoke.md").read_text()
-    assert f"mimbench --include '{bench.mine}' reproduce-table mine" in page
+    pages = [bench.root / "reports" / "out" / "mine" / f"main-smoke.{kind}" for kind in ("md", "html", "csv")]
+    markdown, html, csv = (page.read_text() for page in pages)
+    assert f"mimbench --include '{bench.mine}' reproduce-table mine" in markdown
+    assert "- plug-in: my plug-in: /" in markdown
+    assert "**Mine**<br>*own*" in markdown and ">own</span>" in html and ",mine,own,tell," in csv
+    assert "reconstruction" in markdown, "the row of the world's own method is one"
 
 
 def test_gc_leaves_the_runs_of_a_plugin_that_is_not_here(bench: Bench) -> None:
