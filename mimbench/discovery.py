@@ -68,7 +68,7 @@ def module_of(kind: str, name: str) -> str:
     """
     found = _found(kind)
     if name not in found:
-        remedy = f"`mimbench {kind}s` describes them."
+        remedy = f"`mimbench {kind}s` describes them; --include PATH adds your own."
         raise UserError(kind.upper(), name, allowed=sorted(found), remedy=remedy)
     return found[name].module
 

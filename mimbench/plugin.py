@@ -241,6 +241,10 @@ def _hint(owner: Plugin, file: Path, error: Exception) -> str:
     """How to import a module of the plug-in, where that is what went wrong."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
+    if owner.path.is_file():
+        beside = owner.path.with_name(error.name.removeprefix(f"{__name__}.").partition(".")[0])
+        is_there = beside.is_dir() or beside.with_suffix(".py").is_file()
+        return f" A plug-in of several files is a folder that holds {HOLDS[0]}." if is_there else ""
     inner = inner_name(owner.package, error.name)
     if inner == error.name:
         return ""

@@ -243,6 +243,14 @@ def test_what_its_code_raises_names_file_and_line(
         Catalog(None).resolve("method", "mine", "smoke", data_size=10)
 
 
+@pytest.mark.parametrize("line", ["from .helper import f", "from helper import f"])
+def test_a_file_with_another_beside_it_must_be_a_folder(include, tmp_path: Path, line: str) -> None:
+    text = method_source("alone").replace('"""A method."""', line)
+    include(write(tmp_path, single=text, helper="def f(): pass\n") / "single.py")
+    with pytest.raises(UserError, match=r"single\.py, line 2: .*A plug-in of several files is a folder"):
+        Catalog(None).describe("method", "alone")
+
+
 def test_a_name_that_is_no_literal_must_be_the_files(include, mine: Path) -> None:
     write(mine, methods__mine=method_source("mine").replace("name='mine'", "name='mi' + 'ne'"))
     include(mine)

@@ -169,11 +169,12 @@ def load(method: str, table: str = "main", folder: Path | None = None) -> TableS
     """
     files = _files(folder)
     methods = list(dict.fromkeys(name for name, _ in sorted(files)))
+    remedy = "`mimbench tables` lists every table; --include PATH adds your own."
     if method not in methods:
-        raise UserError("METHOD", method, allowed=methods, remedy="`mimbench tables` lists every table.")
+        raise UserError("METHOD", method, allowed=methods, remedy=remedy)
     tables = [name for owner, name in list_tables(folder) if owner == method]
     if table not in tables:
-        raise UserError("TABLE", table, allowed=tables, remedy="`mimbench tables` lists every table.")
+        raise UserError("TABLE", table, allowed=tables, remedy=remedy)
     where = f"tables/{method}/{table}.toml"
     try:
         values = tomllib.loads(files[method, table].read_text(encoding="utf-8"))
