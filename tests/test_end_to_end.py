@@ -27,7 +27,7 @@ def test_dtm_main_at_scale_smoke(workspace: Path) -> None:
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert first.returncode == 0, first.stdout + first.stderr
     out = workspace / "reports" / "out" / "dtm"
-    assert {file.suffix for file in out.iterdir()} == {".html", ".md", ".csv", ".tex", ".svg"}
+    assert {file.suffix for file in out.iterdir()} == {".html", ".md", ".csv", ".json", ".tex", ".svg"}
     found, golden = read(out / "main-smoke.csv"), read(GOLDEN)
     for ours, kept in zip(found, golden, strict=True):
         assert {name: ours[name] for name in KEPT} == {name: kept[name] for name in KEPT}

@@ -87,7 +87,6 @@ def reproduce_all(
         names,
         request,
         make_console(),
-        command=shlex.join(["mimbench", *sys.argv[1:]]),
         jobs=jobs,
         rerun_stale=rerun_stale,
         dry_run=dry_run,

@@ -14,6 +14,7 @@ from mimbench.commands.stored import stored_tables
 from mimbench.errors import UserError
 from mimbench.plan.request import Request, report_name
 from mimbench.render import Context, terminal, write_all
+from mimbench.render import index as index_page
 from mimbench.table import aggregate, reported
 from mimbench.table.cell import SeedOutcome, TableRow
 from mimbench.table.spec import Column, Row, TableSpec
@@ -69,6 +70,7 @@ def leaderboard(request: Request, console: Console) -> int:
     command = shlex.join(["mimbench", *plugin.words(), "leaderboard", *options])
     told = Context(command, {"mimbench": version()})
     files = write_all(table, paths.reports_out(), report_name("leaderboard", request), told)
+    index_page.write(paths.reports_out())
     for file in reversed(files):
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -104,7 +104,7 @@ def next_steps(kind: str, name: str, plugin: Path | None) -> list[str]:
         commands = {
             f'make test ARGS="tests/conformance -k {name}"': "what every method and task must do",
             f"mimbench reproduce-table {name} --scale smoke": "the table, in seconds",
-            f"python tests/golden/make_curves.py {kind}/{name}": "its golden curve, for later changes",
+            f"python tests/golden/make_curves.py {name}": "its golden curve, for later changes",
         }
     else:
         option = f"--include {shlex.quote(str(plugin))}"

@@ -18,7 +18,6 @@ from mimbench.plan.show import show
 from mimbench.render import index, terminal
 from mimbench.store.runs import RunStore
 from mimbench.table import spec as tables
-from mimbench.table.cell import Table
 
 
 def reproduce_table(
@@ -52,6 +51,7 @@ def reproduce_table(
     terminal.show(finished, console)
     told, name = context(spec, plan, request, command), report_name(table, request)
     files = render.write_all(finished, paths.reports_out() / method, name, told)
+    index.write(paths.reports_out())
     tell_failures(plan, report, store, console)
     tell_sharing(plan, store, console)
     for file in reversed(files):  # the page comes last
@@ -64,14 +64,13 @@ def reproduce_all(
     request: Request,
     console: Console,
     *,
-    command: str = "",
     jobs: int | None = None,
     rerun_stale: bool = False,
     dry_run: bool = False,
 ) -> int:
     """Compute what several tables, given as (method, table), lack: one graph, in which every run is once.
 
-    Each table's files are written, and the page that leads to all of them.
+    Each table's files are written, and the page that leads to all tables there are.
 
     Returns:
         The exit status, as `reproduce_table`.
@@ -87,17 +86,15 @@ def reproduce_all(
             return 0
         refuse_without_data(whole, request)
         report = compute(whole, pool, console, rerun_stale=rerun_stale)
-    finished: dict[str, Table] = {}
     for (method, table), plan in plans.items():
         spec, where = specs[method, table], f"tables/{method}/{table}.toml"
         result = aggregate(spec, plan, report, request, store, where=where)
         terminal.show(result, console)
         told = context(spec, plan, request, command_of(method, table, request))
-        page, *_ = render.write_all(result, paths.reports_out() / method, report_name(table, request), told)
-        finished[f"{method}/{page.name}"] = result
+        render.write_all(result, paths.reports_out() / method, report_name(table, request), told)
     tell_failures(whole, report, store, console)
     tell_sharing(whole, store, console)
-    page = index.write(finished, paths.reports_out(), command)
+    page = index.write(paths.reports_out())
     console.print(str(page), markup=False, highlight=False, soft_wrap=True)
     return report.exit_code
 

@@ -1,10 +1,13 @@
-"""A table's files: Markdown, CSV, LaTeX, one SVG plot per metric, and the HTML page that holds everything."""
+"""A table's files: Markdown, CSV, JSON, LaTeX, one SVG plot per metric, and the HTML page with everything."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from mimbench import paths
 from mimbench.atomic import write_text
+from mimbench.render.escape import slug
 from mimbench.render.text import Context, UsedRecipe
 from mimbench.table.cell import Table
 
@@ -12,11 +15,12 @@ __all__ = ["Context", "UsedRecipe", "write_all"]
 
 
 def write_all(table: Table, out_dir: Path, name: str, context: Context | None = None) -> list[Path]:
-    """Write `<name>.{html,md,csv,tex}` and the plots `<name>-<metric>.svg` into `out_dir`; the page first.
+    """Write `<name>.{html,md,csv,json,tex}` and plots `<name>-<metric>.svg` into `out_dir`, the page first.
 
-    A table that asks for it has `<name>-<metric>-cost.svg` as well.
+    A table that asks for it has `<name>-<metric>-cost.svg` as well. The page's links lead to the files beside
+    it, the workspace's index and its runs.
     """
-    from mimbench.render import delimited, html, latex, markdown, plot
+    from mimbench.render import csv, html, json, latex, markdown, plot
 
     context = context or Context()
     plots = {
@@ -28,12 +32,16 @@ def write_all(table: Table, out_dir: Path, name: str, context: Context | None = 
             f"{column.metric}-cost": plot.render_cost(table, index, salt=f"{name}-{column.metric}-cost")
             for index, column in enumerate(table.spec.columns)
         }
+    formats = {"CSV": f"{name}.csv", "JSON": f"{name}.json", "LaTeX": f"{name}.tex", "Markdown": f"{name}.md"}
+    index = os.path.relpath(paths.reports_out() / "index.html", out_dir)
+    places = html.Places(formats, index, runs=os.path.relpath(paths.runs(), out_dir))
     files = {
-        f"{name}.html": html.render(table, context, plots),
-        f"{name}.md": markdown.render(table, context),
-        f"{name}.csv": delimited.render(table),
-        f"{name}.tex": latex.render(table, f"{out_dir.name}-{name}"),
-        **{f"{name}-{metric}.svg": svg for metric, svg in plots.items()},
+        f"{name}.html": html.render(table, context, plots, places),
+        formats["Markdown"]: markdown.render(table, context),
+        formats["CSV"]: csv.render(table),
+        formats["JSON"]: json.render(table, context),
+        formats["LaTeX"]: latex.render(table, f"{out_dir.name}-{name}"),
+        **{f"{name}-{slug(metric)}.svg": svg for metric, svg in plots.items()},
     }
     for file, content in files.items():
         write_text(out_dir / file, content)

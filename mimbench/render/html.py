@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from mimbench import paths
 from mimbench.render import plot, text
+from mimbench.render.escape import segments, slug, slugs, visible
 from mimbench.render.text import Context
-from mimbench.table.cell import Cell, ClaimResult, Table, TableRow
+from mimbench.table.cell import Cell, ClaimResult, SeedOutcome, Table, TableRow
 from mimbench.table.reported import Reported
 from mimbench.table.verdict import MEANINGS, Verdict, Word
 
@@ -24,46 +27,91 @@ _TONES = {
     "opposite direction": "bad",
     "inconclusive": "open",
 }  # the others: none
+_IN_FRONT = ("changed",)  # facts of the header; the others stand with the command
+LABELS, COLUMN, ROOMY = 180, 160, 215  # pixels: of the labels' column, least and good width of a metric's
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a page's links lead, as seen from its own folder.
+
+    Attributes:
+        files: the table's other files, by what people call their format.
+        index: the page of all tables. `runs`: the folder with every run's folder.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    index: str = ""
+    runs: str = ""
 
 
 def template(name: str) -> jinja2.Template:
-    """A template of `reports/`."""
+    """A template of `reports/`: all text is escaped, and shown without control characters."""
     import jinja2
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(paths.share("reports")),
         autoescape=lambda file: file is not None and ".html" in file,
         undefined=jinja2.StrictUndefined,
+        finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"segments": segments, "address": address}
     return environment.get_template(name)
 
 
-def render(table: Table, context: Context, plots: Mapping[str, str]) -> str:
+def address(path: str) -> str:
+    """A relative path as the address of a link."""
+    return quote(path)
+
+
+def render(table: Table, context: Context, plots: Mapping[str, str], places: Places | None = None) -> str:
     """The page; `plots` maps a column's metric, and `<metric>-cost`, to the SVG."""
-    numbers = text.sources(table)
+    numbers, places = text.sources(table), places or Places()
+    facts = {"Scale": table.scale, "Seeds": text.seeds(table), **_progress(table)}
+    rows = zip(table.rows, slugs(row.spec.id for row in table.rows), strict=True)
     return template("table.html.j2").render(
         spec=table.spec,
-        scale=table.scale,
+        least_width=LABELS + COLUMN * len(table.spec.columns),
+        roomy_width=LABELS + ROOMY * len(table.spec.columns),
+        places=places,
         comparable=table.comparable,
-        facts={"Scale": table.scale, "Seeds": text.seeds(table), **_progress(table), **context.facts},
+        facts=facts | {name: value for name, value in context.facts.items() if name in _IN_FRONT},
         scale_note=text.scale_note(table).removeprefix(f"{text.NOT_COMPARABLE} "),
         findings=text.findings(table),
         one_baseline=text.one_baseline(table),
         footer_notes=text.number_notes(table),
-        rows=[_row(table, row, numbers) for row in table.rows],
+        rows=[_row(table, row, anchor, numbers) for row, anchor in rows],
         claims=[_claim(table, claim, numbers) for claim in table.claims],
         legend=[{"pill": _pill(Verdict(word)), "meaning": MEANINGS[word]} for word in _words(table)],
         plots=_plots(table, plots),
-        seeds=_seeds(table),
+        seeds=_seeds(table, places),
         sources=[
             {"number": number, "text": line.source, "first_hand": line.first_hand}
             for number, line in text.source_list(numbers)
         ],
         recipes=context.recipes,
         command=context.command,
+        made_with=_made_with(context),
     )
+
+
+def _made_with(context: Context) -> dict[str, str]:
+    """The facts that are not in front; those of equal value, such as one data set in two roles, together."""
+    names: dict[str, list[str]] = {}
+    for name, value in context.facts.items():
+        if name not in _IN_FRONT:
+            names.setdefault(value, []).append(name)
+    prefix = "data: "
+    return {
+        ", ".join([first, *(name.removeprefix(prefix) for name in others)]): value
+        for value, (first, *others) in names.items()
+    }
 
 
 def _plots(table: Table, plots: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -74,13 +122,16 @@ def _plots(table: Table, plots: Mapping[str, str]) -> list[dict[str, Any]]:
         cells = [row.cells[index] for row in table.rows]
         return any(cell.ours or cell.reported_delta is not None for cell in cells)
 
-    titles = {}
+    titles, costs = {}, {}
     for index, column in enumerate(table.spec.columns):
         if shown(index):
             titles[column.metric] = column.title
             if table.spec.cost:
-                titles[f"{column.metric}-cost"] = f"{column.title} against the cost of pretraining"
-    return [{"title": title, "svg": Markup(plot.inline(plots[name], name))} for name, title in titles.items()]
+                costs[f"{column.metric}-cost"] = f"{column.title} against the cost of pretraining"
+    return [
+        {"title": title, "svg": Markup(plot.inline(plots[name], f"plot-{slug(name)}"))}
+        for name, title in (titles | costs).items()
+    ]
 
 
 def _progress(table: Table) -> dict[str, str]:
@@ -121,8 +172,9 @@ def _source(line: Reported | None, numbers: Mapping[Reported, int]) -> dict[str,
     }
 
 
-def _row(table: Table, row: TableRow, numbers: Mapping[Reported, int]) -> dict[str, Any]:
+def _row(table: Table, row: TableRow, anchor: str, numbers: Mapping[Reported, int]) -> dict[str, Any]:
     return {
+        "anchor": f"row-{anchor}",
         "label": row.spec.label,
         "run": row.spec.method is not None,
         "notes": text.row_notes(table, row, tags=False),
@@ -141,7 +193,7 @@ def _cell(table: Table, cell: Cell, index: int, numbers: Mapping[Reported, int])
         "run": cell.status != "reported_only",
         "reported": _source(cell.reported, numbers),
         "mean": text.number(ours.mean, decimals) if ours else None,
-        "half": text.number(ours.half_width, decimals) if ours and ours.half_width is not None else None,
+        "half": text.half_width(ours, decimals) if ours else "",
         "count": text.count(cell),
         "stale": cell.stale,
         "delta": text.difference(cell.delta, decimals) if cell.delta else None,
@@ -162,7 +214,7 @@ def _claim(table: Table, claim: ClaimResult, numbers: Mapping[Reported, int]) ->
     }
 
 
-def _seeds(table: Table) -> list[dict[str, Any]]:
+def _seeds(table: Table, places: Places) -> list[dict[str, Any]]:
     """Every run behind the table: row, column, seed, value, folder."""
     return [
         {
@@ -172,9 +224,16 @@ def _seeds(table: Table) -> list[dict[str, Any]]:
             "value": "" if outcome.value is None else text.number(outcome.value, 2),
             "status": outcome.status.replace("_", " "),
             "run": outcome.run,
+            "href": _folder(outcome, places),
             "note": outcome.note,
         }
         for row in table.rows
         for column, cell in zip(table.spec.columns, row.cells, strict=True)
         for seed, outcome in cell.outcomes.items()
     ]
+
+
+def _folder(outcome: SeedOutcome, places: Places) -> str:
+    """The run's folder; empty where there is none."""
+    made = outcome.status in ("ok", "stale", "failed", "running")
+    return address(f"{places.runs}/{outcome.run}/") if made and outcome.run and places.runs else ""

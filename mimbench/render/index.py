@@ -1,37 +1,157 @@
-"""The page that leads to the pages of several tables."""
+"""The page that leads to every table in the workspace's reports, and the tables' links to the leaderboard.
+
+It is made from the files: the pages, and the JSON beside each, which has the table's title, scale and counts.
+So it lists the tables of all commands and scales, old ones too.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import unescape
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, Field, ValidationError
+
+from mimbench import paths
 from mimbench.atomic import write_text
-from mimbench.render import text
-from mimbench.render.html import template
-from mimbench.table.cell import Table
-from mimbench.table.verdict import MEANINGS
+from mimbench.recipe import SCALES
+from mimbench.render.html import address, template
+from mimbench.render.json import SCHEMA
+
+FORMATS = {"CSV": ".csv", "JSON": ".json", "LaTeX": ".tex", "Markdown": ".md"}
+_TITLE = re.compile("<title>(.*) · mimbench</title>")
+_LINK = re.compile("(<!-- leaderboard -->).*?(<!-- /leaderboard -->)")
 
 
-def write(tables: Mapping[str, Table], out_dir: Path, command: str) -> Path:
-    """Write `index.html` into `out_dir`; the tables by their pages' paths from there."""
-    page = out_dir / "index.html"
-    items = [_item(table, href) for href, table in tables.items()]
-    write_text(page, template("index.html.j2").render(tables=items, command=command))
-    return page
+class Cells(BaseModel):
+    complete: int
+    of: int
+    stale: int
 
 
-def _item(table: Table, href: str) -> dict[str, Any]:
-    cells = [cell for row in table.rows if row.spec.method for cell in row.cells]
-    verdicts = [cell.verdict for cell in cells] + [claim.verdict for claim in table.claims]
-    words = Counter(verdict.word for verdict in verdicts if verdict)
+class Summary(BaseModel):
+    cells: Cells
+    verdicts: dict[str, int]
+
+
+class Document(BaseModel):
+    """What the index needs of a table's JSON."""
+
+    version: int = Field(alias="schema", le=SCHEMA)
+    kind: Literal["mimbench table"]
+    table: str
+    paper: str
+    title: str
+    scale: str
+    seeds: list[int]
+    summary: Summary
+    command: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """A table's page; `document` is None where it has no JSON that can be read, as from an older version.
+
+    Attributes:
+        method: the folder that it is in; empty for a leaderboard.
+    """
+
+    path: Path
+    method: str
+    title: str
+    document: Document | None
+
+    @property
+    def scale(self) -> str:
+        """Without the word that recipes were changed."""
+        return self.document.scale.rpartition(" ")[2] if self.document else ""
+
+    @property
+    def order(self) -> tuple[str, bool, str, int, str]:
+        """By paper, the main table first, the largest scale first."""
+        table = self.document.table if self.document else self.path.stem
+        size = SCALES.index(self.scale) if self.scale in SCALES else -1
+        return self.method, table != "main", table, -size, self.path.stem
+
+
+def write(out_dir: Path) -> Path:
+    """Write `index.html` into `out_dir`, and link every page there to the leaderboard of its scale."""
+    pages = sorted(_pages(out_dir), key=lambda page: page.order)
+    boards = [page for page in pages if not page.method]
+    groups = [
+        {"paper": _paper(group), "tables": [_item(page, out_dir) for page in group]}
+        for group in (list(group) for _, group in groupby(pages, key=lambda page: page.method))
+    ]
+    index, runs = out_dir / "index.html", paths.runs()
+    content = template("index.html.j2").render(
+        groups=groups,
+        commands=[page.document.command for page in pages if page.document and page.document.command],
+        runs=address(f"{os.path.relpath(runs, out_dir)}/") if runs.is_dir() else "",
+    )
+    write_text(index, content)
+    for page in pages:
+        _link(page, boards)
+    return index
+
+
+def _pages(out_dir: Path) -> list[Page]:
+    files = [file for file in out_dir.glob("*.html") if file.name != "index.html"]
+    found = []
+    for file in [*files, *out_dir.glob("*/*.html")]:
+        method = "" if file.parent == out_dir else file.parent.name
+        document = _document(file.with_suffix(".json"))
+        if document:
+            found.append(Page(file, method, document.title, document))
+        elif title := _TITLE.search(file.read_text(encoding="utf-8", errors="replace")):
+            found.append(Page(file, method, unescape(title[1]), None))
+    return found
+
+
+def _document(file: Path) -> Document | None:
+    try:
+        return Document.model_validate_json(file.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _paper(pages: Sequence[Page]) -> str:
+    """The citation; the folder's name where no page has its JSON."""
+    return next((page.document.paper for page in pages if page.document), pages[0].method or pages[0].title)
+
+
+def _item(page: Page, out_dir: Path) -> dict[str, Any]:
+    document = page.document
+    file = {name: page.path.with_suffix(suffix) for name, suffix in FORMATS.items()}
+    cells = document.summary.cells if document else None
     return {
-        "paper": table.spec.paper,
-        "title": table.spec.title,
-        "href": href,
-        "scale": table.scale,
-        "seeds": text.seeds(table),
-        "cells": f"{sum(cell.complete for cell in cells)} of {len(cells)}",
-        "verdicts": [(words[word], word) for word in MEANINGS if words[word]],
+        "title": page.title,
+        "href": address(os.path.relpath(page.path, out_dir)),
+        "scale": document.scale if document else "",
+        "seeds": ", ".join(map(str, document.seeds)) or "none" if document else "",
+        "cells": f"{cells.complete} of {cells.of}" if cells else "",
+        "stale": cells.stale if cells else 0,
+        "verdicts": [(count, word) for word, count in document.summary.verdicts.items()] if document else [],
+        "files": {
+            name: address(os.path.relpath(path, out_dir)) for name, path in file.items() if path.is_file()
+        },
     }
+
+
+def _link(page: Page, boards: Sequence[Page]) -> None:
+    """Put the link to the leaderboard of its scale into a page; a page that has it is left alone."""
+    board = next((board for board in boards if board.scale == page.scale), None)
+    link = ""
+    if board == page:
+        link = '<span aria-current="page">Leaderboard</span>'
+    elif board:
+        href = address(os.path.relpath(board.path, page.path.parent))
+        link = f'<a href="{href}">Leaderboard</a>'
+    before = page.path.read_text(encoding="utf-8", errors="replace")
+    after = _LINK.sub(lambda match: f"{match[1]}{link}{match[2]}", before, count=1)
+    if after != before:
+        write_text(page.path, after)

@@ -6,37 +6,43 @@ import re
 from collections.abc import Mapping
 
 from mimbench.render import text
+from mimbench.render.escape import one_line, visible
 from mimbench.render.text import Context
 from mimbench.table.cell import Table, TableRow
 from mimbench.table.reported import Reported
 
 
 def escape(value: str) -> str:
-    """Text that Markdown shows as it is, also inside a table cell."""
-    flat = " ".join(value.split())
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", flat)
+    """Text that Markdown shows as it is, also inside a table cell: no markup, no entity, no formula."""
+    return re.sub(r"([\\`*_\[\]<>|#~$]|&(?=#?\w+;))", r"\\\1", one_line(value))
+
+
+def paragraph(value: str) -> str:
+    """The same at the beginning of a line, where `-`, `+`, `=` and `1.` also mean something."""
+    return re.sub(r"^(?:(?=[-+=])|(\d+)(?=[.)]\s))", r"\1\\", escape(value))
 
 
 def render(table: Table, context: Context) -> str:
     spec, numbers = table.spec, text.sources(table)
-    head = [f"# {escape(spec.title)}", "", escape(spec.paper) + ". " + escape(spec.section) + ".", ""]
+    head = [f"# {escape(spec.title)}", "", paragraph(spec.paper) + ". " + escape(spec.section) + ".", ""]
     facts = {"Scale": table.scale, "Seeds": text.seeds(table), **context.facts}
     head += [f"- {escape(name)}: {escape(value)}" for name, value in facts.items()]
     head += ["", f"> {escape(text.scale_note(table))}", ""]
     lines = [*_grid(table, numbers), *_findings(table, numbers)]
     if spec.note:
-        lines += [escape(spec.note), ""]
+        lines += [paragraph(spec.note), ""]
     if numbers:
         lines += ["Reported values:", ""]
-        lines += [f"{i}. {escape(line.source)}" for i, line in text.source_list(numbers)] + [""]
+        lines += [f"{i}. {paragraph(line.source)}" for i, line in text.source_list(numbers)] + [""]
     if context.command:
-        lines += ["Made with:", "", f"    {context.command}", ""]
+        command = visible(context.command).replace("\n", "\n    ")
+        lines += ["Made with:", "", f"    {command}", ""]
     return "\n".join(head + lines)
 
 
 def brief(table: Table) -> str:
     """Title, the cells of the first column, findings of all columns and claims, without sources and notes."""
-    facts = f"{escape(table.spec.section)}. Scale {table.scale}, seeds {text.seeds(table)}."
+    facts = f"{paragraph(table.spec.section)}. Scale {table.scale}, seeds {text.seeds(table)}."
     note = [f"> {escape(text.scale_note(table))}", ""]
     lines = [f"# {escape(table.spec.title)}", "", facts, "", *note, *_column(table), *_findings(table, {})]
     return "\n".join(lines)
@@ -101,7 +107,7 @@ def _findings(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
                         escape(pair),
                         reported,
                         escape(ours),
-                        text.verdict(claim) or "–",
+                        escape(text.verdict(claim)) or "–",
                     ]
                 )
             )

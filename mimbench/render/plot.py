@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
 import textwrap
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape
 
 from mimbench.render import text
+from mimbench.render.escape import one_line, visible
 from mimbench.table.cell import Table, TableRow
 
 if TYPE_CHECKING:
@@ -29,8 +34,11 @@ THEME = {
 }
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 LABEL_WIDTH, CHARACTER = 22, 0.072  # of a row's label: characters a line, inches a character
+POINTS = 72  # an inch
+NUMBER, EDGE = 38, 6  # points beside a difference: with its number, without
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a $ in a label is a $
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "figure.facecolor": CARD,
@@ -49,17 +57,17 @@ _STYLE: dict[Any, Any] = {
 
 def render(table: Table, index: int, *, salt: str) -> str:
     """The plot of one column as SVG with its text as text; the same table gives the same bytes."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     rows = [row for row in table.rows if row.spec.method or row.cells[index].reported_delta is not None]
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        labels = [textwrap.fill(row.spec.label, LABEL_WIDTH) for row in rows]
+    with _drawing(salt):
+        labels = [textwrap.fill(one_line(row.spec.label), LABEL_WIDTH) for row in rows]
         lines = max((label.count("\n") + 1 for label in labels), default=1)
         figure = Figure(figsize=(6.6, 1.1 + max(0.36, 0.15 * lines + 0.08) * max(len(rows), 2)))
-        if any(row.cells[index].reported_delta is not None for row in rows):
+        paper = any(row.cells[index].reported_delta is not None for row in rows)
+        if paper:
             left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.75, 1))
-            _paper(right, table, rows, index)
+            _paper(right, rows, index)
         else:
             left = figure.subplots()
         _ours(left, table, rows, index)
@@ -69,7 +77,24 @@ def render(table: Table, index: int, *, salt: str) -> str:
         margin = max(0.165, (0.25 + CHARACTER * longest) / figure.get_figwidth())
         figure.subplots_adjust(left=margin, right=0.985, wspace=0.08)
         figure.subplots_adjust(top=1 - 0.42 / figure.get_figheight(), bottom=0.5 / figure.get_figheight())
-        return _svg(figure)
+        if paper:
+            _room(right, rows, index)
+        return _svg(figure, table.spec.columns[index].title, _told(table, rows, index))
+
+
+def _told(table: Table, rows: list[TableRow], index: int) -> str:
+    """What the plot of a column shows, in words and numbers."""
+    decimals = text.digits(table, index)
+    ours = [
+        f"{row.spec.label} {text.plus_minus(cell.ours, decimals)} ({text.count(cell)})"
+        if (cell := row.cells[index]).ours
+        else f"{row.spec.label} {_absent(row, index)}"
+        for row in rows
+    ]
+    told = f"Our mean of every row at {table.scale} scale, with its 95 % interval: {'; '.join(ours)}."
+    deltas = {row.spec.label: row.cells[index].reported_delta for row in rows}
+    paper = [f"{name} {text.number(d, 2, signed=True)}" for name, d in deltas.items() if d is not None]
+    return told + (f" The paper's value minus its baseline's: {'; '.join(paper)}." if paper else "")
 
 
 def render_cost(table: Table, index: int, *, salt: str) -> str:
@@ -78,42 +103,50 @@ def render_cost(table: Table, index: int, *, salt: str) -> str:
     Rows whose labels agree up to a comma (`MAE, half of the length`) are one curve; the longest one but for
     the baseline's has the colour. What has no cost is left out.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
     assert table.spec.cost
     ours: dict[str, list[tuple[float, float]]] = {}
     paper: dict[str, list[tuple[float, float]]] = {}
     for row in table.rows:
-        name, cell = row.spec.label.partition(",")[0], row.cells[index]
+        name, cell = one_line(row.spec.label).partition(",")[0], row.cells[index]
         if row.cost and row.cost.flops and cell.mean is not None:
             ours.setdefault(name, []).append((row.cost.flops, cell.mean))
         if row.cost and row.cost.reported and cell.reported:
             paper.setdefault(name, []).append((row.cost.reported.value, cell.reported.value))
-    muted = table.row(table.spec.baseline).spec.label.partition(",")[0]
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    muted = one_line(table.row(table.spec.baseline).spec.label).partition(",")[0]
+    with _drawing(salt):
         figure = Figure(figsize=(6.6, 3.0))
         left, right = figure.subplots(1, 2)
         _curves(left, ours, muted, OURS, f"ours, {table.scale} scale", "FLOPs")
         _curves(right, paper, muted, PAPER, "paper", table.spec.cost.unit)
         figure.subplots_adjust(left=0.07, right=0.985, wspace=0.16, top=0.89, bottom=0.17)
-        return _svg(figure)
+        _names(left, ours)
+        _names(right, paper)
+        told = [_costs(ours, f"Ours at {table.scale} scale, against FLOPs")]
+        told += [_costs(paper, f"The paper's, against {table.spec.cost.unit}")]
+        title = f"{table.spec.columns[index].title} against the cost of pretraining"
+        return _svg(figure, title, " ".join(filter(None, told)))
+
+
+def _costs(curves: dict[str, list[tuple[float, float]]], what: str) -> str:
+    """The points of the curves in words and numbers; empty where there are none."""
+    points = [f"{name} {value:.4g} at {cost:.4g}" for name, line in curves.items() for cost, value in line]
+    return f"{what}: {'; '.join(points)}." if points else ""
 
 
 def _curves(
     axes: Axes, curves: dict[str, list[tuple[float, float]]], muted: str, colour: str, title: str, unit: str
 ) -> None:
-    axes.set_title(title, loc="left", fontsize=9, color=colour)
+    axes.set_title(visible(title), loc="left", fontsize=9, color=colour)
     _frame(axes, both=True)
-    greatest = max((x for points in curves.values() for x, _ in points), default=1.0)
-    power = math.floor(math.log10(greatest)) if greatest >= 1e6 else 0
-    axes.set_xlabel(f"10{str(power).translate(_SUPERSCRIPT)} {unit}" if power else unit)
+    power = _power(curves)
+    axes.set_xlabel(f"10{str(power).translate(_SUPERSCRIPT)} {unit}" if power else visible(unit))
     longest = max((len(points) for name, points in curves.items() if name != muted), default=0)
     for name, points in curves.items():
         x, y = zip(*sorted((cost / 10**power, value) for cost, value in points), strict=True)
         shade = colour if len(points) == longest > 1 and name != muted else MUTED
         axes.plot(x, y, color=shade, linewidth=1.4, marker="o", markersize=4.5, markeredgewidth=0)
-        axes.annotate(name, (x[-1], y[-1]), (6, 0), textcoords="offset points", fontsize=8, va="center")
     axes.margins(x=0.28, y=0.12)
     axes.set_xlim(left=0)
     if not curves:
@@ -122,26 +155,94 @@ def _curves(
         axes.text(0.5, 0.5, "nothing to show yet", transform=axes.transAxes, ha="center", color=MUTED)
 
 
-def _svg(figure: Figure) -> str:
+def _power(curves: dict[str, list[tuple[float, float]]]) -> int:
+    """The power of ten that the costs are shown in."""
+    greatest = max((x for points in curves.values() for x, _ in points), default=1.0)
+    return math.floor(math.log10(greatest)) if greatest >= 1e6 else 0
+
+
+def _names(axes: Axes, curves: dict[str, list[tuple[float, float]]]) -> None:
+    """Each curve's name at its last point: right of it where there is room, clear of the names before it."""
+    size, line, gap = 8, 10.5, 6  # points: of the letters, from line to line, from the point
+    figure = axes.get_figure(root=True)
+    assert figure
+    scale = POINTS / figure.dpi  # points a pixel
+    box = {"facecolor": PATCH, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    placed: list[tuple[float, float, float, float]] = []  # left, right, bottom, top
+    power = _power(curves)
+    ends = {name: max(points) for name, points in curves.items()}
+    for name, (cost, value) in sorted(ends.items(), key=lambda item: item[1][1]):
+        words = textwrap.fill(name, LABEL_WIDTH)
+        x, y = axes.transData.transform((cost / 10**power, value)) * scale
+        width = max(map(len, words.splitlines())) * CHARACTER * POINTS * size / 9
+        height = line * (words.count("\n") + 1)
+        right = x + gap + width < axes.bbox.x1 * scale
+        low, high = (x + gap, x + gap + width) if right else (x - gap - width, x - gap)
+        bottom = y - height / 2
+        for left, end, under, over in placed:
+            if low < end and left < high and bottom < over and under < bottom + height:
+                bottom = over
+        placed.append((low, high, bottom, bottom + height))
+        note = axes.annotate(
+            words,
+            (cost / 10**power, value),
+            (gap if right else -gap, bottom + height / 2 - y),
+            textcoords="offset points",
+            fontsize=size,
+            va="center",
+            bbox=box,
+        )
+        note.set(ha="left" if right else "right", zorder=3)
+
+
+@contextlib.contextmanager
+def _drawing(salt: str) -> Iterator[None]:
+    """Our style; a label in a script that the font lacks is no reason for a warning: the text stays text."""
+    import matplotlib
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")
+        yield
+
+
+def _svg(figure: Figure, title: str, told: str) -> str:
+    """The figure as SVG that names itself: its title, and in words what it shows."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+    svg = "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+    words = f'<title id="title">{_xml(title)}</title>\n <desc id="desc">{_xml(told)}</desc>'
+    opened = re.sub(
+        r"<svg\b", '<svg role="img" aria-labelledby="title" aria-describedby="desc"', svg, count=1
+    )
+    return re.sub(r"(<svg\b[^>]*>)", lambda match: f"{match[1]}\n {words}", opened, count=1)
+
+
+def _xml(value: str) -> str:
+    return escape(one_line(value))
 
 
 def inline(svg: str, prefix: str) -> str:
-    """The SVG element for an HTML page: themed colours, ids that are unique on the page."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    for colour, variable in THEME.items():
-        svg = svg.replace(colour, variable)
-    return svg
+    """The SVG element for an HTML page: themed colours, ids that are unique on the page.
+
+    Only the tags change; a label that looks like an id or a colour stays what it is.
+    """
+
+    def tag(match: re.Match[str]) -> str:
+        words = re.sub(r'\b(id|aria-labelledby|aria-describedby)="', rf'\g<1>="{prefix}-', match[0])
+        words = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", words)
+        for colour, variable in THEME.items():
+            words = words.replace(colour, variable)
+        return words
+
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r"<[^>]+>", tag, svg)
 
 
 def _ours(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
+    from matplotlib.markers import CARETLEFT
+
     axes.set_title(f"ours, {table.scale} scale", loc="left", fontsize=9, color=OURS)
-    axes.set_xlabel(table.spec.columns[index].title)
+    axes.set_xlabel(textwrap.fill(one_line(table.spec.columns[index].title), 60))
     _frame(axes)
     baseline = table.row(table.spec.baseline).cells[index].ours
     if baseline and text.one_baseline(table):
@@ -168,7 +269,11 @@ def _ours(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
     least = 2.0 if max(map(abs, means)) > 1.5 else 0.1  # points, or a cosine: less is noise, not a picture
     missing = max(least - (high - low), 0.0) / 2
     low, high = low - missing, high + missing
-    axes.set_xlim(max(low, -0.03 * high) if min(means) >= 0 else low, high)  # no accuracy is below zero
+    if min(means) >= 0:
+        low = max(low, -0.03 * high)  # no accuracy is below zero
+    axes.set_xlim(low, high)
+    cut = [y for y, ours in enumerate(shown) if ours and ours.interval and ours.interval[0] < low]
+    axes.plot([low] * len(cut), cut, linestyle="", marker=CARETLEFT, color=OURS, markersize=6, clip_on=False)
 
 
 def _absent(row: TableRow, index: int) -> str:
@@ -184,7 +289,7 @@ def _say(axes: Axes, y: float, word: str) -> None:
     axes.text(0.99, y, word, transform=where, va="center", ha="right", color=MUTED, fontsize=8, bbox=box)
 
 
-def _paper(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
+def _paper(axes: Axes, rows: list[TableRow], index: int) -> None:
     axes.set_title("paper, minus baseline", loc="left", fontsize=9, color=PAPER)
     _frame(axes)
     axes.tick_params(axis="y", left=False, labelleft=False)
@@ -201,9 +306,19 @@ def _paper(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
         )
         note.set(ha="left" if side > 0 else "right", va="center")
     axes.set_xlabel("points" if decimals == 1 else "")  # a cosine has no unit
-    span = max(abs(delta) for delta in points.values()) or 1.0
-    low, high = min(0.0, *points.values()), max(0.0, *points.values())
-    axes.set_xlim(low - span * (0.35 if low < 0 else 0.08), high + span * (0.35 if high > 0 else 0.08))
+
+
+def _room(axes: Axes, rows: list[TableRow], index: int) -> None:
+    """Limits of the paper's differences that leave room for the numbers beside them."""
+    known = [delta for row in rows if (delta := row.cells[index].reported_delta) is not None]
+    low, high = min(0.0, *known), max(0.0, *known)
+    before, after = (
+        (NUMBER if any(d < 0 for d in known) else EDGE),
+        (NUMBER if any(d >= 0 for d in known) else EDGE),
+    )
+    width = axes.bbox.width * POINTS / axes.figure.dpi
+    unit = ((high - low) or 1.0) / max(width - before - after, width / 3)
+    axes.set_xlim(low - before * unit, high + after * unit)
 
 
 def _frame(axes: Axes, *, both: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mimbench.render import text
+from mimbench.render.escape import visible
 from mimbench.table.cell import Cell, Table, TableRow
 
 if TYPE_CHECKING:
@@ -27,13 +28,12 @@ _WIDEST_LABEL = 44  # where there is room
 
 
 def show(table: Table, console: Console) -> None:
-    """Print the table, its claims and what the marks mean."""
+    """Print the table, its claims and what the marks mean; markup in its texts is text."""
     from rich.text import Text
 
-    console.print(Text(table.spec.title, style="bold"))
-    console.print(
-        Text(f"{table.spec.section} · scale {table.scale} · seeds {text.seeds(table)}", style="dim")
-    )
+    console.print(_plain(table.spec.title, "bold"))
+    where = f"{table.spec.section} · scale {table.scale} · seeds {text.seeds(table)}"
+    console.print(_plain(where, "dim"))
     per_grid = max(1, (console.width - _LABEL_WIDTH - _GAP) // (_CELL_WIDTH + _GAP))
     count = len(table.spec.columns)
     grids = -(-count // per_grid)
@@ -48,16 +48,22 @@ def show(table: Table, console: Console) -> None:
         decimals = text.digits(table, table.spec.column_index(claim.spec.column))
         found = text.difference(claim.delta, decimals) if claim.delta else "–"
         mark = "" if table.comparable else text.NOT_COMPARABLE
-        line = Text.assemble((f"Claim: {claim.spec.label}. ", "bold"), f"{text.claim_pair(table, claim)}: ")
-        line.append(f"paper {text.claim_paper(claim)} | ours{mark} {found}")
+        pair = f"{text.claim_pair(table, claim)}: paper {text.claim_paper(claim)} | ours{mark} {found}"
+        line = [_plain(f"Claim: {claim.spec.label}. ", "bold"), _plain(pair)]
         if claim.verdict:
-            line.append(" | ")
-            line.append(text.verdict(claim), _STYLES.get(claim.verdict.word, "dim"))
-        console.print(line)
+            line += [_plain(" | "), _plain(text.verdict(claim), _STYLES.get(claim.verdict.word, "dim"))]
+        console.print(Text.assemble(*line))
     for finding in text.findings(table):
-        console.print(Text(finding))
+        console.print(_plain(finding))
     for note in (text.scale_note(table), " ".join(f"{note}." for note in text.number_notes(table))):
-        console.print(Text(note, style="dim"))
+        console.print(_plain(note, "dim"))
+
+
+def _plain(value: str, style: str = "") -> Text:
+    """Text from outside: no markup, no control characters, on one line."""
+    from rich.text import Text
+
+    return Text(visible(value).replace("\n", " ").replace("\t", " "), style)
 
 
 def _grid(table: Table, columns: range, width: int, label_width: int) -> Grid:
@@ -67,7 +73,7 @@ def _grid(table: Table, columns: range, width: int, label_width: int) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False, padding=(0, 1, 0, 0))
     grid.add_column("Method", width=label_width)
     for index in columns:
-        grid.add_column(table.spec.columns[index].title, width=width, overflow="fold")
+        grid.add_column(_plain(table.spec.columns[index].title), width=width, overflow="fold")
     for row in table.rows:
         cells = [_cell(table, row.cells[index], text.digits(table, index)) for index in columns]
         grid.add_row(_label(table, row), *cells)
@@ -77,29 +83,24 @@ def _grid(table: Table, columns: range, width: int, label_width: int) -> Grid:
 
 
 def _label(table: Table, row: TableRow) -> Text:
-    from rich.text import Text
-
-    label = Text(row.spec.label, style="bold" if row.spec.method else "")
+    label = _plain(row.spec.label, "bold" if row.spec.method else "")
     notes = text.row_notes(table, row) + (["baseline"] if text.is_baseline(table, row) else [])
     for note in notes:
-        label.append(f"\n{note}", style="not bold dim")
+        label.append("\n").append(_plain(note, "not bold dim"))
     return label
 
 
 def _cell(table: Table, cell: Cell, decimals: int) -> Text:
     from rich.text import Text
 
-    lines = Text()
     if cell.reported is None and cell.status == "reported_only":
-        return Text("–", style="dim")
-    lines.append(text.paper(cell), "" if cell.reported else "dim")
-    if ours := text.ours(table, cell, decimals):
-        # An incomparable number stays in the terminal's own colour, in italics.
-        lines.append(f"\n{ours}", "bold" if table.comparable else "italic")
-    if delta := text.delta(cell, decimals):
-        lines.append(f"\n{delta}", "dim")
+        return _plain("–", "dim")
+    # An incomparable number stays in the terminal's own colour, in italics.
+    lines = [(text.paper(cell), "" if cell.reported else "dim")]
+    lines += [(text.ours(table, cell, decimals), "bold" if table.comparable else "italic")]
+    lines += [(text.delta(cell, decimals), "dim")]
     if cell.verdict:
-        lines.append(f"\n{text.verdict(cell)}", _STYLES.get(cell.verdict.word, "dim"))
+        lines += [(text.verdict(cell), _STYLES.get(cell.verdict.word, "dim"))]
     if cell.stale:
-        lines.append(f"\n{text.STALE}", "magenta")
-    return lines
+        lines += [(text.STALE, "magenta")]
+    return Text("\n").join(_plain(words, style) for words, style in lines if words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from mimbench.table.stats import Estimate
 
 NOT_COMPARABLE = "†"  # marks our number at every scale but the paper's
 INTERVAL_NOTE = "± is half of the 95 % t interval of the mean over n seeds"
+NO_SPREAD = "no spread"
+NO_SPREAD_NOTE = f"Where it says {NO_SPREAD}, every seed gave the same: no interval can be estimated"
 STALE = "! stale (code changed)"
 VERDICT_SYMBOLS = {
     "reproduced": "✓",
@@ -70,10 +73,19 @@ def metric_title(table: Table, metric: str) -> str:
     return table.spec.columns[table.spec.column_index(metric)].title
 
 
+def half_width(ours: Estimate, decimals: int) -> str:
+    """`± 1.1`; empty where there is no interval."""
+    return "" if ours.half_width is None else f"± {number(ours.half_width, decimals)}"
+
+
+def no_spread(estimate: Estimate) -> bool:
+    """Whether two seeds or more gave the very same value."""
+    return estimate.n > 1 and math.isclose(min(estimate.values), max(estimate.values), abs_tol=1e-9)
+
+
 def plus_minus(ours: Estimate, decimals: int) -> str:
     """`41.2 ± 1.1`; without the interval where there is none."""
-    mean = number(ours.mean, decimals)
-    return mean if ours.half_width is None else f"{mean} ± {number(ours.half_width, decimals)}"
+    return f"{number(ours.mean, decimals)} {half_width(ours, decimals)}".rstrip()
 
 
 def count(cell: Cell) -> str:
@@ -95,8 +107,10 @@ def paper(cell: Cell) -> str:
 
 
 def difference(delta: Estimate, decimals: int) -> str:
-    """`+4.1 [+2.0, +6.2]`."""
+    """`+4.1 [+2.0, +6.2]`, or `+8.3 (no spread)` where every seed gave the same."""
     mean = number(delta.mean, decimals, signed=True)
+    if no_spread(delta):
+        return f"{mean} ({NO_SPREAD})"
     if delta.interval is None:
         return mean
     low, high = (number(bound, decimals, signed=True) for bound in delta.interval)
@@ -198,7 +212,9 @@ def number_notes(table: Table) -> list[str]:
     """What ± and Δ mean, as far as the table has them."""
     cells = [cell for row in table.rows for cell in row.cells]
     interval = any(cell.ours and cell.ours.interval for cell in cells)
-    return [*([INTERVAL_NOTE] if interval else []), delta_note(table)]
+    deltas = [*(cell.delta for cell in cells), *(claim.delta for claim in table.claims)]
+    notes = [*([INTERVAL_NOTE] if interval else []), delta_note(table)]
+    return notes + ([NO_SPREAD_NOTE] if any(delta and no_spread(delta) for delta in deltas) else [])
 
 
 def delta_note(table: Table) -> str:

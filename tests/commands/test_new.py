@@ -99,7 +99,7 @@ def test_in_a_checkout_it_lies_beside_the_others(place: Path, monkeypatch: pytes
     ]
     assert "--include" not in done.output
     assert 'make test ARGS="tests/conformance -k my-mae"' in done.output
-    assert "python tests/golden/make_curves.py method/my-mae" in done.output
+    assert "python tests/golden/make_curves.py my-mae" in done.output
 
 
 @pytest.mark.parametrize(

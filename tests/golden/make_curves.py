@@ -1,127 +1,239 @@
-"""Our own 20-step loss curves at scale smoke, to notice a change that was to alter no number.
+"""Our own 20-step curves of every method, teacher and task, to notice a change that was to alter no number.
 
-`python tests/golden/make_curves.py` rewrites curves.json, with which test_curves.py compares.
+    python tests/golden/make_curves.py              # write curves.json anew
+    python tests/golden/make_curves.py mae linear   # these curves only; the others stay as they are
+
+A curve comes from a run as the engine makes it: a folder in a run store, the loader, the augmentation, `fit`
+with its hooks, the checkpoint at the end, and the files of the parents. test_curves.py compares.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import functools
+import io
 import json
+import re
 import sys
 import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.data import default_collate
-from torchvision.transforms.functional import to_pil_image
-
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
+
+import curve_data  # noqa: E402
+import torch  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 from mimbench import catalog, discovery  # noqa: E402
-from mimbench.contract import MethodCard  # noqa: E402
-from mimbench.data.captions import Tokenizer  # noqa: E402
-from mimbench.store.folder import Inputs  # noqa: E402
+from mimbench.arch import ViTConfig  # noqa: E402
+from mimbench.checkpoint.encoder import save_encoder  # noqa: E402
+from mimbench.contract import MethodCard, TaskCard  # noqa: E402
+from mimbench.store.folder import Inputs, RunFolder  # noqa: E402
 from mimbench.store.runs import RunStore  # noqa: E402
 from mimbench.store.spec import RunSpec  # noqa: E402
-from mimbench.train.loader import LOADER_STREAM, MODEL_STREAM, seed_everything  # noqa: E402
-from mimbench.train.optimizer import optim_wrapper, param_groups  # noqa: E402
-from mimbench.train.pretraining import MethodModel, initialise  # noqa: E402
+from mimbench.train import pretraining  # noqa: E402
+from mimbench.vit import ViT  # noqa: E402
 
 FILE = HERE / "curves.json"
-STEPS, BATCH, SEED = 20, 16, 0
+STEPS, SEED = 20, 0
 NUDGE = 1e-7  # of a weight: the last bit of single precision
-COLOURS, SHAPES = ("red", "green", "blue", "grey"), ("disc", "cross", "square", "triangle")
-CAPTIONS = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
-TOKENIZER = Tokenizer.build(CAPTIONS)
+ARCH = "vit_smoke"
+FIXED = ViTConfig.named(ARCH, img_size=32, patch_size=8)
+ENCODERS = {  # that tasks start from: fixed positions as MAE's, relative ones and layer scale as DTM's
+    "fixed": FIXED,
+    "relative": replace(
+        FIXED, pos_embed="none", rel_pos="block+shared", layer_scale_init=0.5, key_bias=False
+    ),
+}
+TEACHERS = ("clip",)  # that tasks start from which take a teacher
+Curve = dict[str, Any]
+"""`loss` and `lr` of each step, where there are steps; a task's `metrics` by name."""
 
 
-def trained() -> list[tuple[str, MethodCard]]:
-    """Every method and teacher that takes steps, by kind."""
-    kinds = ("method", "teacher")
-    cards = [(kind, catalog.card(kind, name)) for kind in kinds for name in discovery.names(kind)]
-    return [(kind, card) for kind, card in cards if card.trains]
+def names() -> list[str]:
+    """Every curve there must be: method/NAME, teacher/NAME, task/NAME/(what the task starts from)."""
+    found = [
+        f"{kind}/{name}"
+        for kind in ("method", "teacher")
+        for name in discovery.names(kind)
+        if catalog.card(kind, name).trains
+    ]
+    for name in discovery.names("task"):
+        starts = ENCODERS if catalog.task(name).takes == "encoder" else TEACHERS
+        found += [f"task/{name}/{start}" for start in starts]
+    return found
 
 
-def curve(card: MethodCard, nudge: int | None = None) -> list[float]:
-    """The loss of each step, before its update, on random pictures.
+class CurveMaker:
+    """Runs twenty steps of anything. Data, teachers and encoders are made once, when they are first needed.
+
+    Teachers are untrained, so that a change in how one trains moves the teacher's own curve only; they still
+    come from the file that a run of theirs leaves.
 
     Args:
-        nudge: a seed; every weight is moved by about what rounding moves it, `NUDGE` of itself.
+        root: an empty folder for the data and the runs.
     """
-    torch.set_num_threads(1)
-    recipe = card.recipes()["smoke"]
-    model = MethodModel(build(card), STEPS).train()
-    if nudge is not None:
-        generator = torch.Generator().manual_seed(nudge)
-        for parameter in model.parameters():
-            parameter.data *= 1 + NUDGE * torch.randn(parameter.shape, generator=generator)
-    exempt = model.method.no_weight_decay() if hasattr(model.method, "no_weight_decay") else ()
-    wrapper = optim_wrapper(
-        param_groups(model.method, recipe.weight_decay, exempt),
-        lr=0.0,
-        betas=recipe.betas,
-        eps=1e-8,
-        clip_grad=recipe.clip_grad,
-        clip_each=recipe.clip_each,
-        precision=recipe.precision,
-        device=torch.device("cpu"),
-    )
-    losses = []
-    for step in range(STEPS):
-        batch = batch_of(card, recipe.img_size, step)
-        model.step = step
-        seed_everything(SEED, step, MODEL_STREAM)
-        lr = recipe.lr_at(step, STEPS)
-        for group in wrapper.optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
-        losses.append(model.train_step(batch, wrapper)["loss"].item())
-        if hasattr(model.method, "after_step"):
-            model.method.after_step(step + 1)
-    return losses
+
+    def __init__(self, root: Path) -> None:
+        torch.set_num_threads(1)
+        self.store = RunStore(root / "runs")
+        self.data = curve_data.make(root / "data")
+        self.teacher = functools.cache(self._teacher)
+        self.encoder = functools.cache(self._encoder)
+
+    def curve(self, name: str, nudge: int | None = None) -> Curve:
+        """The curve of that name.
+
+        Args:
+            nudge: a seed; every weight is moved by about what rounding moves it, `NUDGE` of itself.
+        """
+        kind, card_name, *start = name.split("/")
+        card = catalog.card(kind, card_name)
+        with contextlib.redirect_stdout(io.StringIO()):  # COCO's tools print
+            return self._task(card, start[0], nudge) if kind == "task" else self._method(card, nudge)
+
+    def _method(self, card: MethodCard, nudge: int | None) -> Curve:
+        folder = self._pretraining(card, STEPS)
+        pretraining.run(folder, card if nudge is None else nudged_card(card, nudge))
+        return self._read(folder)
+
+    def _task(self, card: TaskCard, start: str, nudge: int | None) -> Curve:
+        parent = self.encoder(start) if card.takes == "encoder" else self.teacher(start)
+        if nudge is not None:
+            parent = self._nudged_run(parent, nudge)
+        recipe = of_steps(card.recipes()["smoke"], STEPS, curve_data.TRAINED_ON[card.data])
+        folder = self._folder("downstream", card, ARCH, recipe, {"encoder": parent})
+        metrics = {name: rounded(value) for name, value in card.run(folder).items()}
+        return {**self._read(folder), "metrics": metrics}
+
+    def _pretraining(self, card: MethodCard, steps: int) -> RunFolder:
+        """A run of a method or teacher, ready to start."""
+        recipe = of_steps(card.recipes()["smoke"], steps, curve_data.TRAINED_ON["captions"])
+        parents = {role: self.teacher(name) for role, name in card.needed(recipe).items()}
+        return self._folder(card.stage, card, recipe.arch, recipe, parents)
+
+    def _teacher(self, name: str) -> RunFolder:
+        card = catalog.card(discovery.kind_of(name), name)
+        folder = self._pretraining(card, 0)
+        pretraining.run(folder, card)
+        return folder
+
+    def _encoder(self, name: str) -> RunFolder:
+        """A pretraining's file with random weights, also where a new encoder has zeros."""
+        folder = self.store.create(RunSpec("pretrain", name, ARCH, {}, {}, SEED), Inputs())
+        torch.manual_seed(SEED)
+        vit = ViT(ENCODERS[name])
+        for key, parameter in vit.named_parameters():
+            if parameter.requires_grad:
+                spread = 0.5 if key.endswith("rel_pos_bias.table") else 0.05
+                parameter.data += spread * torch.randn(parameter.shape)
+        save_encoder(vit, folder.encoder_path, method=name)
+        return folder
+
+    def _nudged_run(self, run: RunFolder, seed: int) -> RunFolder:
+        """The same run with nudged weights, as that of another seed."""
+        twin = self.store.create(replace(run.spec, seed=SEED + 1 + seed), run.inputs)
+        for path in run.path.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                header, state = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+            nudge_all(state.values(), seed)
+            save_file(state, twin.path / path.name, header)
+        return twin
+
+    def _folder(
+        self, stage: Any, card: Any, arch: str, recipe: Any, parents: dict[str, RunFolder]
+    ) -> RunFolder:
+        keys = {role: parent.spec.key for role, parent in parents.items()}
+        spec = RunSpec(stage, card.name, arch, recipe.values(), {card.data: "curves"}, SEED, keys)
+        root = self.data / ("imagenet" if card.data == "captions" else card.data)
+        return self.store.create(spec, Inputs(data={card.data: str(root)}))
+
+    def _read(self, folder: RunFolder) -> Curve:
+        """What the run logged at each step; then it is removed, so that it can be done again."""
+        lines = folder.metrics()
+        assert [line["step"] for line in lines] in ([], list(range(1, STEPS + 1))), folder
+        self.store.remove(folder)
+        return {part: [rounded(line[part]) for line in lines] for part in ("loss", "lr") if lines}
 
 
-def build(card: MethodCard) -> nn.Module:
-    """The module at scale smoke; its teachers have random weights."""
-    with tempfile.TemporaryDirectory() as folder:
-        needs = card.needed(card.recipes()["smoke"])
-        parts: dict[str, Any] = {role: teacher(name, Path(folder)) for role, name in needs.items()}
-        if card.inputs == "image+caption":
-            parts["tokenizer"] = TOKENIZER
-        method = initialise(card, card.recipes()["smoke"], SEED, **parts)
-    if hasattr(method, "before_train"):
-        method.before_train(STEPS)
-    return method
+def of_steps(recipe: Any, steps: int, num_pictures: int) -> Any:
+    """The recipe with that many steps, a quarter of them warm-up.
+
+    Two more changes make so short a run tell something: batches of at least four pictures, and a classifier
+    whose first outputs are not close to zero whatever the encoder gives.
+    """
+    batch = max(recipe.global_batch_size, 4)
+    epochs = steps * batch / num_pictures
+    changes = {
+        "global_batch_size": batch,
+        "steps": steps,
+        "warmup_steps": steps // 4,
+        "epochs": epochs,
+        "warmup_epochs": epochs / 4,
+        "milestones": (epochs / 2, epochs * 3 / 4),
+        "head_init_std": 0.2,
+    }
+    return recipe.vary("curves", **{name: changes[name] for name in changes.keys() & recipe.values().keys()})
 
 
-def teacher(name: str, folder: Path) -> nn.Module:
-    """An untrained teacher, by way of the file that a trained one would leave."""
-    card = catalog.card(discovery.kind_of(name), name)
-    recipe = card.recipes()["smoke"]
-    run = RunStore(folder).create(
-        RunSpec(card.stage, name, recipe.arch, recipe.values(), {}, SEED), Inputs(data={}, weights={})
-    )
-    save_file(build(card).state_dict(), run.path / "teacher.safetensors")
-    assert card.load is not None
-    return card.load(run).eval().requires_grad_(False)
+def nudged_card(card: MethodCard, seed: int) -> MethodCard:
+    """The card of the same method with nudged weights, its teachers' too."""
+
+    def build(recipe: Any, **parts: Any) -> nn.Module:
+        method = card.build(recipe, **parts)
+        nudge_all(method.parameters(), seed)
+        return method
+
+    return replace(card, build=build)
 
 
-def batch_of(card: MethodCard, img_size: int, step: int) -> Any:
-    """Pictures as the loader gives them: blocks of random colours, so that there is something to predict."""
-    seed_everything(SEED, step, LOADER_STREAM)
-    blocks = torch.randint(0, 256, (BATCH, 3, 4, 4), dtype=torch.uint8)
-    pictures = nn.functional.interpolate(blocks, size=(img_size, img_size))  # nearest
-    if card.augment is not None:
-        view = card.augment(card.recipes()["smoke"])
-        return default_collate([view(to_pil_image(picture)) for picture in pictures])
-    if card.inputs == "image":
-        return pictures
-    picked: Tensor = torch.randint(0, len(CAPTIONS), (BATCH,))
-    return pictures, torch.tensor([TOKENIZER.encode(CAPTIONS[index]) for index in picked])
+def nudge_all(tensors: Iterable[Tensor], seed: int) -> None:
+    """Multiply every weight by 1 + `NUDGE` times a normal number."""
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            tensor.data *= 1 + NUDGE * torch.randn(tensor.shape, generator=generator)
+
+
+def rounded(value: float) -> float:
+    """Seven digits, as many as single precision has."""
+    return float(f"{value:.7g}")
+
+
+def read() -> dict[str, Curve]:
+    """The curves in the file, by name."""
+    return json.loads(FILE.read_text())
+
+
+def write(curves: dict[str, Curve]) -> None:
+    """Write the file, each list on one line."""
+    text = json.dumps(curves, indent=1)
+    FILE.write_text(re.sub(r"\[\s+([^]]*?)\s+]", lambda m: f"[{' '.join(m[1].split())}]", text) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("name", metavar="NAME", nargs="*", help="a method, a teacher or a task; default: all")
+    chosen = set(parser.parse_args().name)
+    by_name = {name: name.split("/")[1] for name in names()}
+    if unknown := sorted(chosen - set(by_name.values())):
+        known = ", ".join(sorted(set(by_name.values())))
+        parser.error(f"nothing with a curve is called {', '.join(unknown)}; there are: {known}")
+    curves = read() if chosen else {}
+    with tempfile.TemporaryDirectory() as root:
+        maker = CurveMaker(Path(root))
+        made = {name: maker.curve(name) for name in by_name if not chosen or by_name[name] in chosen}
+    curves |= made
+    write({name: curves[name] for name in by_name if name in curves})
+    print(f"{len(made)} curves written to {FILE}")
 
 
 if __name__ == "__main__":
-    curves = {f"{kind}/{card.name}": [float(f"{x:.7g}") for x in curve(card)] for kind, card in trained()}
-    FILE.write_text(json.dumps(curves, indent=1) + "\n")
+    main()

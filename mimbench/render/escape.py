@@ -1,0 +1,88 @@
+"""Text from outside (labels, notes, file names, messages) as text: what every format shares.
+
+Each renderer also escapes what its own format gives a meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# Control characters but tab and line feed, and what turns the direction of writing.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+
+_ARXIV = r"(?P<arxiv>\d{4}\.\d{4,5}(?:v\d+)?)(?!\d)"
+_ARXIV_PAGE = r"(?:https?://)?(?:www\.)?(?:ar5iv\.labs\.arxiv|ar5iv|arxiv)\.org/(?:abs|html|pdf)/"
+_LINK = re.compile(
+    rf"(?:\barXiv[ :]\s?|\b{_ARXIV_PAGE}){_ARXIV}(?:\.pdf\b)?"
+    r"|(?:\bdoi:\s?|(?:\bhttps?://)?\b(?:dx\.)?doi\.org/)(?P<doi>10\.\d{4,9}/[\w.()/:-]*[\w/])"
+    r"|(?P<url>\bhttps?://[^\s<>\"'`|\\^{}\[\]]*[\w/])",
+    re.IGNORECASE,
+)
+
+
+def visible(value: str) -> str:
+    r"""The text with control characters written out: a terminal's ESC becomes `\x1b`."""
+    return _HIDDEN.sub(_written, value.replace("\r\n", "\n"))
+
+
+def _written(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def one_line(value: str) -> str:
+    """The visible text with every run of white space as one space."""
+    return " ".join(visible(value).split())
+
+
+def spreadsheet(value: str) -> str:
+    """The text as a CSV cell that no spreadsheet evaluates.
+
+    A text that begins like a formula (= + - @, a tab, a line's end) gets an apostrophe before it; a number
+    stays as it is.
+    """
+    shown = visible(value)
+    formula = shown.startswith(_FORMULA) and not _NUMBER.fullmatch(shown)
+    return f"'{shown}" if formula else shown
+
+
+def slug(value: str) -> str:
+    """Letters, digits, `.`, `_` and `-` of the text, for ids and LaTeX labels."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", value)
+
+
+def slugs(values: Iterable[str]) -> list[str]:
+    """A slug for each text, all different."""
+    found: list[str] = []
+    for value in values:
+        first = name = slug(value)
+        count = 1
+        while name in found:
+            count += 1
+            name = f"{first}-{count}"
+        found.append(name)
+    return found
+
+
+def segments(value: str) -> list[tuple[str, str]]:
+    """The text in pieces, each with the address that it names, if any.
+
+    An arXiv id, after the word arXiv or in an address at arXiv or ar5iv, leads to the paper's page at arXiv,
+    a DOI to doi.org, any other http address to itself. An id that is not named as one leads nowhere.
+    """
+    pieces, end = [], 0
+    for match in _LINK.finditer(value):
+        if match.start() > end:
+            pieces.append((value[end : match.start()], ""))
+        pieces.append((match[0], _address(match)))
+        end = match.end()
+    return pieces + ([(value[end:], "")] if value[end:] else [])
+
+
+def _address(match: re.Match[str]) -> str:
+    if match["arxiv"]:
+        return f"https://arxiv.org/abs/{match['arxiv']}"
+    return f"https://doi.org/{match['doi']}" if match["doi"] else match["url"]
