@@ -153,7 +153,7 @@ class Step:
 
 
 def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, float]:
-    """Share of overhead, and images a second, over `steps` steps with real loader, hooks and checkpoints."""
+    """Share of overhead, and images a second, over `steps` steps with a real loader and checkpoints."""
     import torch
 
     from mimbench import catalog
@@ -175,36 +175,34 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     pictures = ImageFolder(data / "imagenet", "train")
     for index in range(len(pictures)):  # a run reads each file once; its epochs come from memory
         pictures.load(index)
-    spec = RunSpec("pretrain", method, recipe.arch, recipe.values(), {}, time.monotonic_ns())
-    folder = RunStore(home / "runs").create(spec, Inputs(options=Options(checkpoint_seconds=2.0)))
-    inside = 0.0
+    spec = RunSpec("pretrain", method, recipe.arch, recipe.values(), {}, 0)
+    store = RunStore(Path(tempfile.mkdtemp(dir=home)))  # a run that is done would not be done again
+    folder = store.create(spec, Inputs(options=Options(checkpoint_seconds=2.0)))
+    inside = begin = end = 0.0
     own_step = model.train_step
 
     def measured(data: object, optim_wrapper: object) -> object:
-        nonlocal inside
+        nonlocal inside, begin, end
         start = time.perf_counter()
+        begin = begin or start
         result = own_step(data, optim_wrapper)
-        inside += time.perf_counter() - start
+        end = time.perf_counter()
+        inside += end - start
         return result
 
     model.train_step = measured
-    moments: list[float] = []
     fit(
         model,
         PretrainPictures(
             pictures, PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)
         ),
-        folder=folder,
-        seed=0,
+        folder,
+        recipe,
         steps=steps,
-        batch_size=recipe.global_batch_size,
         param_groups=param_groups(model, recipe.weight_decay),
-        lr_at=lambda step: 1e-4,
         log_every=pretraining.num_steps(recipe, len(pictures)) // 100,  # as in a whole run
-        before_step=lambda step: moments.append(time.perf_counter()) if step == 0 else None,
-        after_step=lambda done: moments.append(time.perf_counter()) if done == steps else None,
     )
-    total = moments[-1] - moments[0]
+    total = end - begin
     return 1 - inside / total, steps * recipe.global_batch_size / total
 
 

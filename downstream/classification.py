@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from downstream.estimate import encoder_flops, epoch_images
 from mimbench.arch import size_of
@@ -24,6 +23,8 @@ from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.device import device
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_above, require_range
+from mimbench.schedule import warmup_cosine
+from mimbench.train.worker_errors import Loader
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -67,6 +68,11 @@ class ClassificationRecipe(TransferRecipe):
         if self.rand_augment and not self.rand_augment.startswith("rand-"):
             remedy = "Give a policy of timm's such as 'rand-m9-mstd0.5-inc1', or '' for none."
             raise UserError("rand_augment", self.rand_augment, remedy=remedy)
+
+    def lr_at(self, step: int, steps: int, epoch_steps: float) -> float:
+        """Learning rate of a step, before layer decay: linear warm-up, then half a cosine to `min_lr`."""
+        warmup = round(self.warmup_epochs * epoch_steps)
+        return warmup_cosine(step, peak=self.peak_lr, total=steps, warmup=warmup, final=self.min_lr)
 
 
 MAE = "MAE fine-tuning (code efb2a80)"
@@ -163,7 +169,6 @@ def run(folder: RunFolder) -> dict[str, float]:
     from mimbench.checkpoint.encoder import load_encoder
     from mimbench.data.augment import eval_transform, finetune_transform
     from mimbench.data.image_folder import LabelledPictures
-    from mimbench.schedule import warmup_cosine
     from mimbench.train.runner import fit
 
     spec = folder.spec
@@ -176,8 +181,8 @@ def run(folder: RunFolder) -> dict[str, float]:
     report.dropped += remove_final_norm(encoder)
     report.dropped += keep_blocks(encoder, recipe.num_blocks)
     model = Classifier(encoder, len(train.classes), recipe)
-    steps_per_epoch = len(train) / recipe.global_batch_size
-    steps = max(round(recipe.epochs * steps_per_epoch), 1)
+    epoch_steps = len(train) / recipe.global_batch_size
+    steps = max(round(recipe.epochs * epoch_steps), 1)
     folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train), "steps": steps}
     augment = finetune_transform(
         recipe.img_size,
@@ -188,10 +193,9 @@ def run(folder: RunFolder) -> dict[str, float]:
     fit(
         model,
         LabelledPictures(train, augment),
-        folder=folder,
-        seed=spec.seed,
+        folder,
+        recipe,
         steps=steps,
-        batch_size=recipe.global_batch_size,
         param_groups=param_groups(
             model,
             weight_decay=recipe.weight_decay,
@@ -199,16 +203,6 @@ def run(folder: RunFolder) -> dict[str, float]:
             depth=len(encoder.blocks),
             prefix="encoder.",
         ),
-        lr_at=lambda step: warmup_cosine(
-            step,
-            peak=recipe.peak_lr,
-            total=steps,
-            warmup=round(recipe.warmup_epochs * steps_per_epoch),
-            final=recipe.min_lr,
-        ),
-        betas=recipe.betas,
-        clip_grad=recipe.clip_grad,
-        precision=recipe.precision,
         ema_momentum=recipe.ema_momentum,
     )
     pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
@@ -225,7 +219,7 @@ def accuracy(
     target = device()
     model.to(target).eval()
     hits = torch.zeros(2, device=target)
-    for images, labels in DataLoader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
+    for images, labels in Loader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
         logits = model(images.to(target))
         top5 = logits.topk(min(5, logits.shape[1])).indices == labels.to(target).unsqueeze(1)  # [B, 5]
         hits += torch.stack([top5[:, 0].sum(), top5.sum()])

@@ -21,6 +21,7 @@ from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_above, require_range
+from mimbench.schedule import warmup_multistep
 
 if TYPE_CHECKING:
     from mmengine.config import ConfigDict
@@ -61,6 +62,22 @@ class DetectionRecipe(DenseRecipe):
         for name in ("fpn_channels", "box_channels", "num_proposals", "rpn_samples", "roi_samples"):
             require_range(name, getattr(self, name), 1)
         require_range("mask_roi_size", self.mask_roi_size, 1)
+
+    def lr_at(self, step: int, steps: int, epoch_steps: float) -> float:
+        """Learning rate of a step, before layer decay: linear warm-up, a tenth after each milestone."""
+        return warmup_multistep(
+            step,
+            peak=self.peak_lr,
+            total=steps,
+            warmup=self.warmup_steps,
+            milestones=[round(epoch * epoch_steps) for epoch in self.milestones],
+            start_ratio=self.warmup_ratio,
+        )
+
+    @property
+    def pads_images(self) -> bool:
+        """Whether an image of any size goes: each batch is padded to whole patches of the encoder."""
+        return self.resize == "detr"
 
 
 CAE = "CAE's Mask R-CNN protocol (a7fd162)"
@@ -271,25 +288,23 @@ def run(folder: RunFolder) -> dict[str, float]:
     from downstream.layer_decay import param_groups
     from downstream.openmmlab import usable
     from downstream.transfer import seed_weights
-    from mimbench.schedule import warmup_multistep
     from mimbench.train.runner import fit
 
     recipe = DetectionRecipe.from_values(folder.spec.recipe)
     root = folder.data("coco")
     train = usable(build_dataset(root, "train", recipe), folder, root)
     val = usable(build_dataset(root, "val", recipe), folder, root)
-    steps_per_epoch = len(train) / recipe.global_batch_size
-    steps = max(round(recipe.epochs * steps_per_epoch), 1)
+    epoch_steps = len(train) / recipe.global_batch_size
+    steps = max(round(recipe.epochs * epoch_steps), 1)
     seed_weights(folder.spec.seed)
     model = build_model(folder.parents["encoder"].encoder_path, recipe, len(train.metainfo["classes"]))
     folder.details["load_report"] = model.backbone.load_report.as_dict()
     fit(
         model,
         train,
-        folder=folder,
-        seed=folder.spec.seed,
+        folder,
+        recipe,
         steps=steps,
-        batch_size=recipe.global_batch_size,
         param_groups=param_groups(
             model,
             weight_decay=recipe.weight_decay,
@@ -297,17 +312,6 @@ def run(folder: RunFolder) -> dict[str, float]:
             depth=len(model.backbone.net.blocks),
             prefix="backbone.net.",
         ),
-        lr_at=lambda step: warmup_multistep(
-            step,
-            peak=recipe.peak_lr,
-            total=steps,
-            warmup=recipe.warmup_steps,
-            milestones=[round(epoch * steps_per_epoch) for epoch in recipe.milestones],
-            start_ratio=recipe.warmup_ratio,
-        ),
-        betas=recipe.betas,
-        clip_grad=recipe.clip_grad,
-        precision=recipe.precision,
         collate=pseudo_collate,
     )
     return coco_ap(model, val, batch_size=recipe.global_batch_size, num_workers=folder.options.num_workers)

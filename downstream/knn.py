@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from downstream.estimate import encoder_flops
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.device import device
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_above, require_range
+from mimbench.train.worker_errors import Loader
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -95,7 +95,7 @@ def features(encoder: ViT, dataset: Any, recipe: KNNRecipe, num_workers: int) ->
     """The images' features `[P, D]`, of unit length, and labels `[P]`, on the device."""
     target = device()
     rows, labels = [], []
-    for images, classes in DataLoader(dataset, batch_size=recipe.global_batch_size, num_workers=num_workers):
+    for images, classes in Loader(dataset, batch_size=recipe.global_batch_size, num_workers=num_workers):
         tokens = encoder(images.to(target))  # [B, 1+N, D]
         row = tokens[:, 0] if recipe.token == "cls" else tokens[:, 1:].mean(dim=1)
         rows.append(F.normalize(row, dim=1))

@@ -22,6 +22,7 @@ from downstream.estimate import encoder_flops, epoch_images
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_above, require_range
+from mimbench.schedule import warmup_cosine
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -50,6 +51,11 @@ class LinearRecipe(TransferRecipe):
         require_range("head_init_std", self.head_init_std, 0)
         require_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
         require_range("min_lr", self.min_lr, 0)
+
+    def lr_at(self, step: int, steps: int, epoch_steps: float) -> float:
+        """Learning rate of a step: linear warm-up, then half a cosine to `min_lr`."""
+        warmup = round(self.warmup_epochs * epoch_steps)
+        return warmup_cosine(step, peak=self.peak_lr, total=steps, warmup=warmup, final=self.min_lr)
 
 
 BEIT_PAPER = "BEiT's linear probe (paper, appendix)"
@@ -123,19 +129,11 @@ def run(folder: RunFolder) -> dict[str, float]:
     seed_weights(spec.seed)
     encoder, report = load_encoder(folder.parents["encoder"].encoder_path, img_size=recipe.img_size)
     model = LinearProbe(encoder, len(train.classes), recipe)
-    steps_per_epoch = len(train) / recipe.global_batch_size
-    steps = max(round(recipe.epochs * steps_per_epoch), 1)
+    epoch_steps = len(train) / recipe.global_batch_size
+    steps = max(round(recipe.epochs * epoch_steps), 1)
     folder.details["load_report"] = report.as_dict()
     augment = finetune_transform(recipe.img_size, None, 0.0, min_crop_scale=recipe.min_crop_scale)
-    fit_head(
-        model,
-        LabelledPictures(train, augment),
-        folder,
-        recipe,
-        steps=steps,
-        warmup=round(recipe.warmup_epochs * steps_per_epoch),
-        min_lr=recipe.min_lr,
-    )
+    fit_head(model, LabelledPictures(train, augment), folder, recipe, steps=steps)
     pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
     return {"top1_linear": accuracy(model, pictures, num_workers=folder.options.num_workers)["top1"]}
 

@@ -17,12 +17,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
-from torch.utils.data import DataLoader
 
 from mimbench.data.image_folder import CorruptPicture, decode
 from mimbench.device import device
 from mimbench.errors import RunFailed, UserError
 from mimbench.ops import ensure_mmcv_ops
+from mimbench.train.worker_errors import Loader
 
 if TYPE_CHECKING:
     from mmengine.evaluator import BaseMetric
@@ -120,7 +120,7 @@ def evaluate(
     """Predictions of the whole dataset, measured by an mm-series metric."""
     model.to(device()).eval()
     metric.dataset_meta = dataset.metainfo
-    items = DataLoader(
+    items = Loader(
         dataset, batch_size=None, sampler=DefaultSampler(dataset, shuffle=False), num_workers=num_workers
     )
     with torch.no_grad():

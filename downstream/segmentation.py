@@ -16,6 +16,7 @@ from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_range
+from mimbench.schedule import warmup_poly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,19 @@ class SegmentationRecipe(DenseRecipe):
         if min(*self.resize_scale, *self.resize_ratio) <= 0:
             value = [*self.resize_scale, *self.resize_ratio]
             raise UserError("resize_scale and resize_ratio", value, remedy="All must be above 0.")
+
+    def lr_at(self, step: int, steps: int, epoch_steps: float) -> float:
+        """Learning rate of a step, before layer decay: linear warm-up, then polynomial decay to `min_lr`."""
+        del epoch_steps
+        return warmup_poly(
+            step,
+            peak=self.peak_lr,
+            total=steps,
+            warmup=self.warmup_steps,
+            power=self.poly_power,
+            final=self.min_lr,
+            start_ratio=self.warmup_ratio,
+        )
 
 
 PAPER = "BEiT/MAE/iBOT UperNet protocol"
@@ -202,7 +216,6 @@ def run(folder: RunFolder) -> dict[str, float]:
     from downstream.layer_decay import param_groups
     from downstream.openmmlab import evaluate, usable
     from downstream.transfer import seed_weights
-    from mimbench.schedule import warmup_poly
     from mimbench.train.runner import fit
 
     recipe = SegmentationRecipe.from_values(folder.spec.recipe)
@@ -216,10 +229,9 @@ def run(folder: RunFolder) -> dict[str, float]:
     fit(
         model,
         train,
-        folder=folder,
-        seed=folder.spec.seed,
+        folder,
+        recipe,
         steps=recipe.steps,
-        batch_size=recipe.global_batch_size,
         param_groups=param_groups(
             model,
             weight_decay=recipe.weight_decay,
@@ -227,18 +239,6 @@ def run(folder: RunFolder) -> dict[str, float]:
             depth=len(model.backbone.net.blocks),
             prefix="backbone.net.",
         ),
-        lr_at=lambda step: warmup_poly(
-            step,
-            peak=recipe.peak_lr,
-            total=recipe.steps,
-            warmup=recipe.warmup_steps,
-            power=recipe.poly_power,
-            final=recipe.min_lr,
-            start_ratio=recipe.warmup_ratio,
-        ),
-        betas=recipe.betas,
-        clip_grad=recipe.clip_grad,
-        precision=recipe.precision,
         collate=pseudo_collate,
     )
     from mmseg.evaluation import IoUMetric

@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from downstream.estimate import encoder_flops, epoch_images
 from mimbench.contract import Metric, TaskCard, TransferRecipe
 from mimbench.device import device
 from mimbench.recipe import cite, require_above, require_range
+from mimbench.train.worker_errors import Loader
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -218,7 +218,7 @@ def measure(
     model.to(target).eval()
     texts = texts.to(target) if texts is not None else None
     sums = torch.zeros(3, device=target)
-    for images, labels in DataLoader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
+    for images, labels in Loader(share_of(dataset), batch_size=batch_size, num_workers=num_workers):
         tokens, label = model.tokens(images.to(target)), labels.to(target).unsqueeze(1)  # [B, N, C], [B, 1]
         linear = model.classify(tokens).argmax(dim=-1) == label  # [B, N]
         sums[0] += neighbour_cosine(tokens).sum()

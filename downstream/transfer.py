@@ -9,7 +9,6 @@ from torch.utils.data import Subset
 
 from mimbench.contract import TransferRecipe
 from mimbench.data.image_folder import ImageFolder
-from mimbench.schedule import warmup_cosine
 from mimbench.train.loader import seed_everything
 from mimbench.train.optimizer import param_groups
 from mimbench.train.runner import fit
@@ -48,27 +47,9 @@ def labelled_splits(folder: RunFolder) -> tuple[ImageFolder, ImageFolder]:
 
 
 def fit_head(
-    model: BaseModel,
-    pictures: Any,
-    folder: RunFolder,
-    recipe: TransferRecipe,
-    *,
-    steps: int,
-    warmup: int = 0,
-    min_lr: float = 0.0,
+    model: BaseModel, pictures: Any, folder: RunFolder, recipe: TransferRecipe, *, steps: int
 ) -> None:
-    """Train `model.head` alone: linear warm-up, then half a cosine to `min_lr`."""
+    """Train `model.head` alone."""
     folder.details |= {"labelled_pictures": len(pictures), "steps": steps}
-    fit(
-        model,
-        pictures,
-        folder=folder,
-        seed=folder.spec.seed,
-        steps=steps,
-        batch_size=recipe.global_batch_size,
-        param_groups=param_groups(model.head, recipe.weight_decay),
-        lr_at=lambda step: warmup_cosine(step, peak=recipe.peak_lr, total=steps, warmup=warmup, final=min_lr),
-        betas=recipe.betas,
-        clip_grad=recipe.clip_grad,
-        precision=recipe.precision,
-    )
+    groups = param_groups(model.head, recipe.weight_decay)
+    fit(model, pictures, folder, recipe, steps=steps, param_groups=groups)

@@ -1,35 +1,83 @@
-"""Files that are either there or not: write beside the target, flush to disk, rename; digests of them."""
+"""Files that are either there or not: write beside the target, flush to disk, rename; digests of them.
+
+And what is wrong where one cannot be written: a full disk, a read-only file system, a loop of links.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mimbench.errors import RunFailed, UserError
+from mimbench.errors import UserError
+
+RANDOM = "[a-z0-9_]{8}"  # the end of a name that tempfile makes
+TEMPORARY = re.compile(rf"\..+\.{RANDOM}")
+ABANDONED_SECONDS = 3600.0
+
+ROOM = "Free some space and run the same command again."
+WRITABLE = "Choose a place that can be written (MIMBENCH_HOME for the workspace)."
+OTHER = "Give another place."
+TROUBLES = {
+    errno.ENOSPC: ("The disk is full: {} could not be written.", ROOM, 1),
+    errno.EDQUOT: ("Your disk quota is used up: {} could not be written.", ROOM, 1),
+    errno.EROFS: ("The file system is read-only: {} could not be written.", WRITABLE, 1),
+    errno.EIO: ("The disk fails: {} could not be read or written.", "Check the disk.", 1),
+    errno.EACCES: ("Permission denied: {}.", f"Change its permissions. {WRITABLE}", 2),
+    errno.EPERM: ("Not permitted: {}.", WRITABLE, 2),
+    errno.ELOOP: ("{} is a loop of symbolic links.", "Remove the link, or give another place.", 2),
+    errno.EEXIST: ("{} is there already.", OTHER, 2),
+    errno.EISDIR: ("{} is a folder, not a file.", OTHER, 2),
+    errno.ENOTDIR: ("{}: a part of this path is a file, not a folder.", OTHER, 2),
+    errno.ENAMETOOLONG: ("The name is too long: {}.", OTHER, 2),
+}
+"""errno to what happened, what to do, and the command's exit status: 1 for a failure, 2 for a mistake."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`, not the temporary file.
+    """
+    temporary = None
+    with naming(path, always=True):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            temporary = Path(name)
+            os.close(handle)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            if temporary:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+            raise
+
+
+@contextmanager
+def naming(path: Path, *, always: bool = False) -> Iterator[None]:
+    """An OSError from within that names no file names `path`; with `always`, whatever file it names."""
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if always or error.filename is None:
+            error.filename = str(path)
         raise
 
 
@@ -49,12 +97,28 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to the end of a UTF-8 text file."""
+    with naming(path), open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
 def read_json(path: Path) -> Any:
-    """A JSON file's value; None where it is missing or damaged (a damaged one counts as never written)."""
+    """A JSON file's value; None where it is missing or no JSON, which counts as never written."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """Temporary files of `atomic_path` that are more than an hour old: their writers were killed."""
+    found, now = [], time.time()
+    with contextlib.suppress(OSError):  # no such folder; or another process removes files meanwhile
+        for entry in os.scandir(folder):
+            if TEMPORARY.fullmatch(entry.name) and now - entry.stat().st_mtime > ABANDONED_SECONDS:
+                found.append(folder / entry.name)
+    return sorted(found)
 
 
 def digest(text: str) -> str:
@@ -78,25 +142,27 @@ def file_digest(path: Path, *, field: str) -> str:
     return total.hexdigest()[:16]
 
 
-def disk_full(error: BaseException | None) -> bool:
-    """Whether an error is, or was caused by, a disk (or quota) without space."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong with a place on a disk, in a sentence with what to do, and the command's exit status."""
+
+    message: str
+    status: int
 
 
-def disk_full_message(place: Path) -> str:
-    return f"The disk is full: {place} could not be written. Free some space and run the same command again."
+def trouble(error: BaseException, place: Path | None = None) -> Trouble | None:
+    """What a file system's error says to the user; None for other errors.
 
-
-@contextmanager
-def disk(place: Path) -> Iterator[None]:
-    """Turn a full disk into a failure that says so. Raises RunFailed."""
-    try:
-        yield
-    except OSError as error:
-        if not disk_full(error):
-            raise
-        raise RunFailed(disk_full_message(place)) from error
+    Args:
+        error: the error itself, or one of a library's that a full or failing disk caused.
+        place: what was written, where the error does not name it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in TROUBLES:
+            what, remedy, status = TROUBLES[cause.errno]
+            if cause is error or status == 1:
+                named = cause.filename if cause.filename is not None else place
+                return Trouble(f"{what.format(named or 'a file')} {remedy}", status)
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import importlib
+import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimbench import plugin
-from mimbench.atomic import read_json, write_json
+from mimbench.arch import size_of
+from mimbench.atomic import abandoned, digest, read_json, write_json
 from mimbench.discovery import Kind, kind_of, module_of, names, plugin_of
 from mimbench.errors import Unavailable, UserError
-from mimbench.override import override, place
+from mimbench.override import Changed, check_epochs, check_patches, override, place
 from mimbench.store.fingerprint import source_fingerprint
 from mimbench.store.spec import canonical_json
 
@@ -108,8 +111,7 @@ class Catalog:
 
     Args:
         cache: the cache's folder; None for no cache.
-        on_miss: called once before the first card is imported (which takes seconds), so that workers can be
-            started meanwhile.
+        on_miss: called once before the first card is imported, which takes seconds.
     """
 
     def __init__(self, cache: Path | None, on_miss: Callable[[], None] | None = None) -> None:
@@ -163,7 +165,8 @@ class Catalog:
         for where, change in changes:
             for field, value in change.items():
                 if isinstance(value, float) and not math.isfinite(value):
-                    raise UserError(place(where, field), value, remedy="Give a finite number.")
+                    name = place(where, field, about.title)
+                    raise UserError(name, value, remedy="Give a finite number.")
         arguments = {
             "scale": scale,
             "changes": [[where, dict(change)] for where, change in changes],
@@ -187,18 +190,22 @@ class Catalog:
         make = plugin.blame(module_of(kind, name))(make)
         if self.cache is None:
             return make()
+        module = module_of(kind, name)
         teachers = sorted(module_of(kind_of(need), need) for need in {*needs})
-        source = source_fingerprint((module_of(kind, name), *teachers, *CONTRACTS))
-        digest = hashlib.sha256(canonical_json([source, arguments]).encode()).hexdigest()[:16]
-        path = self.cache / f"{kind}-{name}-{digest}.json"
-        value = read_json(path)
-        if value is None:
-            if self.on_miss:
-                self.on_miss()
-                self.on_miss = None
-            value = make()
-            write_json(path, value)
-            value = read_json(path)  # what a later, cached call sees: lists where there were tuples
+        key = digest(canonical_json([source_fingerprint((module, *teachers, *CONTRACTS)), arguments]))
+        path = self.cache / f"{kind}-{name}-{key}.json"
+        with contextlib.suppress(OSError):  # what cannot be read is made again
+            found = read_json(path)
+            if isinstance(found, dict) and found.get("digest") == digest(canonical_json(found.get("value"))):
+                return found["value"]
+        if self.on_miss and module not in sys.modules:
+            self.on_miss()
+            self.on_miss = None
+        value = json.loads(json.dumps(make()))  # as a later, cached call sees it: lists instead of tuples
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
+            for file in abandoned(self.cache):
+                file.unlink(missing_ok=True)
+            write_json(path, {"value": value, "digest": digest(canonical_json(value))})
         return value
 
 
@@ -249,39 +256,46 @@ def _description(values: Mapping[str, Any]) -> Description:
 
 def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     found = card(kind, name)
+    title = found.name if kind == "task" else found.title
     recipe = found.recipes()[arguments["scale"]]
     values, sources = recipe.values(), dict(recipe.sources)
     for source, change in arguments["cited"]:
         change = {
             field: list(value) if isinstance(value, tuple) else value for field, value in change.items()
         }
-        values = override(values, change, where=f"{source}:")
+        values = override(values, change, where=f"{source}:", of=title)
         sources.update(dict.fromkeys(change, source))
     for where, change in arguments["changes"]:
-        values = override(values, change, where=where)
+        values = override(values, change, where=where, of=title)
         sources.update(dict.fromkeys(change, where))
-    changed = {field: where for where, change in arguments["changes"] for field in change}
+    places = {field: where for where, change in arguments["changes"] for field in change}
+    changed = Changed(title, places, f"--set {name}." if kind == "task" else "--set")
+    check_epochs(values, changed, trains=kind == "task" or found.trains)
+    if kind != "task":
+        check_patches(values["img_size"], values["patch_size"], changed, of_encoder=False)
     try:
         recipe = type(recipe).from_values(values, sources)
+        facts = (_task_facts if kind == "task" else _pretraining_facts)(found, recipe, arguments)
     except UserError as error:
-        if error.field not in changed:
-            raise
-        name = place(changed[error.field], error.field)
-        raise UserError(name, error.value, allowed=error.allowed, remedy=error.remedy) from None
-    size, needs, provenance = arguments["data_size"], {}, ""
-    if kind == "task":
-        arch, patch_size = arguments["encoder"]
-        images = int(found.images(values, size))
-        flops = images * float(found.flops(values, arch, patch_size))
-    else:
-        needs, provenance = dict(found.needed(recipe)), found.provenance_of(recipe)
-        images = round(recipe.epochs * size) if found.trains else 0
-        flops = images * step_flops(found, recipe, arguments["scale"]) if images else 0.0
+        raise changed.named(error) from None
+    if kind == "task" and not getattr(recipe, "pads_images", False):  # else they become whole patches
+        check_patches(recipe.img_size, arguments["encoder"][1], changed, of_encoder=True)
+    return {"values": recipe.values(), "sources": sources, **facts}
+
+
+def _task_facts(found: Any, recipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    arch, patch_size = arguments["encoder"]
+    values = recipe.values()
+    images = int(found.images(values, arguments["data_size"]))
+    return {"images": images, "flops": images * float(found.flops(values, arch, patch_size))}
+
+
+def _pretraining_facts(found: Any, recipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    size_of(recipe.arch)  # an unknown size is the user's mistake, and must not wait for the run
+    images = round(recipe.epochs * arguments["data_size"]) if found.trains else 0
     return {
-        "values": recipe.values(),
-        "sources": sources,
         "images": images,
-        "flops": flops,
-        "needs": needs,
-        "provenance": provenance,
+        "flops": images * step_flops(found, recipe, arguments["scale"]) if images else 0.0,
+        "needs": dict(found.needed(recipe)),
+        "provenance": found.provenance_of(recipe),
     }

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from mimbench.errors import UserError
 from mimbench.recipe import Cited, PretrainRecipe, Recipe, require_optimizer, require_range
+from mimbench.schedule import warmup_cosine
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -131,6 +132,23 @@ class TransferRecipe(Recipe):
     @property
     def peak_lr(self) -> float:
         return self.base_lr * (self.global_batch_size / 256 if self.lr_rule == "linear" else 1.0)
+
+    clip_each: ClassVar[bool] = False  # clip_grad bounds every tensor's norm by itself, not the norm of all
+
+    def lr_at(self, step: int, steps: int, epoch_steps: float) -> float:
+        """Learning rate of a step, before layer decay: half a cosine to 0; tasks have their own.
+
+        Args:
+            steps: of the whole run.
+            epoch_steps: of an epoch; a fraction where the batches do not divide the data.
+        """
+        del epoch_steps
+        return warmup_cosine(step, peak=self.peak_lr, total=steps, warmup=0)
+
+    def weight_decay_at(self, step: int, steps: int) -> float:
+        """Weight decay of the decayed parameters in a step: constant."""
+        del step, steps
+        return self.weight_decay
 
 
 @dataclass(frozen=True, kw_only=True)

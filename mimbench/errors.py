@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 NO_VALUE = object()
 
 
 class UserError(Exception):
     """A mistake in what the user asked for; the command line prints it and exits with status 2.
-
-    Pickle and a DataLoader rebuild one as `UserError(text)`, from its message or the traceback that ends with
-    it.
 
     Args:
         field: what was wrong, by the name the user typed it under (`METHOD`, `--set mask_ratio`).
@@ -26,39 +22,39 @@ class UserError(Exception):
     def __init__(
         self, field: str, value: object = NO_VALUE, *, allowed: Iterable[object] = (), remedy: str = ""
     ) -> None:
-        self.allowed = [str(item) for item in allowed]
-        if value is NO_VALUE and not self.allowed and not remedy:
-            message = _original_message(type(self), field)
-            self.field, value, self.remedy = _parts(message)
-        else:
-            self.field, self.remedy = field, remedy
-            message = self._message(value)
+        self.field, self.remedy = field, remedy
         self.value = None if value is NO_VALUE else value
-        super().__init__(message)
+        self.allowed = [str(item) for item in allowed]
+        super().__init__(self._message(value))
 
     def _message(self, value: object) -> str:
-        if value is NO_VALUE:
-            parts = [f"{self.field}:"]
-        else:
+        if value is not NO_VALUE:
             parts = [f"{self.field}: {value!r} is not valid."]
             if nearest := difflib.get_close_matches(str(value), self.allowed, n=1, cutoff=0.5):
                 parts.append(f"Did you mean {nearest[0]!r}?")
+        elif self.allowed or self.remedy:
+            parts = [f"{self.field}:"]
+        else:
+            return self.field
         if self.allowed:
             parts.append(f"Allowed: {', '.join(self.allowed)}.")
         if self.remedy:
             parts.append(self.remedy)
         return " ".join(parts)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, vars(self))  # pickle would call the type with the message
+
+
+def _restore(kind: type[UserError], args: tuple[Any, ...], parts: Mapping[str, Any]) -> UserError:
+    """A UserError as it was before it was pickled."""
+    error = kind.__new__(kind, *args)
+    vars(error).update(parts)
+    return error
+
 
 class RunFailed(Exception):
-    """A run stopped for a reason of its own (non-finite loss, full disk); the command exits with status 1.
-
-    Args:
-        message: what happened, or the traceback that ends with it, from which a DataLoader rebuilds it.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(_original_message(type(self), message))
+    """A run stopped for a reason of its own (non-finite loss, full disk); the command exits with status 1."""
 
 
 class Unavailable(Exception):
@@ -73,19 +69,8 @@ class Unavailable(Exception):
         self.option = option
 
 
-def _original_message(kind: type[Exception], text: str) -> str:
-    """The message at the end of a traceback's text, where a `kind` was raised; any other text as it is."""
-    last = rf"Traceback \(most recent call last\):.*^(?:\S+\.)?{kind.__name__}: (.*)"
-    found = re.search(last, text, re.DOTALL | re.MULTILINE)
-    return found[1].strip() if found else text
-
-
-def _parts(message: str) -> tuple[str, object, str]:
-    """Field, value and remedy in a UserError's message; the whole message as field where it has no value."""
-    found = re.fullmatch(r"(.+?): (.+?) is not valid\. ?(.*)", message, re.DOTALL)
-    if found:
-        try:
-            return found[1], ast.literal_eval(found[2]), found[3]
-        except (SyntaxError, ValueError):  # the value's text is not Python's, or the field has a colon in it
-            pass
-    return message, NO_VALUE, ""
+def printable(text: str) -> str:
+    """The text with its control characters, which a terminal would obey, written as escapes; lines stay."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text
+    )

@@ -1,4 +1,4 @@
-"""Changes of a recipe's plain values, by a table's row or by the user's --set.
+"""Changes of a recipe's plain values, by a table's row or by the user's --set, and messages about them.
 
 Apart from the recipes, so that an edit of a message here makes no stored result stale.
 """
@@ -6,13 +6,14 @@ Apart from the recipes, so that an edit of a message here makes no stored result
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mimbench.errors import UserError
 from mimbench.recipe import words
 
 
-def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: str, of: str) -> dict[str, Any]:
     """Apply a table row's or the user's overrides to a recipe's plain values.
 
     Args:
@@ -20,6 +21,7 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: st
         changes: field name to new value.
         where: how the user knows the place of the override (`--set`, `tables/dtm/main.toml: rows.dtm.set`);
             one that ends in a dot (`--set clip.`) is written together with the field's name.
+        of: the recipe's title, for messages.
 
     Raises:
         UserError: an unknown field, or a value of another type than the recipe's.
@@ -27,15 +29,17 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: st
     result = dict(values)
     for name, value in changes.items():
         if name not in values:
-            option, _, prefix = where.rpartition(" ") if where.endswith(".") else (where, "", "")
+            option, _, prefix = where.rpartition(" ") if where.endswith(".") else (f"{where} ({of})", "", "")
             raise UserError(option, prefix + name, allowed=[prefix + field for field in sorted(values)])
-        result[name] = _like(values[name], value, place(where, name))
+        result[name] = _like(values[name], value, place(where, name, of))
     return result
 
 
-def place(where: str, name: str) -> str:
-    """A field by the name that the user knows it under."""
-    return where + name if where.endswith(".") else f"{where} {name}"
+def place(where: str, name: str, of: str = "") -> str:
+    """A field by the name that the user knows it under, with the title of its recipe."""
+    if where.endswith("."):
+        return where + name
+    return " ".join(part for part in (where, name, f"({of})" if of else "") if part)
 
 
 def _like(old: Any, new: Any, where: str) -> Any:
@@ -51,3 +55,88 @@ def _like(old: Any, new: Any, where: str) -> Any:
         return float(new)
     kind = "a list" if isinstance(old, list) else words(type(old))
     raise UserError(where, new, remedy=f"Give {kind}, such as {old!r}.")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Which fields of a recipe were changed, for the messages about its values.
+
+    Attributes:
+        title: of the recipe's method or task.
+        places: field to where it was changed last.
+        default: where the user can change a field that was not changed.
+    """
+
+    title: str
+    places: Mapping[str, str]
+    default: str = "--set"
+
+    def name(self, field: str) -> str:
+        """A field by the name that the user knows it under."""
+        return place(self.places.get(field, ""), field, self.title)
+
+    def settings(self, **values: Any) -> str:
+        """These values as the user would write them, where the other changes are."""
+        where = next(iter(self.places.values()), self.default)
+        if not where.startswith("--set"):
+            return ", ".join(f"{field}={value}" for field, value in values.items())
+        return " ".join(f"{place(where, field)}={value}" for field, value in values.items())
+
+    def named(self, error: UserError) -> UserError:
+        """An error about a recipe's field under the name that the user knows the field by.
+
+        Where its own field was not changed, the message lists what was.
+        """
+        remedy = error.remedy
+        if self.places and error.field not in self.places:
+            given = ", ".join(place(where, field) for field, where in self.places.items())
+            remedy = f"{remedy} Changed were: {given}.".strip()
+        return UserError(self.name(error.field), error.value, allowed=error.allowed, remedy=remedy)
+
+
+def check_epochs(values: Mapping[str, Any], changed: Changed, *, trains: bool) -> None:
+    """Raises UserError for a length of training that cannot be, and for a warm-up that is longer.
+
+    Args:
+        values: a recipe's plain values.
+        trains: whether it trains; a recipe that loads its weights may have no epochs of its own.
+    """
+    epochs, warmup = values.get("epochs"), values.get("warmup_epochs")
+    if not isinstance(epochs, float):
+        return
+    if trains and epochs <= 0 and "epochs" in changed.places:
+        raise UserError(changed.name("epochs"), epochs, remedy="Give a number above 0.")
+    if not isinstance(warmup, float) or warmup <= epochs:
+        return
+    why = f"{changed.title}'s warmup_epochs={warmup} exceeds epochs={epochs}."
+    if "epochs" not in changed.places:
+        remedy = f"{why} Give {epochs} at most, or more epochs too."
+        raise UserError(changed.name("warmup_epochs"), warmup, remedy=remedy)
+    fix = changed.settings(epochs=epochs, warmup_epochs=float(f"{epochs / 10:.2g}"))
+    raise UserError(changed.name("epochs"), epochs, remedy=f"{why} Give both: {fix}")
+
+
+def check_patches(img_size: Any, patch_size: Any, changed: Changed, *, of_encoder: bool) -> None:
+    """Raises UserError, with sizes that work, where images cannot be cut into whole patches.
+
+    Args:
+        img_size, patch_size: in pixels; the recipe itself refuses what is no positive whole number.
+        of_encoder: whether the patches are those of the encoder that a task takes, not the recipe's own.
+    """
+    if type(img_size) is not int or type(patch_size) is not int or min(img_size, patch_size) < 1:
+        return
+    if img_size % patch_size == 0:
+        return
+    images = changed.settings(img_size=max(round(img_size / patch_size), 1) * patch_size)
+    if of_encoder:
+        why = f"{changed.title} takes img_size={img_size}, its encoder has patch_size={patch_size}"
+    else:
+        why = f"{changed.title} has img_size={img_size} and patch_size={patch_size}"
+    why += ": img_size must be a multiple of patch_size."
+    if "patch_size" not in changed.places:
+        raise UserError(changed.name("img_size"), img_size, remedy=f"{why} Give {images}")
+    divisors = [n for n in range(2, img_size) if img_size % n == 0]
+    divisors.sort(key=lambda n: (abs(n - patch_size), -n))
+    patches = " or ".join(changed.settings(patch_size=n) for n in sorted(divisors[:2]))
+    fix = f"{patches}; or {images} too" if patches else f"{images} too"
+    raise UserError(changed.name("patch_size"), patch_size, remedy=f"{why} Give {fix}")

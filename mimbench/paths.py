@@ -30,8 +30,12 @@ def workspace() -> Path:
     Raises:
         UserError: it is no folder and cannot become one.
     """
-    place = Path(os.environ.get("MIMBENCH_HOME") or Path.cwd()).expanduser().resolve()
-    base = place
+    named = Path(os.environ.get("MIMBENCH_HOME") or Path.cwd()).expanduser()
+    try:
+        place = base = named.resolve()
+    except (OSError, RuntimeError) as error:  # Python reports a loop of links as either
+        remedy = "It cannot be found: is it a loop of symbolic links?"
+        raise UserError("MIMBENCH_HOME", str(named), remedy=remedy) from error
     while not base.exists():
         base = base.parent
     if not base.is_dir() or (base != place and not os.access(base, os.W_OK)):

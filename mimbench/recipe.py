@@ -220,8 +220,14 @@ class PretrainRecipe(Recipe):
 
     clip_each: ClassVar[bool] = False  # clip_grad bounds every tensor's norm by itself, not the norm of all
 
-    def lr_at(self, step: int, steps: int) -> float:
-        """Learning rate of a step: linear warm-up from 0, then half a cosine to `min_lr`."""
+    def lr_at(self, step: int, steps: int, epoch_steps: float | None = None) -> float:
+        """Learning rate of a step: linear warm-up from 0, then half a cosine to `min_lr`.
+
+        Args:
+            steps: of the whole run; the warm-up is a share of them.
+            epoch_steps: of an epoch; not used here, unlike by the tasks' recipes.
+        """
+        del epoch_steps
         warmup = round(self.warmup_epochs * steps / self.epochs)
         return warmup_cosine(step, peak=self.peak_lr, total=steps, warmup=warmup, final=self.min_lr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,6 +122,28 @@ def test_cache_spares_the_import_until_the_code_changes(world: Path, tmp_path: P
     file = world / "pretrain/methods/plain.py"
     file.write_text(file.read_text().replace("epochs=4.0", "epochs=6.0"))
     assert resolve() == 6.0 and len(missed) == 2
+
+
+def test_a_cache_that_cannot_be_written_or_read_costs_time_only(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    whole = Catalog(cache).resolve("method", "plain", "toy", data_size=4)
+    for file in list(cache.iterdir()):
+        file.unlink()
+        file.symlink_to(file)
+    assert Catalog(cache).resolve("method", "plain", "toy", data_size=4) == whole
+    (tmp_path / "file").touch()
+    assert Catalog(tmp_path / "file").resolve("method", "plain", "toy", data_size=4) == whole
+
+
+def test_a_new_entry_removes_what_killed_writers_left(world: Path, tmp_path: Path) -> None:
+    old, fresh = tmp_path / ".a.json.0a_b1c2d", tmp_path / ".b.json.0a_b1c2d"
+    old.touch()
+    os.utime(old, (1e9, 1e9))
+    fresh.touch()
+    Catalog(tmp_path).describe("method", "plain")
+    assert not old.exists() and fresh.exists()
 
 
 def test_cached_descriptions_of_the_real_cards_need_no_torch(tmp_path: Path) -> None:

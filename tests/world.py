@@ -137,7 +137,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "downstream/scenes.py": TASK.format(name="scenes", data="ade20k"),
         # All that workers need of torch here; without mmengine the training code does not import.
         "torch/__init__.py": (
-            "from torch import cuda, version\ndef manual_seed(seed): pass\ndef get_num_threads(): return 1\n"
+            "from torch import cuda, version\ndef manual_seed(seed): pass\n"
+            "def get_num_threads(): return 1\ndef set_num_threads(count): pass\n"
         ),
         "torch/cuda.py": "def is_available(): return False\n",
         "torch/version.py": "cuda = None\n",
@@ -152,8 +153,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(root)
     forget()
     yield root
-    for name in [name for name in sys.modules if name.split(".")[0] in ("pretrain", "downstream")]:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(root)):
+            del sys.modules[name]
     forget()
 
 

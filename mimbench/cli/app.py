@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mimbench.atomic import trouble
 from mimbench.cli.include import to_front
-from mimbench.errors import RunFailed, UserError
+from mimbench.errors import RunFailed, UserError, printable
 
 
 class Guarded(TyperGroup):
@@ -21,17 +22,22 @@ class Guarded(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            typer.echo(f"mimbench: {error}", err=True)
-            raise typer.Exit(2) from None
+            raise _end(str(error), 2) from None
         except RunFailed as error:
-            typer.echo(f"mimbench: {error}", err=True)
-            raise typer.Exit(1) from None
-        except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-            typer.echo(f"mimbench: {error}. Give another place.", err=True)
-            raise typer.Exit(2) from None
+            raise _end(str(error), 1) from None
+        except OSError as error:
+            found = trouble(error)
+            if found is None:
+                raise
+            raise _end(found.message, found.status) from None
         except KeyboardInterrupt:
             typer.echo("mimbench: stopped. The same command goes on from the last checkpoints.", err=True)
             raise typer.Exit(130) from None
+
+
+def _end(message: str, status: int) -> typer.Exit:
+    typer.echo(f"mimbench: {printable(message)}", err=True)
+    return typer.Exit(status)
 
 
 def _group(text: str) -> typer.Typer:

@@ -16,6 +16,7 @@ from mimbench.errors import UserError
 def list_runs() -> None:
     """Every run of the workspace."""
     from rich.table import Column, Table
+    from rich.text import Text
 
     from mimbench import paths
     from mimbench.execute.progress import duration
@@ -25,16 +26,23 @@ def list_runs() -> None:
     key, outcome, took = (Column(name, no_wrap=True) for name in ("key", "state", "time"))
     run, result = (Column(name, min_width=16, overflow="fold") for name in ("run", "result"))
     table = Table(key, run, Column("seed", no_wrap=True), outcome, took, result)
+    damaged = []
     for folder in RunStore(paths.runs()):
-        status, became = folder.status, state(folder)
-        numbers = (folder.result or {}).get("metrics", {})
-        shown = [f"{name} {value:.4g}" for name, value in numbers.items() if name != "lr"][:2]
-        if became in ("running", "interrupted") and status.get("total"):
-            shown = [f"step {status['step']} of {status['total']}"]
+        status, became, shown = folder.status, state(folder), []
+        if became == "damaged" or not status.state:
+            damaged += folder.damage()
+        if became != "damaged" and folder.result:
+            numbers = folder.result.metrics
+            shown = [f"{name} {value:.4g}" for name, value in numbers.items() if name != "lr"][:2]
+        if became in ("running", "interrupted") and status.total:
+            shown = [f"step {status.step} of {status.total}"]
         seed = "" if became == "damaged" else str(folder.spec.seed)
-        short, seconds = folder.path.name.rpartition("-")[2], duration(status.get("seconds"))
-        table.add_row(short, subject(folder), seed, became, seconds, "\n".join(shown))
+        short, seconds = folder.path.name.rpartition("-")[2], duration(status.seconds)
+        cells = (short, subject(folder), seed, became, seconds, "\n".join(shown))
+        table.add_row(*map(Text, cells))
     make_console().print(table)
+    for message in damaged:
+        typer.echo(message)
 
 
 @runs.command("show")
@@ -43,6 +51,7 @@ def show_run(
 ) -> None:
     """One run: what it is, what became of it, where its files are."""
     import json
+    from dataclasses import asdict
 
     from mimbench import paths
     from mimbench.store.export import state
@@ -54,8 +63,8 @@ def show_run(
         "key": folder.spec.key,
         "spec": folder.spec.as_dict(),
         **({"plugin": folder.plugin} if folder.plugin else {}),
-        "status": folder.status,
-        "result": folder.result,
+        "status": asdict(folder.status),
+        "result": asdict(folder.result) if folder.result else None,
     }
     typer.echo(json.dumps(shown, indent=2))
     if shown["state"] == "failed" and folder.log_path.is_file():
@@ -126,3 +135,17 @@ def _remove(store: Any, folder: Any) -> None:
             "RUN", folder.path.name, remedy="It is being computed right now; stop that first."
         ) from None
     typer.echo(f"deleted {folder.path.name}")
+
+
+@runs.command("restamp")
+def restamp_runs(
+    because: Annotated[str, typer.Option("--because", help="Why no number changed; kept with each result.")],
+    lines: Annotated[
+        int, typer.Option("--lines", min=1, help="Lines of metrics.jsonl to compare, at least.")
+    ] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, but write nothing.")] = False,
+) -> None:
+    """Let stale runs count as done where today's code gives their recorded numbers again, bit for bit."""
+    from mimbench.commands.restamp import restamp
+
+    raise typer.Exit(restamp(because, make_console(), lines=lines, dry_run=dry_run))

@@ -9,8 +9,8 @@ from typing import get_args
 
 from mimbench import discovery
 from mimbench.catalog import Catalog
-from mimbench.errors import RunFailed, Unavailable, UserError
-from mimbench.plan.datasets import Data
+from mimbench.errors import RunFailed
+from mimbench.plan.datasets import Everything
 from mimbench.plan.graph import Node
 from mimbench.plan.planner import Planner
 from mimbench.plan.request import Request
@@ -19,41 +19,6 @@ from mimbench.store.folder import RunFolder
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import canonical_json
 from mimbench.table import spec as tables
-from mimbench.table.spec import Row
-
-SCALES = get_args(Scale)
-
-
-class _AnyData(Data):
-    """Stands for whatever data a run was made with: a plan's recipes do not depend on it."""
-
-    def __init__(self) -> None:
-        pass
-
-    def path(self, role: str) -> Path:
-        return Path()
-
-    def fingerprint(self, role: str) -> str:
-        return ""
-
-    def size(self, role: str, *, labelled: bool) -> int:
-        return 1_000_000
-
-
-class _AnyPlanner(Planner):
-    """Plans as if every checkpoint that a recipe loads had been given, and no row were left out for time."""
-
-    def cell(self, row: Row, task: str | None, seed: int, where: str) -> str:
-        if not row.not_at:
-            return super().cell(row, task, seed, where)
-        try:
-            return super().cell(row.model_copy(update={"not_at": {}}), task, seed, where)
-        except UserError as error:  # left out because its recipe is impossible at this scale
-            raise Unavailable(str(error)) from error
-
-    def _weights(self, title: str, name: str | None) -> dict[str, Path]:
-        del title, name
-        return {}
 
 
 def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
@@ -61,22 +26,7 @@ def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
 
     A row that a table leaves out at a scale, for time, counts: somebody may have run it by itself.
     """
-    wanted: set[str] = set()
-    loaded = dict.fromkeys(discovery.names("method"), Path())  # as --weights METHOD=PATH has it
-    requests = [
-        Request(scale=scale, weights=weights) for scale in get_args(Scale) for weights in ({}, loaded)
-    ]
-    for method, table in tables.list_tables():
-        spec = tables.load(method, table)
-        for request in requests:
-            empty = RunStore(store.root / ".none")
-            build = _AnyPlanner(catalog, empty, _AnyData(), request)
-            plan = build.table(spec.rows, spec.columns, f"tables/{method}/{table}.toml")
-            signatures: dict[str, str] = {}
-            for key, node in plan.nodes.items():
-                parents = {role: signatures[parent] for role, parent in node.spec.parents.items()}
-                signatures[key] = _signature(node, parents)
-            wanted.update(signatures.values())
+    wanted = _signatures_of_tables(catalog, RunStore(store.root / ".none"))
 
     def is_wanted(folder: RunFolder) -> str | None:
         """The run's signature if a table has it; a parent that is gone cannot speak against its child."""
@@ -99,6 +49,26 @@ def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
         return signature if signature in wanted or "" in parents.values() else None
 
     return [folder for folder in store if is_wanted(folder) is None]
+
+
+def _signatures_of_tables(catalog: Catalog, empty: RunStore) -> set[str]:
+    """The signature of every run behind every table, at every scale, trained and loaded."""
+    found: set[str] = set()
+    loaded = dict.fromkeys(discovery.names("method"), Path())  # as --weights METHOD=PATH has it
+    requests = [
+        Request(scale=scale, weights=weights) for scale in get_args(Scale) for weights in ({}, loaded)
+    ]
+    for method, table in tables.list_tables():
+        spec = tables.load(method, table)
+        for request in requests:
+            planner = Planner(catalog, empty, Everything(), request)
+            plan = planner.table(spec.rows, spec.columns, f"tables/{method}/{table}.toml")
+            signatures: dict[str, str] = {}
+            for key, node in plan.nodes.items():
+                parents = {role: signatures[parent] for role, parent in node.spec.parents.items()}
+                signatures[key] = _signature(node, parents)
+            found.update(signatures.values())
+    return found
 
 
 def _signature(run: Node | RunFolder, parents: Mapping[str, str]) -> str:

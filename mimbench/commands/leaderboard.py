@@ -49,6 +49,16 @@ def leaderboard(request: Request, console: Console) -> int:
     if not ids:
         remedy = "No row of a main table can be run at this scale with what is given; see `mimbench plan`."
         raise UserError("--scale", request.scale, remedy=remedy)
+    if not any(seed.value is not None for by_seed in found.values() for seed in by_seed.values()):
+        scale = "" if request.scale == "toy" else f" --scale {request.scale}"
+        console.print(
+            f"Nothing is computed at scale {request.scale} yet, so no page is written. "
+            f"`mimbench reproduce-table METHOD{scale}` computes a table, "
+            f"`mimbench reproduce-all{scale}` all of them; `mimbench tables` lists them.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 0
     spec = TableSpec(
         paper="The main tables of all papers",
         name="leaderboard",

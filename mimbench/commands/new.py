@@ -13,7 +13,7 @@ from typing import Literal
 from rich.console import Console
 
 from mimbench import discovery, paths
-from mimbench.atomic import disk, write_text
+from mimbench.atomic import write_text
 from mimbench.errors import UserError
 from mimbench.table.spec import list_tables
 
@@ -48,9 +48,7 @@ def new(kind: Literal["method", "task"], name: str, folder: Path | None, console
         if file.exists():
             raise UserError("NAME", name, remedy=f"{file} is there already; it stays as it is.")
     for file, text in texts.items():
-        with disk(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, text)
+        write_text(file, text)
     lines = [*map(str, texts), "", *next_steps(kind, name, None if in_checkout else folder)]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -46,8 +46,10 @@ def _outcome(node: Node, metric: str, report: Report, store: RunStore) -> SeedOu
     if status == "running":
         return SeedOutcome("running", run=run)
     if status == "failed":
-        return SeedOutcome("failed", run=run, note=folder.status.get("message", ""))
-    value = (folder.result or {}).get("metrics", {}).get(metric)
+        return SeedOutcome("failed", run=run, note=folder.status.message)
+    if status == "damaged":
+        return SeedOutcome("failed", run=run, note=" ".join(folder.damage()))
+    value = folder.result.metrics.get(metric) if folder.result else None
     if value is None:
         return SeedOutcome("not_runnable", run=run, note=f"this run cannot give {metric}")
     return SeedOutcome("stale" if status == "stale" else "ok", value=value, run=run)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from rich.console import Console
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 
 from mimbench.catalog import Catalog
 from mimbench.commands.workspace import dataset
 from mimbench.errors import UserError
 from mimbench.plan.graph import Plan
 from mimbench.plan.planner import Planner
+from mimbench.plan.recipes import MISSPELT
 from mimbench.plan.request import Request
 from mimbench.store.runs import RunStore
 from mimbench.table import aggregate, reported
 from mimbench.table.spec import TableSpec
 
 
-def plan_table(
-    method: str, spec: TableSpec, request: Request, catalog: Catalog, store: RunStore, console: Console
-) -> Plan:
+def plan_table(method: str, spec: TableSpec, request: Request, catalog: Catalog, store: RunStore) -> Plan:
     """Plan one table, and refuse what is wrong with it, its references included, before anything runs."""
-    plans, _ = plan_tables({(method, spec.name): spec}, request, catalog, store, console)
+    plans, _ = plan_tables({(method, spec.name): spec}, request, catalog, store)
     return plans[method, spec.name]
 
 
@@ -30,7 +28,6 @@ def plan_tables(
     request: Request,
     catalog: Catalog,
     store: RunStore,
-    console: Console,
 ) -> tuple[dict[tuple[str, str], Plan], Plan]:
     """The plans of several tables, given as (method, table), and the one of all their runs.
 
@@ -38,7 +35,7 @@ def plan_tables(
         UserError: a mistake in a table, a reference to no reported figure, a --set or --weights that no table
             knows.
     """
-    data = dataset(request, console)
+    data = dataset(request, catalog)
     planners = {name: Planner(catalog, store, data, request) for name in specs}
     plans = {}
     for (method, table), spec in specs.items():
@@ -56,15 +53,41 @@ def plan_tables(
 
 
 def refuse(planners: Iterable[Planner]) -> None:
-    """Raises UserError for a --set or --weights that is unknown to every one of the tables."""
-    first, *others = [planner.unknown() for planner in planners]
+    """Raises UserError for a --set or --weights entry that no run of any of the tables uses."""
+    planners = list(planners)
+    first, *others = [planner.ledger.unused(planner.plan) for planner in planners]
     for option, name in first:
         if all((option, name) in other for other in others):
-            known = set().union(*(unknown[option, name] for unknown in (first, *others)))
-            prefix, dot, _ = name.rpartition(".")
-            if dot and option == "--set":
-                option, name = f"{option} {name}", prefix
-            raise UserError(option, name, allowed=sorted(known), remedy="No run here takes it.")
+            known = set().union(*(unused[option, name] for unused in (first, *others)))
+            raise _unused(option, name, known, planners)
+
+
+def _unused(option: str, name: str, known: set[str], planners: Sequence[Planner]) -> UserError:
+    """The error of an entry that no run uses; `known` are the names that some run would use."""
+    prefix, dot, _ = name.rpartition(".")
+    if option == "--set" and dot:
+        return UserError(f"{option} {name}", prefix, allowed=sorted(known), remedy="No run here takes it.")
+    is_misspelt = difflib.get_close_matches(name, known, cutoff=MISSPELT)
+    owners = planners[0].recipes.owners(name) if option == "--set" and not is_misspelt else []
+    if owners:
+        return UserError(f"--set {name}", remedy=_where_else(name, owners, planners))
+    return UserError(option, name, allowed=sorted(known), remedy="No run here takes it.")
+
+
+def _where_else(field: str, owners: Sequence[str], planners: Sequence[Planner]) -> str:
+    """What to do about a field that no pretraining of a plan takes, although some recipes have it."""
+    parts = {node.spec.name for planner in planners for node in planner.plan.nodes.values()}
+    trained = [owner for owner in owners if planners[0].recipes.trains(owner)]
+    untrained = sorted(parts & set(owners) - set(trained))
+    here = [f"--set {part}.{field}=VALUE" for part in trained if part in parts]
+    sentences = ["No pretraining here takes it."]
+    if untrained:
+        sentences.append(f"{', '.join(untrained)} trains nothing.")
+    if here:
+        sentences.append(f"Write {' or '.join(here)}.")
+    elif trained:
+        sentences.append(f"It is a field of {', '.join(trained)}.")
+    return " ".join(sentences)
 
 
 def refuse_without_data(plan: Plan, request: Request) -> None:

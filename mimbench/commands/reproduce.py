@@ -9,15 +9,16 @@ from rich.console import Console
 from mimbench import paths, render
 from mimbench.commands.outcomes import aggregate, context
 from mimbench.commands.plan import plan_table, plan_tables, refuse_without_data
-from mimbench.commands.workspace import read_catalog
+from mimbench.commands.workspace import make_toy_data, read_catalog
 from mimbench.execute.pool import Pool, Report
 from mimbench.execute.progress import Progress, duration
 from mimbench.plan.graph import Plan
+from mimbench.plan.names import load_table
+from mimbench.plan.pace import Pace, history
 from mimbench.plan.request import Request, check, command_of, report_name
-from mimbench.plan.show import show
+from mimbench.plan.show import as_text, show
 from mimbench.render import index, terminal
 from mimbench.store.runs import RunStore
-from mimbench.table import spec as tables
 
 
 def reproduce_table(
@@ -37,13 +38,14 @@ def reproduce_table(
         The exit status: 0, 1 where a run failed, 2 where it failed for a mistake of the user's.
     """
     check(request)
-    spec = tables.load(method, table)
+    spec = load_table(method, table)
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
         catalog = read_catalog(console, None if dry_run else pool)
-        plan = plan_table(method, spec, request, catalog, store, console)
+        plan = plan_table(method, spec, request, catalog, store)
         if dry_run:
-            show(plan, console, rerun_stale=rerun_stale)
+            show(plan, console, rerun_stale=rerun_stale, store=store, workers=pool.jobs)
+            tell_damage(plan, store, console)
             return 0
         refuse_without_data(plan, request)
         report = compute(plan, pool, console, rerun_stale=rerun_stale)
@@ -76,13 +78,14 @@ def reproduce_all(
         The exit status, as `reproduce_table`.
     """
     check(request)
-    specs = {name: tables.load(*name) for name in names}
+    specs = {name: load_table(*name) for name in names}
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
         catalog = read_catalog(console, None if dry_run else pool)
-        plans, whole = plan_tables(specs, request, catalog, store, console)
+        plans, whole = plan_tables(specs, request, catalog, store)
         if dry_run:
-            show(whole, console, rerun_stale=rerun_stale)
+            show(whole, console, rerun_stale=rerun_stale, store=store, workers=pool.jobs)
+            tell_damage(whole, store, console)
             return 0
         refuse_without_data(whole, request)
         report = compute(whole, pool, console, rerun_stale=rerun_stale)
@@ -100,17 +103,29 @@ def reproduce_all(
 
 
 def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = False) -> Report:
+    """Compute what a plan lacks; the project's own data is made before, where a run reads it."""
     todo = plan.todo(rerun_stale=rerun_stale)
     if not todo:
         return Report()
-    with Progress(console, todo) as progress:
+    make_toy_data(todo, console)
+    pace = Pace(history(plan, pool.store))
+    with Progress(console, todo, pace=pace, workers=pool.jobs) as progress:
         return pool.run(plan, progress, rerun_stale=rerun_stale)
+
+
+def tell_damage(plan: Plan, store: RunStore, console: Console) -> None:
+    """The damaged files of a plan's runs, and what to do about them."""
+    for key, node in plan.nodes.items():
+        if node.outcome == "damaged":
+            for message in store.folder(key).damage():
+                console.print(message, style="red", markup=False, soft_wrap=True)
 
 
 def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console) -> None:
     for key, message in report.failed.items():
         folder = store.folder(key)
-        console.print(f"{plan.nodes[key].label} failed: {message}", style="red", markup=False, soft_wrap=True)
+        told = as_text(f"{plan.nodes[key].label} failed: {message}")
+        console.print(told, style="red", soft_wrap=True)
         console.print(f"  its log: {folder.log_path}", markup=False, highlight=False, soft_wrap=True)
     if report.unreached:
         console.print(f"{len(report.unreached)} more runs could not start for that reason.", style="red")
@@ -121,7 +136,7 @@ def tell_sharing(plan: Plan, store: RunStore, console: Console) -> None:
     spent = saved = 0.0
     for key, node in plan.nodes.items():
         folder = store.get(key)
-        seconds = folder.status.get("seconds", 0.0) if folder else 0.0
+        seconds = folder.status.seconds if folder else 0.0
         spent, saved = spent + seconds, saved + seconds * (len(node.users) - 1)
     alone = sum(len(node.users) for node in plan.nodes.values())
     if alone > len(plan.nodes):

@@ -21,7 +21,7 @@ def results(document: Path, request: Request, console: Console) -> int:
     found = [stored for stored in known if any(cell.complete for cell in stored.cells)]
     readme.update(document, [markdown.brief(stored.table) for stored in found])
     whole = _write(document.parent / "RESULTS.md", "Results", found, request)
-    console.print(f"{document} and {whole.name} brought up to date", highlight=False)
+    console.print(f"{document} and {whole.name} brought up to date", markup=False, highlight=False)
     return 0
 
 
@@ -33,7 +33,7 @@ def ablations(document: Path, request: Request, console: Console) -> int:
         remedy = "Make a table first: mimbench reproduce-table METHOD --table TABLE."
         raise UserError("ablations", "none", remedy=remedy)
     whole = _write(document.parent / "ABLATIONS.md", "Ablations", found, request)
-    console.print(f"{whole} brought up to date", highlight=False)
+    console.print(f"{whole} brought up to date", markup=False, highlight=False)
     return 0
 
 

@@ -8,11 +8,12 @@ from rich.console import Console
 
 from mimbench import discovery, paths
 from mimbench.commands.plan import refuse
-from mimbench.commands.reproduce import compute, tell_failures
+from mimbench.commands.reproduce import compute, tell_damage, tell_failures
 from mimbench.commands.workspace import dataset, read_catalog
 from mimbench.errors import Unavailable, UserError
 from mimbench.execute.pool import Pool
 from mimbench.plan.graph import Node, Plan
+from mimbench.plan.names import find_run, wrong_name
 from mimbench.plan.planner import Planner
 from mimbench.plan.request import Request, check
 from mimbench.plan.show import show
@@ -37,27 +38,31 @@ def run_one(
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
         catalog = read_catalog(console, None if dry_run else pool)
-        pretrainings = (*discovery.names("method"), *discovery.names("teacher"))
-        if task is None and name not in pretrainings and any(True for _ in store):
-            stored = store.find(name, also=pretrainings)
-            refuse_for_stored(request, seed)
-            plan = plan_stored(stored, store)
-        else:
+        if name in (*discovery.names("method"), *discovery.names("teacher")):
+            if task is not None and task not in discovery.names("task"):
+                raise wrong_name("TASK", task, "task")
             title = catalog.describe(discovery.kind_of(name), name).title
             row = Row(id=name, label=title, method=name)
-            builder = Planner(catalog, store, dataset(request, console), request)
+            builder = Planner(catalog, store, dataset(request, catalog), request)
             with_unavailable(lambda: builder.cell(row, task, seed, "command line"))
             refuse([builder])
             plan = builder.plan
+        elif task is None:
+            stored = find_run(store, name, "method", "teacher")
+            refuse_for_stored(request, seed)
+            plan = plan_stored(stored, store)
+        else:
+            raise wrong_name("METHOD", name, "method", "teacher")
         if dry_run:
-            show(plan, console, rerun_stale=rerun_stale)
+            show(plan, console, rerun_stale=rerun_stale, store=store, workers=pool.jobs)
+            tell_damage(plan, store, console)
             return 0
         report = compute(plan, pool, console, rerun_stale=rerun_stale)
     tell_failures(plan, report, store, console)
     for key in plan.targets:
         folder = store.get(key)
-        if folder and folder.result:
-            for metric, value in folder.result["metrics"].items():
+        if folder and key not in report.failed and folder.result:
+            for metric, value in folder.result.metrics.items():
                 console.print(f"{metric} {value:.4g}", markup=False)
         if folder:
             console.print(str(folder.path), markup=False, highlight=False, soft_wrap=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from mimbench import paths
-from mimbench.catalog import Catalog
 from mimbench.commands.outcomes import aggregate, context, outcomes
 from mimbench.commands.plan import plan_table
+from mimbench.commands.workspace import read_catalog
 from mimbench.execute.pool import Report
 from mimbench.plan.graph import Plan
 from mimbench.plan.request import Request, check, command_of
@@ -43,12 +43,12 @@ class Stored:
 def stored_tables(request: Request, console: Console, *, ablations: bool = False) -> Iterator[Stored]:
     """The main table of every paper, or all of its others."""
     check(request)
-    store, catalog = RunStore(paths.runs()), Catalog(paths.cache())
+    store, catalog = RunStore(paths.runs()), read_catalog(console)
     for method, name in tables.list_tables():
         if (name != "main") != ablations:
             continue
         spec = tables.load(method, name)
-        plan = plan_table(method, spec, request, catalog, store, console)
+        plan = plan_table(method, spec, request, catalog, store)
         where = f"tables/{method}/{name}.toml"
         table = aggregate(spec, plan, Report(), request, store, where=where)
         yield Stored(method, spec, plan, outcomes(spec, plan, Report(), request, store), table)

@@ -1,39 +1,83 @@
-"""What every command works with: the catalog of what there is, and the datasets of a request."""
+"""What every command works with: the catalog of what there is, and the data behind a request."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
-from mimbench import paths
+from mimbench import discovery, paths
 from mimbench.catalog import Catalog
+from mimbench.errors import UserError
 from mimbench.execute.pool import Pool
-from mimbench.plan.datasets import Data
-from mimbench.plan.request import Request
+from mimbench.plan.datasets import Data, count_images, data_fingerprint, toy_images
+from mimbench.plan.graph import Node
+from mimbench.plan.recipes import checkpoints
+from mimbench.plan.request import Request, check_weights
 
 
 def read_catalog(console: Console, pool: Pool | None = None) -> Catalog:
-    """The catalog; where it must import the cards first, that is said, and the pool's workers start."""
+    """The catalog. Before it imports the first method or task, it says so, and the pool's workers start."""
 
     def on_miss() -> None:
-        console.print("Reading methods and tasks (once after a change of their code)", style="dim")
+        console.print("Reading recipes (first time with these settings)", style="dim")
         if pool:
             pool.start()
 
     return Catalog(paths.cache(), on_miss)
 
 
-def dataset(request: Request, console: Console) -> Data:
-    def toy() -> Path:
-        from mimbench.data.toy import ensure
+def dataset(request: Request, catalog: Catalog) -> Data:
+    """The datasets and checkpoints of a request. Nothing is made.
 
-        size: Literal["smoke", "toy"] = "smoke" if request.scale == "smoke" else "toy"
+    Raises:
+        UserError: data that cannot be used, a checkpoint of an unknown name, or a file that is none.
+    """
+    known = set(discovery.names("method"))
+    if request.weights.keys() - known:
+        known = checkpoints(catalog)
+    check_weights(request.weights, known)
+    size = "smoke" if request.scale == "smoke" else "toy"
+    return Data(request, lambda: paths.data() / size)
+
+
+def make_toy_data(todo: Iterable[Node], console: Console) -> None:
+    """Make the project's own data where a run to come reads it, or see that what is there is sound.
+
+    Raises:
+        UserError: the folder holds something else, or is damaged.
+    """
+    from mimbench.data import toy
+
+    read = [(role, Path(path)) for node in todo for role, path in node.inputs.data.items()]
+    for size in ("smoke", "toy"):
         root = paths.data() / size
-        if (root / "toy.json").is_file():
-            return ensure(root, size=size)
-        with console.status(f"Making the {size} data in {root}"):
-            return ensure(root, size=size)
+        roles = {role: path for role, path in read if path.is_relative_to(root)}
+        if not roles:
+            continue
+        if not (root / "toy.json").is_file():
+            with console.status(f"Making the {size} data in {root}"):
+                toy.ensure(root, size=size)
+            continue
+        toy.ensure(root, size=size)  # in case it is an older version's
+        for role, path in roles.items():
+            if not _is_sound(size, role, path):
+                raise UserError(
+                    "toy data", str(path), remedy=f"It is damaged: delete {root}, it is made again."
+                )
 
-    return Data(request, toy)
+
+def _is_sound(size: str, role: str, path: Path) -> bool:
+    """Whether a role's folder of the project's own data says what it is, and has all its training images."""
+    from mimbench.data import toy
+
+    try:
+        if data_fingerprint(path) != toy.fingerprint(0, size):
+            return False
+        return all(
+            count_images(path, role, labelled=labelled) == toy_images(size, role, labelled=labelled)
+            for labelled in (False, True)
+        )
+    except (OSError, UserError):
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -17,10 +18,12 @@ from types import TracebackType
 from typing import IO, Any
 
 from mimbench import plugin
-from mimbench.errors import RunFailed
+from mimbench.errors import RunFailed, printable
 from mimbench.execute.machine import gpu_ids, num_cores
 from mimbench.execute.progress import Progress
 from mimbench.plan.graph import Node, Plan
+from mimbench.plan.pace import ranks
+from mimbench.store.records import Damaged
 from mimbench.store.runs import RunStore
 
 TICK_SECONDS = 0.25
@@ -88,7 +91,7 @@ class Worker:
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         code = self.process.returncode
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        return f"its worker process died ({how})" + (f": {lines[-1]}" if lines else "")
+        return f"its worker process died ({how})" + (f": {printable(lines[-1])}" if lines else "")
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -164,19 +167,8 @@ class _Execution:
         self.elsewhere: dict[str, Node] = {}  # computed by another process
         self.running: dict[str, Node] = {}
         self.attempts: dict[str, int] = dict.fromkeys(self.pending, 0)
-        self.rank = self._ranks(todo)
+        self.rank = ranks(todo)
         self._polled = 0.0
-
-    @staticmethod
-    def _ranks(todo: list[Node]) -> dict[str, float]:
-        """FLOPs from the start of a run to the end of the longest chain that begins with it."""
-        after: dict[str, float] = {}
-        rank: dict[str, float] = {}
-        for node in reversed(todo):
-            rank[node.key] = node.flops + after.get(node.key, 0.0)
-            for parent in node.spec.parents.values():
-                after[parent] = max(after.get(parent, 0.0), rank[node.key])
-        return rank
 
     def run(self) -> Report:
         while self.pending or self.running or self.elsewhere:
@@ -202,11 +194,15 @@ class _Execution:
         self.pool.start(len(self.running) + len(ready)) if ready else None
         idle = [worker for worker in self.pool.workers if worker.node is None]
         for worker, node in zip(idle, ready, strict=False):
-            for key in node.spec.parents.values():  # their data and checkpoints may have moved
-                if parent := self.plan.nodes.get(key):
-                    self.pool.store.create(parent.spec, parent.inputs)
-            folder = self.pool.store.create(node.spec, node.inputs)
             del self.pending[node.key]
+            try:
+                for key in node.spec.parents.values():  # their data and checkpoints may have moved
+                    if parent := self.plan.nodes.get(key):
+                        self.pool.store.create(parent.spec, parent.inputs)
+                folder = self.pool.store.create(node.spec, node.inputs)
+            except Damaged as error:
+                self._fail(node, str(error))
+                continue
             self.running[node.key] = node
             self.attempts[node.key] += 1
             self.progress.start(node, folder)
@@ -248,7 +244,8 @@ class _Execution:
             self.pending[node.key] = node  # goes on from its checkpoint
             return
         message = f"{words}, {MAX_ATTEMPTS} times"
-        self.pool.store.folder(node.key).fail(message)
+        with contextlib.suppress(OSError):  # the disk is full: the message still reaches the user
+            self.pool.store.folder(node.key).fail(message)
         self._fail(node, message)
 
     def _fail(self, node: Node, message: str) -> None:

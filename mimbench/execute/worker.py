@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mimbench import catalog, discovery
-from mimbench.atomic import disk_full, disk_full_message
-from mimbench.errors import RunFailed, UserError
+from mimbench.atomic import trouble
+from mimbench.errors import RunFailed, UserError, printable
 from mimbench.execute.machine import environment
 from mimbench.store.folder import RunFolder, RunLocked
 from mimbench.store.runs import RunStore
@@ -64,9 +64,8 @@ def handle(path: Path, *, rerun: bool) -> dict[str, Any]:
                 return compute(folder)
     except RunLocked:
         return {"event": "busy"}
-    except OSError as error:
-        message = disk_full_message(path) if disk_full(error) else f"{path}: {error}"
-        return {"event": "failed", "message": message, "user": False}
+    except (OSError, RunFailed) as error:  # the place cannot be written, or what is there is damaged
+        return _failure(error, path)
 
 
 def compute(folder: RunFolder) -> dict[str, Any]:
@@ -74,20 +73,15 @@ def compute(folder: RunFolder) -> dict[str, Any]:
     try:
         folder.begin({**environment(), **_plugin(folder)})
         seed_all(folder.spec.seed)
-        folder.finish(_stage(folder))
+        folder.finish(stage(folder))
     except Exception as error:  # the worker goes on with other runs; log, status and reply say what happened
         traceback.print_exc()
-        if isinstance(error, (UserError, RunFailed)):
-            message = str(error)
-        elif disk_full(error):
-            message = disk_full_message(folder.path)
-        else:
-            message = f"{type(error).__name__}: {error}"
-        with contextlib.suppress(RunFailed):  # the disk is full: the message still reaches the user
-            folder.fail(message)
-        return {"event": "failed", "message": message, "user": isinstance(error, UserError)}
+        failure = _failure(error, folder.path)
+        with contextlib.suppress(OSError):  # the disk is full: the message still reaches the user
+            folder.fail(failure["message"])
+        return failure
     finally:
-        _free_memory()
+        free_memory()
     return {"event": "done", "shared": False}
 
 
@@ -97,7 +91,20 @@ def _plugin(folder: RunFolder) -> dict[str, Any]:
     return {"plugin": found.facts()} if found else {}
 
 
-def _stage(folder: RunFolder) -> dict[str, float]:
+def _failure(error: Exception, place: Path) -> dict[str, Any]:
+    """What is replied of an error."""
+    user, found = isinstance(error, UserError), trouble(error, place)
+    if user or isinstance(error, RunFailed):
+        message = str(error)
+    elif found:
+        message, user = found.message, found.status == 2
+    else:
+        message = f"{type(error).__name__}: {error}"
+    return {"event": "failed", "message": printable(message), "user": user}
+
+
+def stage(folder: RunFolder) -> dict[str, float]:
+    """Compute what the run's spec says, with files in its folder; returns its metrics."""
     spec = folder.spec
     if spec.stage == "downstream":
         return catalog.task(spec.name).run(folder)
@@ -128,22 +135,25 @@ def seed_all(seed: int) -> None:
 @contextlib.contextmanager
 def logged(path: Path) -> Iterator[None]:
     """Send stdout and stderr, also those of C libraries and child processes, to the end of a file."""
-    kept = os.dup(1), os.dup(2)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    kept = os.dup(1), os.dup(2)
     try:
         os.dup2(log, 1)
         os.dup2(log, 2)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(kept[0], 1)
-        os.dup2(kept[1], 2)
+        for descriptor, place in ((1, kept[0]), (2, kept[1])):
+            stream = sys.stdout if descriptor == 1 else sys.stderr
+            with contextlib.suppress(OSError):  # no room for the log: the rest goes where the stream goes now
+                stream.flush()
+            os.dup2(place, descriptor)
+            with contextlib.suppress(OSError):
+                stream.flush()
         for descriptor in (*kept, log):
             os.close(descriptor)
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The datasets behind a request: where each role's data is, its fingerprint, its size."""
+"""The datasets and checkpoints behind a request: where they are, their fingerprints, their sizes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,78 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal, Protocol
 
 from mimbench.atomic import file_digest
 from mimbench.data import EXTENSIONS
 from mimbench.errors import Unavailable, UserError
-from mimbench.plan.request import Request
+from mimbench.plan.request import ROLES, Request
 
-ROLES = ("imagenet", "ade20k", "coco", "captions")
+__all__ = ["ROLES", "Data", "Everything", "Source", "data_fingerprint"]
+
+
+class Source(Protocol):
+    """What the planner asks of the data and the checkpoints that its runs read.
+
+    Attributes:
+        everything_given: whether to plan what was not given as well, and the rows that a table leaves out.
+    """
+
+    everything_given: bool
+
+    def path(self, role: str) -> Path: ...
+
+    def fingerprint(self, role: str) -> str: ...
+
+    def size(self, role: str, *, labelled: bool) -> int: ...
+
+    def checkpoint(self, title: str, name: str) -> dict[str, Path]: ...
+
+    def weights_fingerprint(self, name: str, path: Path) -> str: ...
+
+
+class Everything:
+    """Plans as if every dataset and checkpoint were given: a plan's recipes do not depend on which."""
+
+    everything_given = True
+
+    def path(self, role: str) -> Path:
+        del role
+        return Path()
+
+    def fingerprint(self, role: str) -> str:
+        del role
+        return ""
+
+    def size(self, role: str, *, labelled: bool) -> int:
+        del role, labelled
+        return 1_000_000
+
+    def checkpoint(self, title: str, name: str) -> dict[str, Path]:
+        del title, name
+        return {}
+
+    def weights_fingerprint(self, name: str, path: Path) -> str:
+        del name, path
+        return ""
 
 
 class Data:
-    """The datasets of a request: path, fingerprint and size of each role, found when first asked for.
+    """The datasets and checkpoints of a request.
+
+    Nothing is made: of the project's own data, the fingerprint and the sizes are known before it is there.
 
     Args:
-        toy: makes the project's own data and gives its root; called only if some role falls back on it.
+        toy: gives the root of the project's own data; called only if some role falls back on it.
     """
+
+    everything_given = False
 
     def __init__(self, request: Request, toy: Callable[[], Path]) -> None:
         self.request, self.toy = request, functools.cache(toy)
         self._fingerprints: dict[str, str] = {}
         self._sizes: dict[tuple[str, bool], int] = {}
+        self._count = functools.cache(_count)
         if request.data:
             from mimbench.data.check import require
         for role in request.data:
@@ -36,21 +88,54 @@ class Data:
             require(role, self.path(role))  # wrong data is an error before anything else happens
 
     def path(self, role: str) -> Path:
-        """Raises Unavailable where the user must give the data and did not."""
+        """Where the data of a role is, or will be made before the first run reads it.
+
+        Raises:
+            Unavailable: the user must give it and did not.
+        """
+        given = self._given(role)
+        if given is not None:
+            return given
+        if self._is_toy(role):
+            return self.toy() / ("imagenet" if role == "captions" else role)
+        option = f"--data {role}=PATH"
+        raise Unavailable(f"no data: give {option}", option)
+
+    def _given(self, role: str) -> Path | None:
         given = self.request.data
         if role in given:
             return given[role].expanduser().resolve()
         if role == "captions" and "imagenet" in given and (given["imagenet"] / "captions.json").is_file():
             return given["imagenet"].expanduser().resolve()
-        if self.request.scale in ("smoke", "toy") or (role == "captions" and self.request.scale == "small"):
-            return self.toy() / ("imagenet" if role == "captions" else role)
-        option = f"--data {role}=PATH"
-        raise Unavailable(f"no data: give {option}", option)
+        return None
+
+    def _is_toy(self, role: str) -> bool:
+        """Whether a role falls back on the project's own data at the request's scale."""
+        scale = self.request.scale
+        own = scale in ("smoke", "toy") or (role == "captions" and scale == "small")
+        return own and self._given(role) is None
+
+    @property
+    def toy_size(self) -> Literal["smoke", "toy"]:
+        """Which of the project's own datasets the request falls back on."""
+        return "smoke" if self.request.scale == "smoke" else "toy"
 
     def fingerprint(self, role: str) -> str:
         if role not in self._fingerprints:
-            self._fingerprints[role] = data_fingerprint(self.path(role), field=f"--data {role}")
+            if self._is_toy(role):
+                from mimbench.data import toy
+
+                self._fingerprints[role] = toy.fingerprint(0, self.toy_size)
+            else:
+                self._fingerprints[role] = data_fingerprint(self.path(role), field=f"--data {role}")
         return self._fingerprints[role]
+
+    def checkpoint(self, title: str, name: str) -> dict[str, Path]:
+        """The checkpoint given as --weights NAME, by its name. Raises Unavailable where there is none."""
+        if name not in self.request.weights:
+            option = f"--weights {name}=PATH"
+            raise Unavailable(f"{title} is not trained at this scale: give {option}", option)
+        return {name: self.request.weights[name].resolve()}
 
     def weights_fingerprint(self, name: str, path: Path) -> str:
         """The fingerprint of the checkpoint given as --weights."""
@@ -60,24 +145,43 @@ class Data:
         return self._fingerprints[key]
 
     def size(self, role: str, *, labelled: bool) -> int:
-        """Training pictures; the labelled ones where only those are trained on. 0 where there are none."""
+        """Training images; the labelled ones where only those are trained on. 0 where there are none."""
         if (role, labelled) not in self._sizes:
             try:
-                self._sizes[role, labelled] = self._count_pictures(role, labelled)
+                self._sizes[role, labelled] = self._count_images(role, labelled)
             except Unavailable:  # which only a run that loads weights survives
                 self._sizes[role, labelled] = 0
         return self._sizes[role, labelled]
 
-    def _count_pictures(self, role: str, labelled: bool) -> int:
+    def _count_images(self, role: str, labelled: bool) -> int:
+        if self._is_toy(role):
+            return toy_images(self.toy_size, role, labelled=labelled)
         root = self.path(role)
-        if role == "coco":
-            return _count(root / "train2017")
-        if role == "ade20k":
-            return _count(root / "images" / "training")
-        subset = root / "train_labelled.txt"
-        if labelled and subset.is_file():
-            return sum(bool(line.strip()) for line in subset.read_text(encoding="utf-8").splitlines())
-        return _count(root / "train")
+        if labelled and not (root / "train_labelled.txt").is_file():
+            return self.size(role, labelled=False)  # a large folder is walked once
+        return count_images(root, role, labelled=labelled)
+
+
+def toy_images(size: str, role: str, *, labelled: bool) -> int:
+    """Training images that the project's own data of that size has, made or not."""
+    from mimbench.data import toy
+
+    plan, classes = toy.PLANS[size], len(toy.CLASSES)
+    if role in ("ade20k", "coco"):
+        return plan.scenes_train
+    return classes * plan.labelled_per_class if labelled else plan.train // classes * classes
+
+
+def count_images(root: Path, role: str, *, labelled: bool) -> int:
+    """Training images in a dataset's folder; those of its list of labelled ones, where it has one."""
+    if role == "coco":
+        return _count(root / "train2017")
+    if role == "ade20k":
+        return _count(root / "images" / "training")
+    subset = root / "train_labelled.txt"
+    if labelled and subset.is_file():
+        return sum(bool(line.strip()) for line in subset.read_text(encoding="utf-8").splitlines())
+    return _count(root / "train")
 
 
 def _count(folder: Path) -> int:

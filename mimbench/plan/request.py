@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,11 @@ from mimbench import plugin
 from mimbench.errors import UserError
 from mimbench.recipe import SCALES, Scale
 from mimbench.store.folder import Options
+
+NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
+"""A number as people write it; JSON wants a digit before the point."""
+
+ROLES = ("imagenet", "ade20k", "coco", "captions")
 
 
 @dataclass(frozen=True)
@@ -39,48 +45,95 @@ def check(request: Request) -> None:
     """Raises UserError for what no plan is needed to refuse."""
     if request.scale not in SCALES:
         raise UserError("--scale", request.scale, allowed=SCALES)
-    if request.seeds < 1:
-        raise UserError("--seeds", request.seeds, remedy="Give a whole number from 1.")
+    parse_count("--seeds", request.seeds)
+
+
+def check_weights(weights: Mapping[str, Path], known: Iterable[str]) -> None:
+    """Raises UserError for a name of no checkpoint, and for a file that does not begin like a checkpoint.
+
+    Args:
+        weights: name to file, as given with --weights.
+        known: the names that a run can load a checkpoint by.
+    """
+    known = sorted(known)
+    for name in weights:
+        if name not in known:
+            remedy = (
+                "No run here takes it: NAME is a method, or the checkpoint that a teacher's recipe names."
+            )
+            raise UserError("--weights", name, allowed=known, remedy=remedy)
+    for name, path in weights.items():
+        problem = _problem_of_checkpoint(path)
+        if problem:
+            raise UserError(f"--weights {name}", str(path), remedy=problem)
+
+
+def _problem_of_checkpoint(path: Path) -> str:
+    """Why a file cannot be a checkpoint; empty where it may be one."""
+    if not path.exists():
+        return "There is no such file or folder."
+    if path.is_dir():
+        return "It is a folder; name the checkpoint's file."
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        return f"It cannot be read ({error.strerror})."
+    torch_file = start.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive; a pickle of before torch 1.6
+    if torch_file or start[8:] == b"{":
+        return ""
+    return "It is neither a safetensors file nor one that torch.save wrote."
+
+
+def parse_count(option: str, value: str | int, least: int = 1) -> int:
+    """A whole number of things. Raises UserError, which names the option, for anything else."""
+    try:
+        count = int(value)
+    except ValueError:
+        count = least - 1
+    if count < least:
+        raise UserError(option, value, remedy=f"Give a whole number from {least}.")
+    return count
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`field=value` from the command line; the value as JSON (0.5, true, null, [1, 2]) or else as text."""
+    """`field=value` from the command line; the value as JSON (true, null, [1, 2]), a number, or else text."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise UserError("--set", text, remedy="Write --set field=value, or --set task.field=value.")
     try:
         return name.strip(), json.loads(value)
     except ValueError:
-        return name.strip(), value
+        return name.strip(), float(value) if NUMBER.fullmatch(value) else value
 
 
 def parse_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
-    """`name=path` arguments. Raises UserError on another form or a path that is not there."""
+    """`name=path` arguments of --data.
+
+    Raises:
+        UserError: another form, a role that there is not, or a path that is not there.
+    """
+    found = _named_paths(option, texts)
+    for name, path in found.items():
+        if name not in ROLES:
+            raise UserError(option, name, allowed=ROLES, remedy=f"Write {option} ROLE=PATH.")
+        if not path.exists():
+            raise UserError(f"{option} {name}", str(path), remedy="There is no such file or folder.")
+    return found
+
+
+def parse_weights(texts: Iterable[str]) -> dict[str, Path]:
+    """`name=path` arguments of --weights. `check_weights` looks at names and files."""
+    return _named_paths("--weights", texts)
+
+
+def _named_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise UserError(option, text, remedy=f"Write {option} NAME=PATH.")
         found[name] = Path(value).expanduser()
-        if not found[name].exists():
-            raise UserError(f"{option} {name}", value, remedy="There is no such file or folder.")
-    return found
-
-
-def parse_weights(texts: Iterable[str]) -> dict[str, Path]:
-    """`--weights` arguments. Raises UserError also on a file that does not begin like a checkpoint."""
-    found = parse_paths("--weights", texts)
-    for name, path in found.items():
-        if path.is_dir():
-            raise UserError(
-                f"--weights {name}", str(path), remedy="It is a folder; name the checkpoint's file."
-            )
-        with open(path, "rb") as file:
-            start = file.read(9)
-        torch_file = start.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive; a pickle of before torch 1.6
-        if not torch_file and start[8:] != b"{":
-            remedy = "It is neither a safetensors file nor one that torch.save wrote."
-            raise UserError(f"--weights {name}", str(path), remedy=remedy)
     return found
 
 

@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.text import Text
 
 from mimbench.plan.graph import Plan
+from mimbench.plan.pace import Estimate, Pace, estimate, history
+from mimbench.render.escape import visible
+from mimbench.store.runs import RunStore
 
 
-def show(plan: Plan, console: Console, *, rerun_stale: bool = False) -> None:
-    """Print the graph: what is cached, what depends on what, the totals, and what sharing saves."""
+def show(
+    plan: Plan,
+    console: Console,
+    *,
+    rerun_stale: bool = False,
+    store: RunStore | None = None,
+    workers: int = 1,
+) -> None:
+    """Print the graph: what is cached, what depends on what, the totals, and what sharing saves.
+
+    Args:
+        store: whose finished runs tell how long the runs to do take; None for no estimate.
+        workers: runs side by side.
+    """
+    _show_runs(plan, console)
+    nodes, todo = plan.nodes.values(), plan.todo(rerun_stale=rerun_stale)
+    console.print(
+        f"to do: {len(todo)} of {len(plan.nodes)} runs, {sum(n.images for n in todo):,} images, "
+        f"{sum(n.flops for n in todo):.1e} FLOPs"
+    )
+    if todo and store is not None:
+        console.print(as_text(time_line(estimate(todo, Pace(history(plan, store)), workers))))
+    alone, total = sum(node.flops * len(node.users) for node in nodes), sum(node.flops for node in nodes)
+    if alone > total:
+        runs_alone = sum(len(node.users) for node in nodes)
+        console.print(
+            f"sharing: {len(plan.nodes)} runs instead of {runs_alone}, "
+            f"which saves {100 * (1 - total / alone):.0f} % of the FLOPs"
+        )
+    reasons: dict[str, list[str]] = {}
+    for (row, _), reason in plan.blocked.items():
+        reasons.setdefault(str(reason), []).append(row)
+    for words, rows in reasons.items():
+        console.print(as_text(f"not runnable ({', '.join(dict.fromkeys(rows))}): {words}"))
+
+
+def _show_runs(plan: Plan, console: Console) -> None:
     from rich.table import Table
 
     numbers = {key: index for index, key in enumerate(plan.nodes, start=1)}
@@ -18,25 +57,43 @@ def show(plan: Plan, console: Console, *, rerun_stale: bool = False) -> None:
     for key, node in plan.nodes.items():
         needs = ", ".join(f"{role} #{numbers[parent]}" for role, parent in node.spec.parents.items())
         state = "cached" if node.outcome == "done" else "to do" if node.outcome == "missing" else node.outcome
-        table.add_row(
-            str(numbers[key]), key[:8], node.label, needs, f"{node.images:,}", f"{node.flops:.1e}", state
+        cells = (
+            str(numbers[key]),
+            key[:8],
+            node.label,
+            needs,
+            f"{node.images:,}",
+            f"{node.flops:.1e}",
+            state,
         )
+        table.add_row(*map(as_text, cells))
     console.print(table)
-    nodes, todo = plan.nodes.values(), plan.todo(rerun_stale=rerun_stale)
-    alone = sum(node.flops * len(node.users) for node in nodes)
-    total = sum(node.flops for node in nodes)
-    console.print(
-        f"to do: {len(todo)} of {len(plan.nodes)} runs, {sum(n.images for n in todo):,} images, "
-        f"{sum(n.flops for n in todo):.1e} FLOPs"
+
+
+def time_line(expected: Estimate) -> str:
+    """The estimate in words."""
+    if expected.seconds is None:
+        return "time: no run like these is done yet"
+    workers = f"{expected.workers} worker{'s' if expected.workers > 1 else ''}"
+    if not expected.unknown:
+        return f"time: about {duration(expected.seconds)} with {workers}, by finished runs like these"
+    unknown = ", ".join(expected.unknown)
+    return (
+        f"time: about {duration(expected.seconds)} with {workers}, by finished runs; "
+        f"no run like it yet: {unknown}"
     )
-    runs_alone = sum(len(node.users) for node in nodes)
-    if alone > total:
-        console.print(
-            f"sharing: {len(plan.nodes)} runs instead of {runs_alone}, "
-            f"which saves {100 * (1 - total / alone):.0f} % of the FLOPs"
-        )
-    reasons: dict[str, list[str]] = {}
-    for (row, _), reason in plan.blocked.items():
-        reasons.setdefault(str(reason), []).append(row)
-    for words, rows in reasons.items():
-        console.print(f"not runnable ({', '.join(dict.fromkeys(rows))}): {words}")
+
+
+def duration(seconds: float | None) -> str:
+    """`12 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(seconds or 0.0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def as_text(written: str) -> Text:
+    """A text as it is written: its brackets are no markup, its control characters reach no terminal."""
+    return Text(visible(written))

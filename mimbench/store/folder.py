@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from mimbench.atomic import digest, disk, read_json, write_json, write_text
+from mimbench.atomic import append_line, digest, read_json, write_json, write_text
 from mimbench.errors import RunFailed, UserError
+from mimbench.store import records
 from mimbench.store.fingerprint import run_fingerprint
+from mimbench.store.records import Damaged, Inputs, Lineages, Options, Result, State, Status
 from mimbench.store.spec import RunSpec, canonical_json
 
-SCHEMA = 2  # 1: `parents` holds the parents' own sources, not their lineages
 HEARTBEAT_SECONDS = 1.0
 RESULTS = (
     "result.json",
@@ -32,32 +35,11 @@ RESULTS = (
     "status.json",
 )
 
-Outcome = Literal["missing", "running", "failed", "done", "stale"]
+Outcome = Literal["missing", "running", "failed", "done", "stale", "damaged"]
 
 
 class RunLocked(Exception):
     """Another process computes this run."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is computed without changing what it computes."""
-
-    num_workers: int = 0  # of the data loader
-    checkpoint_seconds: float = 15.0  # between two checkpoints
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Where this machine finds what the run reads; a path is no part of the run's key.
-
-    Attributes:
-        data: role to the dataset's root. weights: name to a foreign checkpoint.
-    """
-
-    data: Mapping[str, str] = field(default_factory=dict)
-    weights: Mapping[str, str] = field(default_factory=dict)
-    options: Options = Options()
 
 
 class Store(Protocol):
@@ -89,18 +71,27 @@ class RunFolder:
 
     @cached_property
     def spec(self) -> RunSpec:
-        values = read_json(self.path / "spec.json")
-        try:
-            return RunSpec.from_dict({name: value for name, value in values.items() if name != "key"})
-        except (AttributeError, KeyError, TypeError):
-            raise RunFailed(
-                f"{self.path} has no readable spec.json: `mimbench runs rm {self.path.name}` removes it."
-            ) from None
+        """What the run is. Raises Damaged."""
+        spec = records.read_spec(self.path)
+        if spec is None:
+            remedy = f"`mimbench runs rm {self.path.name}` removes the run."
+            raise Damaged(f"{self.path} has no readable spec.json: {remedy}")
+        return spec
+
+    @property
+    def recorded_key(self) -> str | None:
+        """The key that spec.json names. Raises Damaged."""
+        values = read_json(self.path / "spec.json") if self.spec else {}
+        return values.get("key")
+
+    def is_blank(self) -> bool:
+        """Whether there is neither a spec nor a result yet. Raises Damaged."""
+        return records.read_spec(self.path) is None and not (self.path / "result.json").exists()
 
     @cached_property
     def inputs(self) -> Inputs:
-        values = _mapping(self.path / "inputs.json") or {}
-        return Inputs(values.get("data", {}), values.get("weights", {}), Options(**values.get("options", {})))
+        """Where it finds what it reads. Raises Damaged."""
+        return records.read_inputs(self.path) or Inputs()
 
     @cached_property
     def parents(self) -> dict[str, RunFolder]:
@@ -141,19 +132,32 @@ class RunFolder:
     # -- what became of it -----------------------------------------------------------------------------------
 
     @property
-    def status(self) -> dict[str, Any]:
-        """The last heartbeat (state, step, total, time, pid, host, message, source, seconds), or {}."""
-        return _mapping(self.path / "status.json") or {}
+    def status(self) -> Status:
+        """The last heartbeat; an empty one where there is none, or where the file is damaged."""
+        with suppress(Damaged):
+            return records.read_status(self.path) or Status()
+        return Status()
 
     @property
-    def result(self) -> dict[str, Any] | None:
-        """metrics, details, source, parents' lineages, schema; None until the run is done."""
-        return _mapping(self.path / "result.json")
+    def result(self) -> Result | None:
+        """What the run gave; None until it is done. Raises Damaged."""
+        return records.read_result(self.path)
+
+    def damage(self) -> list[str]:
+        """Every damaged file that says what the run is or was, and what to do about it."""
+        found = []
+        for read in (lambda: self.spec, lambda: self.result, lambda: records.read_status(self.path)):
+            try:
+                read()
+            except Damaged as error:
+                found.append(str(error))
+        return found
 
     @property
     def plugin(self) -> dict[str, str] | None:
         """Name and place of the plug-in that its code came from; None for a method or task of ours."""
-        return (_mapping(self.path / "env.json") or {}).get("plugin")
+        values = read_json(self.path / "env.json")
+        return values.get("plugin") if isinstance(values, dict) else None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -180,46 +184,58 @@ class RunFolder:
                 return False
         except Timeout:
             return True
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+        return _is_held(self.path / ".lock")
 
     def outcome(self) -> Outcome:
-        """missing (not done), running (locked), failed, done, or stale (code or parent changed since)."""
-        result = self.result
-        if result is not None:
-            return "done" if self._is_current(result) else "stale"
+        """missing (not done), running (locked), failed, done, stale (code or a parent changed), damaged."""
+        try:
+            result = self.result
+            if result is not None:
+                return "done" if self._is_current(result) else "stale"
+            if (self.path / "spec.json").exists():
+                self.spec  # noqa: B018 - it may be damaged
+        except Damaged:
+            return "damaged"
         if self.is_locked():
             return "running"
-        return "failed" if self.status.get("state") == "failed" else "missing"
+        return "failed" if self.status.state == "failed" else "missing"
 
-    def _is_current(self, result: Mapping[str, Any]) -> bool:
-        if result.get("source") != self.source:
+    def _is_current(self, result: Result) -> bool:
+        if result.source != self.source:
             return False
         for role, key in self.spec.parents.items():
             parent = self.store.get(key)
             if parent is None:
                 continue  # removed to save space: its code cannot be told, the number it led to stands
-            found = parent.result
-            if result.get("schema") == 1:
-                stands_on = found["source"] if found else parent.source
-            else:
-                stands_on = parent.lineage
-            if result.get("parents", {}).get(role) != stands_on:
-                return False
-            if found and not parent._is_current(found):
-                return False
+            try:
+                found = parent.result
+                if result.schema == 1:
+                    stands_on = found.source if found else parent.source
+                else:
+                    stands_on = parent.lineage
+                if result.parents.get(role) != stands_on:
+                    return False
+                if found and not parent._is_current(found):
+                    return False
+            except Damaged:
+                continue  # nor can that of a damaged one
         return True
 
     @property
     def lineage(self) -> str:
         """The fingerprint of the code behind this run and behind all that it stands on.
 
-        What its result says, or, where there is none, what a result would say now.
+        What its result says, or, where there is none, what a result would say now. Raises Damaged.
         """
         result = self.result
-        source, parents = (result["source"], result["parents"]) if result else (self.source, self._lineages())
+        source, parents = (result.source, result.parents) if result else (self.source, self.lineages())
         return digest(canonical_json([source, parents])) if parents else source
 
-    def _lineages(self) -> dict[str, str]:
-        """The parents' lineages by role; without those that were removed."""
+    def lineages(self) -> Lineages:
+        """The parents' lineages by role; without those that were removed. Raises Damaged."""
         found = {role: self.store.get(key) for role, key in self.spec.parents.items()}
         return {role: parent.lineage for role, parent in found.items() if parent}
 
@@ -227,20 +243,18 @@ class RunFolder:
 
     def begin(self, environment: Mapping[str, Any]) -> None:
         """Start or go on; a checkpoint of other code, or from a parent since recomputed, is thrown away."""
-        now, then = {"source": self.source, "parents": self._lineages()}, self.status
-        if self.trainer_path.exists() and any(then.get(name) != value for name, value in now.items()):
+        then, source, parents = self.status, self.source, self.lineages()
+        if self.trainer_path.exists() and (then.source, then.parents) != (source, parents):
             self.reset()
-        with disk(self.path):
-            write_json(self.path / "env.json", environment)
-        self._write_status("running", message="", **now)
+        write_json(self.path / "env.json", environment)
+        self._write_status("running", message="", source=source, parents=parents)
 
     def progress(self, step: int, total: int, **scalars: float) -> None:
         """Heartbeat (at most once a second), and one line of metrics.jsonl when there are scalars."""
         now = time.time()
         if scalars:
             line = json.dumps({"step": step, "time": now, **scalars})
-            with disk(self.path), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            append_line(self.path / "metrics.jsonl", line)
         if now - self._beat >= HEARTBEAT_SECONDS or step >= total:
             self._write_status("running", step=step, total=total)
 
@@ -250,11 +264,10 @@ class RunFolder:
         if not path.exists():
             return
         kept = [line for line, values in _lines(path) if values["step"] <= step]
-        with disk(self.path):
-            write_text(path, "".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in kept))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """The lines of metrics.jsonl, each with its `step`."""
         path = self.path / "metrics.jsonl"
         return [values for _, values in _lines(path)] if path.exists() else []
 
@@ -269,21 +282,17 @@ class RunFolder:
         The result names the parents as they were when the run began: one may have been recomputed since.
 
         Raises:
-            RunFailed: a metric is not a finite number, or the disk is full; no result is left behind then.
+            RunFailed: a metric is not a finite number; no result is left behind then.
+            OSError: the disk is full; likewise.
         """
         numbers = {name: float(value) for name, value in metrics.items()}
         for name, value in numbers.items():
             if not math.isfinite(value):
                 raise RunFailed(f"{self.path.name}: {name} is {value}.")
-        result = {
-            "schema": SCHEMA,
-            "metrics": numbers,
-            "details": {**self.details, **details},
-            "source": self.source,
-            "parents": self.status.get("parents", self._lineages()),
-        }
-        with disk(self.path):
-            write_json(self.path / "result.json", result)
+        then = self.status.parents
+        parents = self.lineages() if then is None else then
+        result = Result(numbers, self.source, parents, {**self.details, **details})
+        records.write_result(self.path, result)
         self.trainer_path.unlink(missing_ok=True)
         self._write_status("done", message="")
 
@@ -296,26 +305,33 @@ class RunFolder:
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)
 
-    def _write_status(self, state: str, **changes: Any) -> None:
+    def _write_status(self, state: State, **changes: Any) -> None:
         now, old = time.time(), self.status
-        since = now - old["time"] if old.get("state") == "running" and old.get("pid") == os.getpid() else 0.0
-        status = {"step": 0, "total": 0, "message": "", **old, **changes, "state": state, "time": now}
-        status |= {"pid": os.getpid(), "host": socket.gethostname()}
-        status["seconds"] = round(old.get("seconds", 0.0) + since, 3)  # of work, over all resumptions
+        here = old.state == "running" and old.pid == os.getpid()
+        seconds = round(old.seconds + (max(now - old.time, 0.0) if here else 0.0), 3)
+        at = {"time": now, "seconds": seconds, "pid": os.getpid(), "host": socket.gethostname()}
         self._beat = now
-        with disk(self.path):
-            write_json(self.path / "status.json", status)
+        records.write_status(self.path, replace(old, state=state, **{**at, **changes}))
 
 
-def _mapping(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where it is missing or damaged."""
-    values = read_json(path)
-    return values if isinstance(values, dict) else None
+def _is_held(lock: Path) -> bool:
+    """Whether a lock that this process may not take, for it cannot write there, is held by another one."""
+    descriptor = os.open(lock, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """The lines of metrics.jsonl with their values; not what a kill or a disk's fault left of one."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            yield line, json.loads(line)
+            values = json.loads(line)
         except ValueError:
-            continue  # the last line of a killed process
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            yield line, values

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from mimbench.atomic import disk, read_json, write_json
-from mimbench.errors import RunFailed, UserError
+from mimbench.atomic import abandoned, read_json, write_json
+from mimbench.errors import UserError
 from mimbench.store.folder import Inputs, Outcome, RunFolder
+from mimbench.store.records import Damaged
 from mimbench.store.spec import RunSpec
 
 FOLDER_NAME = re.compile(r"(teacher|pretrain|downstream)-.+-[0-9a-f]{8}")  # as RunSpec.folder makes it
+SETTLED_SECONDS = 2.0  # a folder's time of change may be this coarse
 
 
 class RunStore:
@@ -21,24 +26,51 @@ class RunStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._by_key: dict[str, Path] = {}  # the first 8 digits of a run's key to its folder
+        self._seen: int | None = None  # the root's time of change when the folders were listed
 
     def create(self, spec: RunSpec, inputs: Inputs) -> RunFolder:
-        """The folder of `spec`, made if need be; its inputs are those of the latest command."""
+        """The folder of `spec`, made if need be; its inputs are those of the latest command.
+
+        Raises:
+            Damaged: what is there cannot be told, or is another run.
+        """
         folder = RunFolder(self, self.root / spec.folder)
-        known = read_json(folder.path / "spec.json")
-        if known is not None and known.get("key") != spec.key:
-            raise RunFailed(f"{folder.path} belongs to another run ({known.get('key')}, not {spec.key}).")
-        with disk(self.root):
-            if known is None:
-                write_json(folder.path / "spec.json", {**spec.as_dict(), "key": spec.key})
-            if read_json(folder.path / "inputs.json") != asdict(inputs):
-                write_json(folder.path / "inputs.json", asdict(inputs))
+        if folder.is_blank():
+            write_json(folder.path / "spec.json", {**spec.as_dict(), "key": spec.key})
+        elif (key := folder.recorded_key) != spec.key:
+            remedy = f"`mimbench runs rm {folder.path.name}` removes it."
+            raise Damaged(f"{folder.path} belongs to another run ({key}, not {spec.key}): {remedy}")
+        if read_json(folder.path / "inputs.json") != asdict(inputs):
+            write_json(folder.path / "inputs.json", asdict(inputs))
         return folder
 
     def get(self, key: str) -> RunFolder | None:
         """The folder of a run by its key; None where there is none."""
-        found = next((path for path in self.root.glob(f"*-{key[:8]}") if path.is_dir()), None)
+        self._refresh()
+        found = self._by_key.get(key[:8])
         return RunFolder(self, found) if found else None
+
+    def _refresh(self) -> None:
+        """List the folders again if one has come or gone since."""
+        try:
+            changed = self.root.stat().st_mtime_ns
+        except OSError:
+            self._by_key, self._seen = {}, None
+            return
+        if changed == self._seen:
+            return
+        age = time.time() - changed / 1e9
+        self._by_key = {path.name[-8:]: path for path in self._folders()}
+        # One that comes within the same tick of the file system's clock would not be noticed.
+        self._seen = changed if age > SETTLED_SECONDS else None
+
+    def _folders(self) -> list[Path]:
+        """Every folder with a run's name, in order."""
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root) as entries:
+            found = [each.name for each in entries if FOLDER_NAME.fullmatch(each.name) and _is_folder(each)]
+            return [self.root / name for name in sorted(found)]
+        return []
 
     def folder(self, key: str) -> RunFolder:
         """The folder of a run by its key. Raises UserError where there is none."""
@@ -53,9 +85,9 @@ class RunStore:
         Raises:
             UserError: none or several do; `also` are the other words that were valid in its place.
         """
-        folders = list(self)
+        folders = [RunFolder(self, path) for path in self._folders()]
         found = [f for f in folders if f.path.name == text]
-        found = found or [f for f in folders if f.path.name.startswith(text) or _key(f).startswith(text)]
+        found = found or [f for f in folders if f.path.name.startswith(text) or _has_key(f, text)]
         if len(found) != 1:
             why = "No run has that name" if not found else f"{len(found)} runs begin like that"
             names = [f.path.name for f in (found or folders)]
@@ -73,8 +105,9 @@ class RunStore:
         return folder.outcome() if folder else "missing"
 
     def __iter__(self) -> Iterator[RunFolder]:
-        for path in sorted(self.root.glob("*-*-*-*")) if self.root.is_dir() else ():
-            if (path / "spec.json").is_file():
+        """Every run, also one that lost its spec.json."""
+        for path in self._folders():
+            if (path / "spec.json").exists() or (path / "result.json").exists():
                 yield RunFolder(self, path)
 
     def remove(self, folder: RunFolder) -> None:
@@ -84,17 +117,16 @@ class RunStore:
 
     def leftovers(self) -> list[Path]:
         """Of runs that nobody holds: temporary files of killed writers, checkpoints of finished runs; and
-        folders without a spec.
+        folders with neither spec nor result.
         """
-        found: list[Path] = []
-        for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            if not path.is_dir() or not FOLDER_NAME.fullmatch(path.name):
-                continue  # nothing of ours
-            if not (path / "spec.json").is_file():
+        found = abandoned(self.root / ".cache")
+        for path in self._folders():
+            folder = RunFolder(self, path)
+            if not (path / "spec.json").exists() and not (path / "result.json").exists():
                 found.append(path)
-            elif not (folder := RunFolder(self, path)).is_locked():
+            elif not folder.is_locked():
                 found += [file for file in sorted(path.glob(".*.*")) if file.is_file()]
-                if folder.trainer_path.exists() and folder.result is not None:
+                if folder.trainer_path.exists() and _is_finished(folder):
                     found.append(folder.trainer_path)
         return found
 
@@ -107,9 +139,24 @@ class RunStore:
                 path.unlink(missing_ok=True)
 
 
-def _key(folder: RunFolder) -> str:
-    """A run's key; of a damaged one what its folder's name has of it."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return folder.spec.key
-    except RunFailed:
-        return folder.path.name.rpartition("-")[2]
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _has_key(folder: RunFolder, text: str) -> bool:
+    """Whether a run's key begins like that; of a damaged run's, its folder's name has the first 8 digits."""
+    short = folder.path.name[-8:]
+    if len(text) <= len(short):
+        return short.startswith(text)
+    with suppress(Damaged):
+        return short == text[: len(short)] and folder.spec.key.startswith(text)
+    return False
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    with suppress(Damaged):
+        return folder.result is not None
+    return False

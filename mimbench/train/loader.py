@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler
 
 from mimbench.errors import UserError
+from mimbench.train.worker_errors import Loader
 
 
 def seed_everything(seed: int, step: int, stream: int) -> None:
@@ -88,7 +89,6 @@ class SeededBatches(Dataset[Any]):
 
     def __init__(self, dataset: Any, *, seed: int, rank: int = 0) -> None:
         self.dataset, self.seed, self.rank = dataset, seed, rank
-        self.metainfo: dict[str, Any] = {}  # mmengine's loop asks for it
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -113,16 +113,16 @@ def train_loader(
     collate: Callable[[list[Any]], Any] | None = None,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader[Any]:
+) -> Loader:
     """The loader of steps `first..last-1`; see `StepSampler`."""
     sampler = StepSampler(
         len(dataset), batch_size, seed=seed, first=first, last=last, rank=rank, world_size=world_size
     )
-    return DataLoader(
+    return Loader(
         SeededBatches(dataset, seed=seed, rank=rank),
         batch_sampler=sampler,
         num_workers=num_workers,
-        collate_fn=collate or default_collate,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
         generator=torch.Generator(),  # else each start draws from the global one

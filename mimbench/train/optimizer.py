@@ -67,7 +67,14 @@ def optim_wrapper(
     device: torch.device,
     clip_each: bool = False,
 ) -> OptimWrapper:
-    """AdamW in mmengine's wrapper: fp32, or autocast in fp16 (with dynamic loss scaling) or bf16."""
+    """AdamW in mmengine's wrapper: fp32, or autocast in fp16 (with dynamic loss scaling) or bf16.
+
+    Args:
+        groups: each with its `weight_decay`; those that are decayed at all are marked for `set_rates`.
+        clip_grad: bound on the L2 norm of all gradients together, or, with `clip_each`, of each tensor's.
+    """
+    for group in groups:
+        group["decayed"] = group["weight_decay"] > 0
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device.type == "cuda")
     clip = {"max_norm": clip_grad, "each": clip_each} if clip_grad is not None else None
     if precision == "fp32":
@@ -75,3 +82,11 @@ def optim_wrapper(
     if precision == "fp16":
         return _AmpWrapper(optimizer=optimizer, clip_grad=clip, loss_scale="dynamic", dtype="float16")
     return _AmpWrapper(optimizer=optimizer, clip_grad=clip, loss_scale=1.0, dtype="bfloat16")
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Give every group its learning rate, and those that are decayed at all the weight decay."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+        if group["decayed"]:  # not whether its decay is above 0 now: a schedule may pass through 0
+            group["weight_decay"] = weight_decay

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -31,26 +31,41 @@ INIT_STREAM = 7919  # keeps the initialisation's draws apart from every step's
 
 
 class MethodModel(BaseModel):
-    """A method in the dress mmengine's Runner expects; pictures are normalised here, on the device."""
+    """Adapts a method to mmengine's BaseModel, whose `train_step` does the rest.
+
+    Args:
+        steps: of the whole run.
+    """
 
     def __init__(self, method: nn.Module, steps: int) -> None:
-        super().__init__()
-        self.method, self.steps = method, steps
+        super().__init__(data_preprocessor=Preparation())
+        self.method, self.steps = as_method(method), steps
         self.step = 0
 
-    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
-        with optim_wrapper.optim_context(self):
-            scalars = self.method(self.prepare(data), self.step / self.steps)
-        optim_wrapper.update_params(scalars["loss"])
-        return scalars
+    def before_step(self, step: int) -> None:
+        self.step = step
 
-    def prepare(self, data: Any) -> Any:
-        """Everything to the method's device, pictures (uint8, `[B, 3, H, W]`) to normalised floats."""
-        return prepare(data, next(self.method.parameters()).device)
+    def after_step(self, done: int) -> None:
+        """Let the method move what no gradient moves (an EMA teacher)."""
+        self.method.after_step(done)
 
-    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = "tensor") -> Any:
-        """The contract of mmengine's BaseModel; training goes through `train_step`."""
+    def forward(self, inputs: Any, mode: str = "loss") -> dict[str, Tensor]:
+        """The method's scalars for a prepared batch."""
+        del mode
         return self.method(inputs, self.step / self.steps)
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss` is minimised, all are logged; mmengine's own sums up all with `loss` in their name."""
+        return losses["loss"], losses
+
+
+class Preparation(BaseDataPreprocessor):
+    """Moves a batch to the model's device and normalises its images there."""
+
+    def forward(self, data: Any, training: bool = False) -> dict[str, Any]:
+        """The batch as `MethodModel.forward` takes it."""
+        del training
+        return {"inputs": prepare(data, self.device)}
 
 
 def prepare(data: Any, device: torch.device) -> Any:
@@ -107,19 +122,10 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     fit(
         model,
         dataset,
-        folder=folder,
-        seed=spec.seed,
+        folder,
+        recipe,
         steps=steps,
-        batch_size=recipe.global_batch_size,
         param_groups=param_groups(method, recipe.weight_decay, method.no_weight_decay()),
-        lr_at=lambda step: recipe.lr_at(step, steps),
-        weight_decay_at=lambda step: recipe.weight_decay_at(step, steps),
-        betas=recipe.betas,
-        clip_grad=recipe.clip_grad,
-        clip_each=recipe.clip_each,
-        precision=recipe.precision,
-        before_step=lambda step: setattr(model, "step", step),
-        after_step=method.after_step,
     )
     if pictures.skipped:
         folder.details["skipped_pictures"] = pictures.skipped

@@ -84,7 +84,7 @@ class SimMIMRecipe(PretrainRecipe):
         require_range("mask_ratio", self.mask_ratio, 1 / num_squares, 1)
         require_range("decay_at", self.decay_at, 0, 1)
 
-    def lr_at(self, step: int, steps: int) -> float:
+    def lr_at(self, step: int, steps: int, epoch_steps: float | None = None) -> float:
         """Linear warm-up, then constant, with one fall to a tenth."""
         warmup = round(self.warmup_epochs * steps / self.epochs)
         fall = round(self.decay_at * steps)

@@ -219,7 +219,7 @@ def test_a_damaged_run_is_listed_as_such_and_can_be_collected(bench: Bench) -> N
     (second / "result.json").write_text("[]")
     listed = bench.call("runs", "list")
     assert listed.exit_code == 0 and "damaged" in listed.output
-    assert next(folder for folder in bench.store if folder.path == second).outcome() == "missing"
+    assert next(folder for folder in bench.store if folder.path == second).outcome() == "damaged"
     assert first.name in bench.call("runs", "gc", "--dry-run").output
 
 
@@ -262,9 +262,9 @@ def test_a_workspace_that_cannot_be_is_the_users_mistake(
         (["plan", "plain", "--weights", "plain=."], "It is a folder"),
         (["reproduce-table", "plain", "--scale", "paper"], "give --data imagenet=PATH"),
         (["reproduce-all", "--scale", "paper"], "give --data imagenet=PATH"),
-        (["run", "plain", "--scale", "smoke", "--set", "base_lr=NaN"], "--set base_lr: nan"),
+        (["run", "plain", "--scale", "smoke", "--set", "base_lr=NaN"], "--set base_lr (plain): nan"),
         (["run", "plain", "--scale", "smoke", "--set", "global_batch_size=1000"], "less than a batch"),
-        (["run", "plain", "--scale", "smoke", "--set", "clip_grad=-1"], "--set clip_grad: -1.0"),
+        (["run", "plain", "--scale", "smoke", "--set", "clip_grad=-1"], "--set clip_grad (plain): -1.0"),
         (["plan", "plain", "--scale", "smoke", "--set", "echo.base_lr=-1"], "--set echo.base_lr: -1.0"),
         (["plan", "plain", "--scale", "smoke", "--set", "plain.epoch=3"], "Did you mean 'plain.epochs'"),
         (["plan", "plain", "--scale", "smoke", "--set", "plane.epochs=3"], "Did you mean 'plain'"),
@@ -364,7 +364,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_command_goes_on(bench: Bench, world: 
     forget()
     process = command(bench, world)
     end = time.monotonic() + 60
-    while not any(folder.status.get("step") for folder in bench.store):
+    while not any(folder.status.step for folder in bench.store):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -89,9 +89,20 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(toy, "_make_coco", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         toy.ensure(tmp_path / "toy", size="smoke")
+    assert caught.value.filename == str(tmp_path / "toy")
     assert [path.name for path in tmp_path.iterdir()] == [".toy.lock"]
+
+
+def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    left = [tmp_path / ".toy.k1ll_ed0" / "new" / "imagenet", tmp_path / ".toy.an0ther_"]
+    others = [tmp_path / ".toy.x.k1ll_ed0", tmp_path / ".toys.k1ll_ed0", tmp_path / ".toy.notes"]
+    for folder in (*left, *others):
+        folder.mkdir(parents=True)
+    toy.ensure(tmp_path / "toy", size="smoke")
+    kept = {".toy.lock", "toy", *(folder.name for folder in others)}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_labelled_subset_is_balanced_and_captions_are_complete(smoke_data: Path) -> None:

@@ -66,7 +66,7 @@ def test_all_runs_are_done_once_and_their_output_goes_to_their_logs(pool: Pool) 
     assert report == Report() and report.exit_code == 0
     for index, folder in enumerate(folders(pool, plan)):
         assert folder.outcome() == "done" and calls(folder) == 1
-        assert folder.result is not None and folder.result["metrics"]["score"] == 40.0 + index
+        assert folder.result is not None and folder.result.metrics["score"] == 40.0 + index
         assert folder.log_path.read_text() == "hello from echo\n"
         assert json.loads((folder.path / "env.json").read_text())["device"] == "cpu"
     assert text.index("[3/3] run 2 done") > text.index("run 2 started") > text.index("run 0 done")
@@ -102,7 +102,7 @@ def test_an_error_stops_its_own_branch_only(pool: Pool, mode: str, message: str,
     assert report.failed.keys() == {keys[0]} and message in report.failed[keys[0]]
     assert report.unreached.keys() == {keys[1], keys[2]} and report.exit_code == status
     failed = pool.store.folder(keys[0])
-    assert failed.outcome() == "failed" and message in failed.status["message"]
+    assert failed.outcome() == "failed" and message in failed.status.message
     assert failed.result is None and "Traceback" in failed.log_path.read_text()
     assert pool.store.outcome(keys[3]) == "done" and pool.store.outcome(keys[1]) == "missing"
     assert message in text
@@ -169,7 +169,7 @@ def test_a_run_of_a_killed_process_is_taken_over(
     other = start_worker(pool)
     other.stdin.write(json.dumps({"run": str(folder.path), "rerun": False}) + "\n")  # type: ignore[union-attr]
     other.stdin.flush()  # type: ignore[union-attr]
-    wait_until(lambda: folder.status.get("step", 0) > 0)
+    wait_until(lambda: folder.status.step > 0)
     spec = folder.path / "spec.json"  # the takeover shall not be slow too
     values = json.loads(spec.read_text())
     values["recipe"]["steps"] = 1
@@ -216,7 +216,7 @@ def test_a_worker_whose_parent_is_gone_ends_at_once_and_frees_its_run(pool: Pool
     assert worker.stdin is not None
     worker.stdin.write(json.dumps({"run": str(folder.path), "rerun": False}) + "\n")
     worker.stdin.flush()
-    wait_until(lambda: folder.outcome() == "running" and folder.status.get("step", 0) > 0)
+    wait_until(lambda: folder.outcome() == "running" and folder.status.step > 0)
     worker.stdin.close()
     assert worker.wait(timeout=5) == 0
     assert folder.outcome() == "missing"
@@ -254,15 +254,32 @@ def test_a_resumed_run_counts_only_its_new_steps(world: Path, store: RunStore) -
     node = next(iter(graph("ok").nodes.values()))
     folder = store.create(node.spec, node.inputs)
     folder.begin({})
-    progress = Progress(Console(file=open(os.devnull, "w")), [node])
+    now = 100.0
+    progress = Progress(Console(file=open(os.devnull, "w")), [node], clock=lambda: now)
     progress.start(node, folder)
     folder._write_status("running", step=80, total=100)
     progress.tick()
     assert progress.fraction == pytest.approx(0.8) and progress.seconds_left is None
-    progress.began -= 10.0
+    now += 10.0
     folder._write_status("running", step=90, total=100)
     progress.tick()
     assert progress.seconds_left == pytest.approx(10.0, rel=0.1)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_labels_are_shown_as_they_are_written(world: Path, store: RunStore, is_terminal: bool) -> None:
+    node = next(iter(graph("ok").nodes.values()))
+    node.label = "a [/x] \x1b[31m b"
+    console = Console(force_terminal=is_terminal, width=100, record=True, file=open(os.devnull, "w"))
+    with Progress(console, [node]) as progress:
+        progress.start(node, store.create(node.spec, node.inputs))
+        progress.tick()
+        if progress._live:
+            shown = progress._live.bars.tasks[-1].description
+            assert console.render_str(shown).plain == r"a [/x] \x1b[31m b"
+        progress.end(node, error="[/y]")
+    text = console.export_text()
+    assert r"a [/x] \x1b[31m b" in text and "[/y]" in text
 
 
 def test_a_terminal_gets_a_live_display(world: Path, store: RunStore) -> None:

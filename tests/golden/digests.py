@@ -81,11 +81,13 @@ def plan_all(store: RunStore, data: Path, with_tables: bool) -> Plan:
 
 def digests_of(folder: RunFolder) -> dict[str, str]:
     """The run's key and a SHA-256 of each thing that it computed."""
+    result = folder.result
+    assert result is not None, f"{folder.path.name} is not done"
     losses = [{k: v for k, v in line.items() if k != "time"} for line in folder.metrics()]
     found = {
         "key": folder.spec.key,
         "losses": _sha256(json.dumps(losses, sort_keys=True).encode()),
-        "metrics": _sha256(json.dumps((folder.result or {})["metrics"], sort_keys=True).encode()),
+        "metrics": _sha256(json.dumps(dict(result.metrics), sort_keys=True).encode()),
     }
     for name in ("encoder", "teacher"):
         file = folder.path / f"{name}.safetensors"

@@ -86,6 +86,20 @@ def test_more_seeds_keep_the_keys_of_the_first(build) -> None:
     assert one.nodes.keys() <= three.nodes.keys()
 
 
+def test_a_recipe_with_the_same_changes_is_resolved_once(build, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[str] = []
+    real = Catalog.resolve
+
+    def counted(self: Catalog, *card: Any, **rest: Any) -> Any:
+        resolved.append(repr((card, rest)))
+        return real(self, *card, **rest)
+
+    monkeypatch.setattr(Catalog, "resolve", counted)
+    rows = [row_of("a", "plain"), row_of("b", "taught"), row_of("c", "taught", {"tau": 0.75})]
+    build(rows, seeds=3, changes={"epochs": 5})
+    assert len(resolved) == len(set(resolved)) > 6
+
+
 def test_overrides_reach_the_run_that_they_name(build) -> None:
     row = row_of("a", "plain", {"mask_ratio": 0.25, "echo.steps": 7})
     changes = {"scenes.steps": 9, "epochs": 5, "wise.t": 0.125}
@@ -171,7 +185,7 @@ def test_unknown_size_is_refused_when_planning(build) -> None:
 def test_estimates_count_labelled_pictures_for_tasks_only(build) -> None:
     plan = build([row_of("a", "plain"), row_of("n", "none-at-all")], [column_of("echo")])
     nodes = {node.label: node for node in plan.nodes.values()}
-    assert nodes["A"].images == 2 * 6 and nodes["A"].flops == 1200.0
+    assert nodes["A"].images == 2 * 48 and nodes["A"].flops == 9600.0  # the smoke data's training images
     assert nodes["N"].images == 0 and nodes["A · echo"].images == 12
 
 
@@ -362,7 +376,7 @@ def test_a_bare_setting_leaves_alone_what_does_not_train(build) -> None:
 
 
 def test_a_batch_larger_than_all_pictures_is_refused(build) -> None:
-    with pytest.raises(UserError, match="plain sees 12 pictures in all its epochs: less than a batch"):
+    with pytest.raises(UserError, match="plain sees 96 images in all its epochs .2.0.: less than a batch"):
         build([row_of("a", "plain")], changes={"global_batch_size": 1000})
 
 

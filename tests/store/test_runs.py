@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import pytest
 
 from mimbench.errors import RunFailed, UserError
 from mimbench.store import folder as store_module
+from mimbench.store import records, runs
+from mimbench.store.export import frame, state, subject
 from mimbench.store.folder import Inputs, Options, RunFolder, RunLocked
+from mimbench.store.records import RESULT_SCHEMA, Damaged
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec
 from tests.world import echo_spec, forget
@@ -58,7 +62,7 @@ def test_create_writes_spec_and_inputs_once(store: RunStore) -> None:
     before = (folder.path / "spec.json").stat().st_mtime_ns
     again = store.create(spec, inputs)
     assert (again.path / "spec.json").stat().st_mtime_ns == before
-    assert again.spec == RunSpec.from_dict(spec.as_dict()) and again.spec.key == spec.key
+    assert again.spec == RunSpec(**spec.as_dict()) and again.spec.key == spec.key
     assert again.data("imagenet") == Path("/d") and again.weights == {"clip": Path("/w.pt")}
     assert again.options.num_workers == 2 and again.options.checkpoint_seconds == 5.0
     with pytest.raises(UserError, match="coco"):
@@ -87,7 +91,7 @@ def test_progress_and_rewind(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -
     folder.begin({})
     for step in range(1, 5):
         folder.progress(step, 10, loss=1.0 / step)
-    assert folder.status["state"] == "running" and (folder.status["step"], folder.status["total"]) == (4, 10)
+    assert folder.status.state == "running" and (folder.status.step, folder.status.total) == (4, 10)
     with open(folder.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "lo')  # killed while writing
     folder.rewind(2)
@@ -100,7 +104,7 @@ def test_heartbeat_is_written_at_most_once_a_second(new_run: NewRun, monkeypatch
     folder = new_run()
     folder.begin({})
     written: list[str] = []
-    monkeypatch.setattr(store_module, "write_json", lambda path, value: written.append(path.name))
+    monkeypatch.setattr(records, "write_status", lambda folder, status: written.append(status.state))
     for step in range(1, 1000):
         folder.progress(step, 1000)
     assert len(written) <= 3
@@ -113,12 +117,8 @@ def test_finish_makes_a_run_done(new_run: NewRun) -> None:
     folder.finish({"score": 41.5}, boxes=3)
     assert folder.store.outcome(folder.spec.key) == "done"
     result = folder.result
-    assert (
-        result is not None
-        and result["schema"] == store_module.SCHEMA
-        and result["metrics"] == {"score": 41.5}
-    )
-    assert result["details"] == {"skipped": 1, "boxes": 3} and result["source"] == folder.source
+    assert result is not None and result.schema == RESULT_SCHEMA and result.metrics == {"score": 41.5}
+    assert result.details == {"skipped": 1, "boxes": 3} and result.source == folder.source
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -141,8 +141,9 @@ def test_full_disk_leaves_no_half_written_result(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunFailed, match="disk is full"):
+    with pytest.raises(OSError) as caught:
         folder.finish({"score": 1.0})
+    assert caught.value.errno == code and caught.value.filename == str(folder.path / "result.json")
     assert sorted(path.name for path in folder.path.iterdir()) == before
     assert folder.outcome() == "missing"
 
@@ -151,7 +152,7 @@ def test_failure_is_remembered_and_forgotten(new_run: NewRun) -> None:
     folder = new_run()
     folder.begin({})
     folder.fail("loss is NaN")
-    assert folder.outcome() == "failed" and folder.status["message"] == "loss is NaN"
+    assert folder.outcome() == "failed" and folder.status.message == "loss is NaN"
     folder.reset()
     assert folder.outcome() == "missing"
 
@@ -224,8 +225,7 @@ def test_a_parent_that_is_recomputed_meanwhile_makes_its_child_stale(world: Path
     parent.finish({"score": 1.0})
     child = new_run(seed=2, parents={"encoder": parent.spec.key})
     child.begin({})
-    result = parent.result
-    assert result is not None
+    result = json.loads((parent.path / "result.json").read_text())
     (parent.path / "result.json").write_text(json.dumps({**result, "source": "of other code"}))
     child.finish({"score": 1.0})
     (parent.path / "result.json").write_text(json.dumps(result))
@@ -239,7 +239,8 @@ def test_results_of_the_first_schema_are_judged_by_their_parents_sources(new_run
     parent.finish({"score": 1.0})
     child = new_run(seed=2, parents={"encoder": parent.spec.key})
     child.finish({"score": 1.0})
-    result = {**(child.result or {}), "schema": 1, "parents": {"encoder": parent.source}}
+    result = json.loads((child.path / "result.json").read_text())
+    result |= {"schema": 1, "parents": {"encoder": parent.source}}
     (child.path / "result.json").write_text(json.dumps(result))
     assert child.outcome() == "done"
     (child.path / "result.json").write_text(json.dumps({**result, "parents": {"encoder": "other code"}}))
@@ -303,3 +304,120 @@ def test_leftovers_are_temporary_files_and_empty_folders(new_run: NewRun) -> Non
     assert sorted(found) == sorted([temporary, broken])
     folder.store.remove_leftovers(found)
     assert folder.store.leftovers() == [] and folder.spec.name == "echo"
+
+
+def listings(store: RunStore, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> int:
+    """How often the store's folder is listed while `act` runs."""
+    count, real = 0, os.scandir
+
+    def scandir(path: object) -> object:
+        nonlocal count
+        count += path == store.root
+        return real(path)  # type: ignore[type-var]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        act()
+    return count
+
+
+def test_a_listing_is_linear_in_the_number_of_runs(
+    new_run: NewRun, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(20):
+        parent = new_run(seed=seed)
+        parent.finish({"score": 1.0})
+        new_run(seed=seed, parents={"encoder": parent.spec.key}).finish({"score": 1.0})
+    os.utime(store.root, (1e9, 1e9))
+    again = RunStore(store.root)
+
+    def show() -> None:
+        assert {(state(run), subject(run).count("echo")) for run in again} == {("done", 1), ("done", 2)}
+        assert len(frame(again)) == 40
+
+    assert listings(again, monkeypatch, show) <= 4
+
+
+def test_runs_of_another_process_are_seen_at_once(
+    new_run: NewRun, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the folder's time of change stays what it was, as within one tick of a coarse clock."""
+    monkeypatch.setattr(runs, "SETTLED_SECONDS", 3600.0)
+    known = new_run(seed=0)
+    other, tick = RunStore(store.root), time.time_ns()
+    for seed in range(1, 4):
+        spec = echo_spec(seed=seed)
+        assert store.get(known.spec.key) is not None
+        assert store.get(spec.key) is None and store.outcome(spec.key) == "missing"
+        folder = other.create(spec, Inputs())
+        os.utime(store.root, ns=(tick, tick))
+        assert store.get(spec.key) is not None
+        other.remove(folder)
+        os.utime(store.root, ns=(tick, tick))
+        assert store.get(spec.key) is None
+    os.utime(store.root, (1e9, 1e9))
+    assert store.get(known.spec.key) is not None
+    other.remove(known)
+    assert store.get(known.spec.key) is None
+    store.root.rmdir()
+    assert store.get(known.spec.key) is None and list(store) == []
+
+
+def test_a_run_that_lost_its_spec_is_listed_refused_and_can_be_removed(new_run: NewRun) -> None:
+    folder = new_run()
+    folder.finish({"score": 1.0})
+    (folder.path / "spec.json").unlink()
+    store = folder.store
+    assert [(state(run), subject(run)) for run in store] == [("damaged", folder.path.name)]
+    assert store.outcome(folder.spec.key) == "damaged" and frame(store).empty and store.leftovers() == []
+    with pytest.raises(Damaged, match="no readable spec.json.*runs rm"):
+        store.create(folder.spec, Inputs())
+    for name in (folder.path.name, folder.path.name[-8:], folder.path.name[-8:-2]):
+        assert store.find(name).path == folder.path
+    store.remove(store.find(folder.path.name))
+    assert store.create(folder.spec, Inputs()).outcome() == "missing"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"key": "a"}', '{"stage": "pretrain", "key": 3}'])
+def test_a_damaged_spec_is_never_overwritten(text: str, new_run: NewRun) -> None:
+    folder = new_run()
+    (folder.path / "spec.json").write_text(text)
+    with pytest.raises(Damaged, match="spec.json is damaged"):
+        folder.store.create(echo_spec(), Inputs())
+    assert (folder.path / "spec.json").read_text() == text
+    assert folder.store.outcome(echo_spec().key) == "damaged"
+
+
+def test_another_runs_spec_is_refused(new_run: NewRun) -> None:
+    folder = new_run()
+    other = {**echo_spec(seed=7).as_dict(), "key": echo_spec(seed=7).key}
+    (folder.path / "spec.json").write_text(json.dumps(other))
+    with pytest.raises(Damaged, match=f"belongs to another run .{echo_spec(seed=7).key}"):
+        folder.store.create(echo_spec(), Inputs())
+
+
+def test_temporary_files_of_the_cache_are_leftovers_when_they_are_old(store: RunStore) -> None:
+    cache = store.root / ".cache"
+    cache.mkdir(parents=True)
+    names = (".task-echo-ab.json.0a_b1c2d", "task-echo-ab.json", ".gitignore", ".x.json.0a_b1c2d")
+    for name in names:
+        (cache / name).touch()
+        os.utime(cache / name, (1e9, 1e9))
+    os.utime(cache / names[-1])  # somebody is writing it
+    assert store.leftovers() == [cache / names[0]]
+
+
+def test_what_cannot_be_locked_for_want_of_permission_can_be_judged(
+    new_run: NewRun, holder: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_run()
+    with folder.lock():
+        pass
+
+    def refused(self: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(store_module.FileLock, "acquire", refused)
+    assert not RunFolder(folder.store, folder.path).is_locked()
+    holder(folder)
+    assert RunFolder(folder.store, folder.path).is_locked() and folder.outcome() == "running"

@@ -43,7 +43,7 @@ def test_key_does_not_depend_on_the_order_of_fields(recipe: dict, rng: random.Ra
 @given(recipes)
 def test_key_survives_json(recipe: dict) -> None:
     original = spec(recipe, parents={"teacher": "0" * 16})
-    again = RunSpec.from_dict(json.loads(json.dumps(original.as_dict())))
+    again = RunSpec(**json.loads(json.dumps(original.as_dict())))
     assert again.key == original.key and again.folder == original.folder
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mimbench.errors import RunFailed, UserError
+from mimbench.errors import UserError
 from mimbench.train.loader import StepSampler, isolated_randomness, seed_everything, train_loader
 
 
@@ -122,33 +122,3 @@ def test_ranks_augment_differently() -> None:
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(UserError, match="global_batch_size: 6.*4 processes"):
         StepSampler(10, 6, seed=0, first=0, last=1, rank=0, world_size=4)
-
-
-class Failing(Drawing):
-    """Items that cannot be made."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(4)
-        self.error = error
-
-    def __getitem__(self, index: int) -> Tensor:
-        try:
-            raise KeyError("the cause")
-        except KeyError as cause:
-            raise self.error from cause
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        UserError("a.png", 151, remedy="Labels are 0 to 150."),
-        UserError("picture", 'it\'s "here".jpg', allowed=["it's here.jpg"], remedy="Replace it."),
-        UserError("data: train", "x", remedy="Its field has a colon."),
-        UserError("data", remedy="There is none."),
-        RunFailed("The disk is full: /data could not be written."),
-    ],
-)
-def test_a_workers_error_keeps_its_kind_and_message(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught:
-        list(train_loader(Failing(error), batch_size=4, seed=0, first=0, last=1, num_workers=1))
-    assert type(caught.value) is type(error) and str(caught.value) == str(error)

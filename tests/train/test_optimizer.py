@@ -1,74 +1,50 @@
-"""Clipping, and the schedules that reach the optimizer."""
+"""Clipping, and the rates of the groups."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
-from mimbench.store.folder import Inputs, RunFolder
-from mimbench.store.runs import RunStore
-from mimbench.store.spec import RunSpec
-from mimbench.train.optimizer import optim_wrapper, param_groups
-from mimbench.train.runner import fit
-
-
-class Numbers:
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.full((2,), float(index + 1))
+from mimbench.train.optimizer import optim_wrapper, param_groups, set_rates
 
 
 class Watched(BaseModel):
-    """Two layers whose gradients differ in size; keeps what the optimizer had in each step."""
+    """Two layers whose gradients differ in size."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.small, self.large = nn.Linear(2, 1), nn.Linear(2, 1)
-        self.groups: list[list[tuple[float, float]]] = []
 
     def train_step(self, data: Tensor, optim_wrapper: Any) -> dict[str, Tensor]:
         loss = 0.01 * self.small(data).mean() + 100 * self.large(data).mean()
         optim_wrapper.update_params(loss)
-        groups = optim_wrapper.optimizer.param_groups
-        self.groups.append([(group["lr"], group["weight_decay"]) for group in groups])
         return {"loss": loss}
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunStore(tmp_path).create(RunSpec("pretrain", "tiny", "vit_smoke", {}, {}, 0), Inputs())
-
-
-def train(model: Watched, folder: RunFolder, **changes: Any) -> Watched:
-    options: dict[str, Any] = {"seed": 0, "steps": 4, "batch_size": 2, "lr_at": lambda step: 0.1 * (step + 1)}
-    fit(model, Numbers(), folder=folder, param_groups=param_groups(model, 0.05), **{**options, **changes})
-    return model
+def wrapped(groups: list[dict[str, Any]], **clipping: Any) -> OptimWrapper:
+    return optim_wrapper(
+        groups,
+        lr=0.0,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        precision="fp32",
+        device=torch.device("cpu"),
+        **{"clip_grad": None, **clipping},
+    )
 
 
 def clipped(clip_each: bool, clip_grad: float | None) -> list[tuple[Tensor, Tensor]]:
     """Every parameter's gradient before and after clipping."""
     model = Watched()
-    wrapper = optim_wrapper(
-        param_groups(model, 0.05),
-        lr=0.0,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        clip_grad=clip_grad,
-        clip_each=clip_each,
-        precision="fp32",
-        device=torch.device("cpu"),
-    )
+    wrapper = wrapped(param_groups(model, 0.05), clip_grad=clip_grad, clip_each=clip_each)
     before: dict[Tensor, Tensor] = {}
     after: dict[Tensor, Tensor] = {}
     for parameter in model.parameters():
@@ -98,42 +74,25 @@ def test_without_a_bound_nothing_is_clipped() -> None:
     assert all(torch.equal(before, after) for before, after in clipped(clip_each=True, clip_grad=None))
 
 
-def test_clip_each_reaches_the_optimizer_through_fit(folder: RunFolder) -> None:
-    """AdamW's first step has one size, whatever the gradient's: its moments show the clipping."""
-    seen: list[float] = []
-    model = Watched()
-    model.large.weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.norm().item()))
-    wrappers: list[Any] = []
-    step = model.train_step
-    model.train_step = lambda data, optim_wrapper: wrappers.append(optim_wrapper) or step(data, optim_wrapper)
-    train(model, folder, steps=1, clip_grad=0.5, clip_each=True, betas=(0.0, 0.0))
-    state = wrappers[0].optimizer.state
-    assert seen[0] > 0.5
-    assert state[model.large.weight]["exp_avg"].norm().item() == pytest.approx(0.5, rel=1e-4)
-    assert 0 < state[model.small.weight]["exp_avg"].norm().item() < 0.1
+def test_each_group_has_its_rate_and_its_decay() -> None:
+    """A decayed group stays one also after a step in which its weight decay is 0."""
+    groups = [
+        {"params": [nn.Parameter(torch.ones(2))], "weight_decay": decay, "lr_scale": scale}
+        for decay, scale in ((0.0, 1.0), (0.05, 1.0), (0.05, 0.5))
+    ]
+    optimizer = wrapped(groups).optimizer
+    for weight_decay in (0.4, 0.0, 0.2):
+        set_rates(optimizer, 0.1, weight_decay)
+        found = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+        assert found == [(0.1, 0.0), (0.1, weight_decay), (0.05, weight_decay)]
 
 
-def test_weight_decay_of_a_step_reaches_the_decayed_parameters_only(folder: RunFolder) -> None:
-    model = train(Watched(), folder, weight_decay_at=lambda step: 0.04 + 0.1 * step)
-    undecayed, decayed = zip(*model.groups, strict=True)
-    assert [decay for _, decay in undecayed] == [0.0] * 4
-    assert [decay for _, decay in decayed] == pytest.approx([0.04, 0.14, 0.24, 0.34])
-    assert [lr for lr, _ in decayed] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-
-
-def test_weight_decay_stays_where_no_schedule_is_given(folder: RunFolder) -> None:
-    model = train(Watched(), folder)
-    assert {tuple(decay for _, decay in groups) for groups in model.groups} == {(0.0, 0.05)}
-
-
-def test_weight_decay_is_what_shrinks_the_weights(folder: RunFolder) -> None:
-    """AdamW's decay is `w <- (1 - lr * decay) w`, apart from the gradient."""
-    model = Watched()
-    before = model.small.weight.detach().clone()
-    model.train_step = lambda data, optim_wrapper: (
-        optim_wrapper.update_params(0 * (model.small(data) + model.large(data)).sum())
-        or {"loss": torch.zeros(())}
+def test_what_is_decayed_survives_a_resume_at_a_decay_of_0() -> None:
+    first, second = (
+        wrapped([{"params": [nn.Parameter(torch.ones(2))], "weight_decay": 0.05, "lr_scale": 1.0}])
+        for _ in range(2)
     )
-    train(model, folder, steps=2, weight_decay_at=lambda step: (0.5, 0.25)[step])
-    expected = before * (1 - 0.1 * 0.5) * (1 - 0.2 * 0.25)
-    torch.testing.assert_close(model.small.weight.detach(), expected)
+    set_rates(first.optimizer, 0.1, 0.0)
+    second.load_state_dict(first.state_dict())
+    set_rates(second.optimizer, 0.1, 0.2)
+    assert second.optimizer.param_groups[0]["weight_decay"] == 0.2

@@ -15,6 +15,7 @@ from mimbench import catalog
 from mimbench.data.augment import PretrainAugment, normalise
 from mimbench.store.folder import RunFolder
 from mimbench.train import pretraining
+from mimbench.train.optimizer import optim_wrapper
 
 CPU = torch.device("cpu")
 
@@ -43,6 +44,34 @@ def test_a_batch_goes_to_the_methods_device() -> None:
     assert found[0].device == found[1]["x"].device == CPU
     meta = pretraining.prepare({"x": torch.ones(1)}, torch.device("meta"))
     assert meta["x"].device.type == "meta"
+
+
+def test_only_the_loss_is_minimised_and_everything_is_logged() -> None:
+    """mmengine's own `parse_losses` would add `loss_of_another` to what is minimised."""
+
+    class Method(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
+            fractions.append(step_fraction)
+            loss = images.mean() * self.weight
+            return {"loss": loss, "loss_of_another": 10 * loss, "size": images.max()}
+
+    fractions: list[float] = []
+    method = Method()
+    model = pretraining.MethodModel(method, steps=4)
+    groups = [{"params": [method.weight], "weight_decay": 0.0, "lr_scale": 1.0}]
+    wrapper = optim_wrapper(
+        groups, lr=0.1, betas=(0.0, 0.0), eps=1e-8, clip_grad=None, precision="fp32", device=CPU
+    )
+    pictures = torch.full((2, 3, 4, 4), 200, dtype=torch.uint8)
+    model.before_step(3)
+    scalars = model.train_step(pictures, wrapper)
+    assert fractions == [0.75] and set(scalars) == {"loss", "loss_of_another", "size"}
+    moment = wrapper.optimizer.state[method.weight]["exp_avg"]
+    torch.testing.assert_close(moment, normalise(pictures).mean())
 
 
 def test_the_default_view_flips_unless_a_caption_may_say_left() -> None:

@@ -15,19 +15,23 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mimbench import catalog, discovery
-from mimbench.contract import MethodCard
+from mimbench.contract import MethodCard, TransferRecipe
 from mimbench.execute import worker
-from mimbench.schedule import warmup_cosine
 from mimbench.store.folder import Inputs, Options, RunFolder
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec
-from mimbench.train import pretraining, runner
+from mimbench.train import pretraining
+from mimbench.train.checkpoint import Checkpoint
 from mimbench.train.optimizer import param_groups
 from mimbench.train.runner import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY_STEP = Options(checkpoint_seconds=0.0)
 STEPS = 7
+RECIPE = TransferRecipe(
+    img_size=1, global_batch_size=3, base_lr=0.1, lr_rule="absolute", layer_decay=1.0, drop_path=0.0,
+    weight_decay=0.05, betas=(0.9, 0.999), clip_grad=1.0, precision="fp32",
+)  # fmt: skip
 
 
 class Interrupted(BaseException):
@@ -61,25 +65,31 @@ class Tiny(BaseModel):
         raise NotImplementedError
 
 
-def tiny_folder(root: Path, options: Options = EVERY_STEP) -> RunFolder:
-    return RunStore(root).create(RunSpec("pretrain", "tiny", "vit_smoke", {}, {}, 0), Inputs(options=options))
+def tiny_folder(root: Path, seed: int = 3) -> RunFolder:
+    spec = RunSpec("pretrain", "tiny", "vit_smoke", {}, {}, seed)
+    return RunStore(root).create(spec, Inputs(options=EVERY_STEP))
 
 
-def fit_tiny(folder: RunFolder, **changes: Any) -> Tiny:
-    return fit_tiny_model(Tiny(), folder, **changes)
-
-
-def fit_tiny_model(model: Tiny, folder: RunFolder, **changes: Any) -> Tiny:
-    options: dict[str, Any] = {
-        "seed": 3,
-        "steps": STEPS,
-        "batch_size": 3,
-        "param_groups": param_groups(model, 0.05),
-        "lr_at": lambda step: warmup_cosine(step, peak=0.1, total=STEPS, warmup=2),
-        "clip_grad": 1.0,
-        "log_every": 3,
-    }
-    fit(model, Noisy(), folder=folder, **{**options, **changes})
+def fit_tiny(
+    folder: RunFolder,
+    model: Tiny | None = None,
+    ema_momentum: float | None = None,
+    **calls: Callable[[int], None],
+) -> Tiny:
+    """The trained network; `calls` become its `before_step` and `after_step`."""
+    model = model or Tiny()
+    for name, call in calls.items():
+        setattr(model, name, call)
+    fit(
+        model,
+        Noisy(),
+        folder,
+        RECIPE,
+        steps=STEPS,
+        param_groups=param_groups(model, RECIPE.weight_decay),
+        ema_momentum=ema_momentum,
+        log_every=3,
+    )
     return model
 
 
@@ -118,8 +128,8 @@ def test_steps_after_the_last_checkpoint_are_done_again(
     whole, folder = tiny_folder(tmp_path / "whole"), tiny_folder(tmp_path / "cut")
     expected = fit_tiny(whole)
     with monkeypatch.context() as patch:
-        save = runner.Checkpoint.save
-        patch.setattr(runner.Checkpoint, "save", lambda self, step: save(self, step) if step == 2 else None)
+        save = Checkpoint.save
+        patch.setattr(Checkpoint, "save", lambda self, step: save(self, step) if step == 2 else None)
         with pytest.raises(Interrupted):
             fit_tiny(folder, before_step=stop_at(5, []))
     assert [line["step"] for line in logged(folder)] == [3]
@@ -137,9 +147,8 @@ def test_the_weight_average_is_the_recursion_over_all_steps(cut: int | None, tmp
     plain = Tiny()
     weight = plain.layers[0].weight
     average = weight.detach().clone()
-    fit_tiny_model(
-        plain, tiny_folder(tmp_path / "plain"), after_step=lambda _: seen.append(weight.detach().clone())
-    )
+    folder = tiny_folder(tmp_path / "plain")
+    fit_tiny(folder, plain, after_step=lambda _: seen.append(weight.detach().clone()))
     for value in seen:
         average = 0.7 * average + 0.3 * value
 
@@ -164,7 +173,7 @@ def test_a_finished_training_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_another_seed_gives_another_run(tmp_path: Path) -> None:
-    one, other = fit_tiny(tiny_folder(tmp_path / "a")), fit_tiny(tiny_folder(tmp_path / "b"), seed=4)
+    one, other = fit_tiny(tiny_folder(tmp_path / "a")), fit_tiny(tiny_folder(tmp_path / "b", seed=4))
     assert not torch.equal(one.layers[0].weight, other.layers[0].weight)
 
 
@@ -262,7 +271,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_undisturbed_run(
     assert folder.encoder_path.read_bytes() == whole.encoder_path.read_bytes()
     assert logged(folder) == logged(whole) and len(logged(whole)) == 6
     assert folder.result is not None and whole.result is not None
-    assert folder.result["metrics"] == whole.result["metrics"]
+    assert folder.result.metrics == whole.result.metrics
 
 
 CARDS = [catalog.card(kind, name) for kind in ("method", "teacher") for name in discovery.names(kind)]

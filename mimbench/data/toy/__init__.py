@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +19,7 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from mimbench.atomic import write_json
+from mimbench.atomic import RANDOM, naming, write_json
 from mimbench.data.toy.draw import CLASSES, LABELS, draw_picture, draw_scene
 from mimbench.errors import UserError
 
@@ -72,8 +74,11 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
             what = f"It holds the {there.get('size')} data of seed {there.get('seed')}"
             remedy = f"{what}; delete it, or name a new folder for that of seed {seed}, size {size}."
             raise UserError("toy data folder", str(root), remedy=remedy)
+        for abandoned in root.parent.glob(f".{root.name}.*"):  # a killed process's; the lock says it is gone
+            if re.fullmatch(rf"\.{re.escape(root.name)}\.{RANDOM}", abandoned.name):
+                shutil.rmtree(abandoned)
         # Inside a private folder, so that the data itself gets the permissions of an ordinary mkdir.
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
+        with naming(root), tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
             made = Path(workshop) / "new"
             _make(made, PLANS[size], seed)
             for folder in (made / "imagenet", made / "ade20k", made / "coco", made):

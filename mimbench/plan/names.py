@@ -1,0 +1,137 @@
+"""What a name stands for: a method, a teacher, a task, a paper's table, a run; the nearest known names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Literal
+
+from mimbench import discovery
+from mimbench.errors import UserError
+from mimbench.store.folder import RunFolder
+from mimbench.store.runs import RunStore
+from mimbench.table import spec as tables
+from mimbench.table.spec import TableSpec
+
+Kind = Literal["method", "teacher", "task", "paper", "table", "run"]
+TITLES: dict[Kind, str] = {
+    "method": "a method", "teacher": "a teacher", "task": "a task", "paper": "a paper with tables",
+    "table": "a table", "run": "a run",
+}  # fmt: skip
+PLURALS: dict[Kind, str] = {
+    "method": "Methods", "teacher": "Teachers", "task": "Tasks", "paper": "Tables", "table": "Tables",
+    "run": "Runs",
+}  # fmt: skip
+LISTS: dict[Kind, str] = {
+    "method": "mimbench methods", "teacher": "mimbench methods", "task": "mimbench tasks",
+    "paper": "mimbench tables", "table": "mimbench tables", "run": "mimbench runs list",
+}  # fmt: skip
+NEAREST = 5
+"""How many names a message lists where there are many."""
+MANY = 10
+
+
+def known_names(store: RunStore | None = None) -> dict[str, list[Kind]]:
+    """Every name there is, and all that it stands for: `dtm` is a method, and a paper with tables.
+
+    A table has two names: `main`, and with its paper `dtm/main`.
+    """
+    pairs: list[tuple[str, Kind]] = []
+    kinds: tuple[discovery.Kind, ...] = ("method", "teacher", "task")
+    for kind in kinds:
+        pairs += [(name, kind) for name in discovery.names(kind)]
+    for paper, table in tables.list_tables():
+        pairs += [(paper, "paper"), (table, "table"), (f"{paper}/{table}", "table")]
+    pairs += [(folder.path.name, "run") for folder in store or ()]
+    found: dict[str, list[Kind]] = {}
+    for name, kind_of_name in dict.fromkeys(pairs):
+        found.setdefault(name, []).append(kind_of_name)
+    return found
+
+
+def use_of(name: str, kind: Kind) -> str:
+    """The command that does something with a name."""
+    if kind == "method":
+        return f"`mimbench run {name} classification` computes it."
+    if kind == "teacher":
+        return f"`mimbench run {name}` computes it."
+    if kind == "task":
+        return f"`mimbench run METHOD {name}` computes it for a method."
+    if kind == "paper":
+        return f"`mimbench reproduce-table {name}` computes its main table."
+    if kind == "table":
+        paper, _, table = name.rpartition("/")
+        paper = paper or next(paper for paper, other in tables.list_tables() if other == table)
+        return f"`mimbench reproduce-table {paper} --table {table}` computes it."
+    return f"`mimbench runs show {name}` describes it."
+
+
+def wrong_name(field: str, name: str, *wanted: Kind, store: RunStore | None = None) -> UserError:
+    """The error of a name that is of no kind that belongs there; it says what else it is, or is near to.
+
+    Args:
+        field: what the user knows the place of the name as (`METHOD`).
+        wanted: the kinds that belong there.
+        store: whose runs count as names.
+    """
+    names = known_names(store)
+    fitting = [text for text, kinds in names.items() if set(kinds) & set(wanted)]
+    commands = [f"`{command}`" for command in dict.fromkeys(LISTS[kind] for kind in wanted)]
+    lists = f"{' and '.join(commands)} {'list' if len(commands) > 1 else 'lists'} them all."
+    if name in names:
+        kind = names[name][0]
+        *first, last = [TITLES[other] for other in wanted]
+        not_that = f"{', '.join(first)} or {last}" if first else last
+        remedy = f"{name!r} is {TITLES[kind]}, not {not_that}. {use_of(name, kind)}"
+        same = [text for text in fitting if f"-{name}-" in text]
+        some = same if len(fitting) > MANY else fitting
+        if some:
+            remedy += f" {PLURALS[wanted[-1]]}: {_listed(some)}."
+        return UserError(field, remedy=remedy)
+    near = difflib.get_close_matches(name, fitting, n=NEAREST, cutoff=0.5)
+    nearest = difflib.get_close_matches(name, [*fitting, *names], n=1, cutoff=0.6)
+    if nearest and nearest[0] not in fitting:
+        kind = names[nearest[0]][0]
+        remedy = f"There is no {name!r}. Did you mean {nearest[0]!r}, {TITLES[kind]}?"
+        remedy = f"{remedy} {use_of(nearest[0], kind)}"
+        return UserError(field, remedy=f"{remedy} {lists}")
+    return UserError(field, name, allowed=near if len(fitting) > MANY else fitting, remedy=lists)
+
+
+def _listed(names: Sequence[str]) -> str:
+    few = len(names) <= MANY
+    return ", ".join(names if few else names[:NEAREST]) + ("" if few else f" and {len(names) - NEAREST} more")
+
+
+def load_table(paper: str, table: str) -> TableSpec:
+    """A paper's table by its names. Raises UserError for an unknown one, or for a mistake in its file."""
+    known = tables.list_tables()
+    if paper not in {name for name, _ in known}:
+        raise wrong_name("METHOD", paper, "paper")
+    return tables.load(paper, table)
+
+
+def find_run(store: RunStore, text: str, *also: Kind) -> RunFolder:
+    """The one run whose folder's name or key begins with what the user typed.
+
+    Args:
+        also: other kinds of names that are valid in its place, for the message.
+
+    Raises:
+        UserError: none does, or several do.
+    """
+    names = [folder.path.name for folder in store]
+    found = [name for name in names if name.startswith(text) or name.rpartition("-")[2].startswith(text)]
+    if len(found) > 1 and text not in names:
+        remedy = f"{len(found)} runs begin like that: {_listed(found)}. `mimbench runs list` shows them all."
+        raise UserError("RUN", text, remedy=remedy)
+    try:
+        return store.find(text)
+    except UserError:
+        raise wrong_name("RUN", text, *also, "run", store=store) from None
+
+
+def misplaced_table(paper: str, word: str) -> str:
+    """What to type where a table's name follows the paper's without an option; empty where it is none."""
+    is_table = (paper, word) in tables.list_tables()
+    return f"Write `--table {word}` to choose the table {word!r} of {paper}." if is_table else ""

@@ -1,0 +1,245 @@
+"""How long runs take, learned from runs that are done, and how long a graph of them takes side by side."""
+
+from __future__ import annotations
+
+import heapq
+import socket
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from mimbench.errors import RunFailed
+from mimbench.plan.graph import Node, Plan
+from mimbench.store.folder import RunFolder
+from mimbench.store.runs import RunStore
+
+Kind = tuple[str, str, str]
+"""Stage, name and arch: runs that do the same thing, for different lengths of time."""
+
+FIXED_SECONDS = 1.0
+"""What a run takes beside its FLOPs (start, evaluation) where the known runs do not tell."""
+
+START_SECONDS, HAND_OVER_SECONDS = 5.0, 0.3
+"""What a worker takes to import torch, and between the end of a run and the begin of the next."""
+
+MORE_THAN_FLOPS = 1.15
+"""What a run of a kind never seen takes, over what its FLOPs say at the speed of other kinds.
+
+FLOPs count training alone. In DTM's table at scale toy, evaluation and slower operations make classification,
+segmentation and detection 1.0, 1.0 and 1.5 times as long.
+"""
+
+
+def kind_of(node: Node) -> Kind:
+    return node.spec.stage, node.spec.name, node.spec.arch
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A run that is done, and how long it took."""
+
+    kind: Kind
+    flops: float
+    seconds: float
+
+
+class Pace:
+    """Expected seconds of runs: a part that is fixed and a part that grows with the FLOPs.
+
+    Both are learned from the runs most like the one in question: those of its kind; else those of its stage
+    and arch; else those of its arch; else all.
+    """
+
+    def __init__(self, runs: Iterable[Timed] = ()) -> None:
+        self.runs: list[Timed] = []
+        self._kinds: set[Kind] = set()
+        self._lines: dict[Kind, tuple[float, float] | None] = {}
+        for run in runs:
+            self.learn(run)
+
+    def learn(self, run: Timed) -> None:
+        self.runs.append(run)
+        self._kinds.add(run.kind)
+        self._lines.clear()
+
+    def knows(self, kind: Kind) -> bool:
+        """Whether a run of this very kind is known."""
+        return kind in self._kinds
+
+    def seconds(self, kind: Kind, flops: float) -> float | None:
+        """Expected seconds of a run; None where no run is known that tells."""
+        if kind not in self._lines:
+            self._lines[kind] = self._line(kind)
+        line = self._lines[kind]
+        return line[0] + line[1] * flops if line else None
+
+    def _line(self, kind: Kind) -> tuple[float, float] | None:
+        """Fixed seconds and seconds per FLOP of a kind."""
+        if self.knows(kind):
+            return _fit([run for run in self.runs if run.kind == kind])
+        stage, _, arch = kind
+        others = [run for run in self.runs if run.flops]  # one without FLOPs tells nothing of those with
+        groups = (
+            [run for run in others if (run.kind[0], run.kind[2]) == (stage, arch)],
+            [run for run in others if run.kind[2] == arch],
+        )
+        like = next((group for group in groups if group), others)
+        if not like:
+            return None
+        fixed, per_flop = _line_through(like)
+        return MORE_THAN_FLOPS * fixed, MORE_THAN_FLOPS * per_flop
+
+
+def _line_through(runs: Sequence[Timed]) -> tuple[float, float]:
+    """Fixed seconds, as assumed, and the median of the seconds per FLOP beside them.
+
+    Between runs of several kinds no line is fitted: one may take longer for other reasons than its FLOPs.
+    """
+    fixed = min(FIXED_SECONDS, *(run.seconds for run in runs))
+    rates = [(run.seconds - fixed) / run.flops for run in runs if run.flops]
+    return fixed, median(rates) if rates else 0.0
+
+
+def _fit(runs: Sequence[Timed]) -> tuple[float, float]:
+    """Fixed seconds and seconds per FLOP of one kind, neither below 0: least squares of the relative errors.
+
+    Where all runs have about the same FLOPs, the fixed part is assumed.
+    """
+    if max(run.flops for run in runs) <= 1.2 * min(run.flops for run in runs):
+        return _line_through(runs)
+    # Minimise sum(((a + b F) / s - 1)^2).
+    aa = sum(1 / run.seconds**2 for run in runs)
+    ab = sum(run.flops / run.seconds**2 for run in runs)
+    bb = sum((run.flops / run.seconds) ** 2 for run in runs)
+    ay, by = sum(1 / run.seconds for run in runs), sum(run.flops / run.seconds for run in runs)
+    fixed = (ay * bb - by * ab) / (aa * bb - ab * ab)
+    per_flop = (by - fixed * ab) / bb
+    if fixed < 0:
+        return 0.0, by / bb
+    return (fixed, per_flop) if per_flop >= 0 else (ay / aa, 0.0)
+
+
+def history(plan: Plan, store: RunStore) -> list[Timed]:
+    """The store's finished runs of the kinds that a plan has; this machine's own where there are any.
+
+    The FLOPs of a run that is not in the plan are those of the plan's run of its kind, by images seen.
+    """
+    like: dict[str, Node] = {}  # by the start of a folder's name
+    for node in plan.nodes.values():
+        like.setdefault(node.spec.folder.rpartition("-")[0], node)
+    here: list[Timed] = []
+    elsewhere: list[Timed] = []
+    for folder in store:
+        known = like.get(folder.path.name.rpartition("-")[0])
+        if known is None:
+            continue
+        try:
+            status = folder.status
+            if status.state != "done" or not status.seconds:
+                continue
+            flops = _flops(folder, plan.nodes.get(folder.spec.key), known, status.total)
+        except RunFailed:
+            continue  # damaged
+        timed = Timed(kind_of(known), flops, status.seconds)
+        (here if status.host == socket.gethostname() else elsewhere).append(timed)
+    return here or elsewhere
+
+
+def _flops(folder: RunFolder, planned: Node | None, like: Node, steps: int) -> float:
+    if planned is not None:
+        return planned.flops
+    spec = folder.spec
+    if any(role.startswith("weights ") for role in spec.data):
+        return 0.0  # loaded, not trained
+    images = steps * spec.recipe["global_batch_size"]
+    return like.flops * images / like.images if images and like.images else like.flops
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that has not begun: its seconds, the runs that must be done before, and its place in the queue.
+
+    Attributes:
+        rank: of the runs that can begin, the one with the highest begins first.
+    """
+
+    seconds: float
+    parents: Collection[str]
+    rank: float
+
+
+def makespan(
+    jobs: Mapping[str, Job],
+    workers: int,
+    running: Mapping[str, float] | None = None,
+    elsewhere: Mapping[str, float] | None = None,
+) -> float:
+    """Seconds until every run is done.
+
+    Args:
+        jobs: key to a run that has not begun.
+        workers: runs side by side, those that are running included.
+        running: key to the seconds that a run here still takes; `elsewhere`: in another process.
+    """
+    running, elsewhere = running or {}, elsewhere or {}
+    ends = [(seconds, key) for runs in (running, elsewhere) for key, seconds in runs.items()]
+    heapq.heapify(ends)
+    unsettled = {*jobs, *running, *elsewhere}
+    needs = {key: len(unsettled & set(job.parents)) for key, job in jobs.items()}
+    children: dict[str, list[str]] = {}
+    for key, job in jobs.items():
+        for parent in unsettled & set(job.parents):
+            children.setdefault(parent, []).append(key)
+    ready = [(-jobs[key].rank, key) for key, count in needs.items() if not count]
+    heapq.heapify(ready)
+    free, now = max(workers - len(running), 0 if running else 1), 0.0
+    while ready or ends:
+        while ready and free:
+            key = heapq.heappop(ready)[1]
+            heapq.heappush(ends, (now + jobs[key].seconds, key))
+            free -= 1
+        now, done = heapq.heappop(ends)
+        free += done not in elsewhere
+        for key in children.get(done, ()):
+            needs[key] -= 1
+            if not needs[key]:
+                heapq.heappush(ready, (-jobs[key].rank, key))
+    return now
+
+
+def ranks(todo: Sequence[Node]) -> dict[str, float]:
+    """FLOPs from the start of a run to the end of the longest chain that begins with it."""
+    after: dict[str, float] = {}
+    found: dict[str, float] = {}
+    for node in reversed(todo):
+        found[node.key] = node.flops + after.get(node.key, 0.0)
+        for parent in node.spec.parents.values():
+            after[parent] = max(after.get(parent, 0.0), found[node.key])
+    return found
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long runs are expected to take side by side.
+
+    Attributes:
+        seconds: None where no run at all is known to go by.
+        unknown: names of those of whose kind no run is known; theirs are estimated by the FLOPs of others.
+    """
+
+    seconds: float | None
+    workers: int
+    unknown: tuple[str, ...]
+
+
+def estimate(todo: Sequence[Node], pace: Pace, workers: int) -> Estimate:
+    """How long the runs to do take, the start of the workers included."""
+    rank = ranks(todo)
+    jobs = {}
+    for node in todo:
+        seconds = pace.seconds(kind_of(node), node.flops)
+        if seconds is None:
+            return Estimate(None, workers, ())
+        jobs[node.key] = Job(seconds + HAND_OVER_SECONDS, list(node.spec.parents.values()), rank[node.key])
+    unknown = dict.fromkeys(node.spec.name for node in todo if not pace.knows(kind_of(node)))
+    return Estimate(START_SECONDS + makespan(jobs, workers), workers, tuple(unknown))

@@ -1,0 +1,96 @@
+"""The trainer's checkpoint, from which a run goes on exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from mimbench.atomic import write_bytes
+from mimbench.device import device as run_device
+from mimbench.train.average import WeightAverage
+from mimbench.train.metrics import Metrics, diverged
+
+if TYPE_CHECKING:
+    from mimbench.store.folder import RunFolder
+
+
+class Checkpoint:
+    """trainer.pt: everything a run needs to go on exactly; randomness derives from the step.
+
+    Model, its average, optimizer, loss scaler, step, and the metrics since the last line. It is written only
+    while these are finite, so that a run that diverged can go on from before it did.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        model: BaseModel,
+        wrapper: OptimWrapper,
+        metrics: Metrics,
+        average: WeightAverage | None = None,
+    ) -> None:
+        self.folder, self.model, self.wrapper, self.metrics = folder, model, wrapper, metrics
+        self.average = average
+        self.last = time.monotonic()  # when the last one was written
+        self.took = 0.0  # seconds, the last time
+
+    def load(self) -> int:
+        """Restore the checkpoint; the number of steps done, 0 where there is none."""
+        path = self.folder.trainer_path
+        if not path.is_file():
+            self.folder.rewind(0)
+            return 0
+        state = torch.load(path, map_location=run_device(), weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.wrapper.load_state_dict(state["optimizer"])
+        self.metrics.sums, self.metrics.count = state["sums"], state["count"]
+        if self.average:
+            self.average.state = state["average"]
+        self.folder.rewind(state["step"])
+        return int(state["step"])
+
+    def save(self, done: int) -> None:
+        """Write the checkpoint atomically after `done` steps; of several processes the first does."""
+        if get_dist_info()[0] != 0:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.wrapper.state_dict(),
+            "average": self.average.state if self.average else None,
+            "sums": self.metrics.sums,
+            "count": self.metrics.count,
+            "step": done,
+        }
+        write_bytes(self.folder.trainer_path, lambda file: torch.save(state, file))
+
+    def save_if_due(self, done: int) -> None:
+        """Save when `checkpoint_seconds` have passed since the last time; any step is as good as another.
+
+        Where saving takes long it is done more seldom, so that a thirtieth of the time goes into it.
+        """
+        start, seconds = time.monotonic(), self.folder.options.checkpoint_seconds
+        if start - self.last < max(seconds, min(30 * self.took, 40 * seconds)):
+            return
+        if self.is_sound():
+            self.save(done)
+        self.last = time.monotonic()
+        self.took = self.last - start
+
+    def save_last(self, steps: int) -> None:
+        """Save at the end of a run of that many steps. Raises RunFailed where it is not sound."""
+        if not self.is_sound():
+            raise diverged(self.folder, f"weights after step {steps} of {steps}")
+        self.save(steps)
+
+    def is_sound(self) -> bool:
+        """Whether the weights and the metrics since the last line are finite; waits for the device."""
+        parameters = [parameter.detach() for parameter in self.model.parameters()]
+        values = [nn.utils.get_total_norm(parameters), *self.metrics.sums.values()]
+        return all(math.isfinite(value) for value in values)

@@ -1,0 +1,74 @@
+"""The training loop: what happens in a step, in the order in which it happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mimbench.contract import TransferRecipe
+from mimbench.recipe import PretrainRecipe
+from mimbench.train.average import WeightAverage
+from mimbench.train.checkpoint import Checkpoint
+from mimbench.train.loader import MODEL_STREAM, seed_everything
+from mimbench.train.metrics import Metrics
+from mimbench.train.optimizer import set_rates
+
+
+class TrainLoop(BaseLoop):
+    """Runs every step from `first` on; the loader starts there by itself, and nothing is replayed.
+
+    Nothing here waits for the device, but for a line of metrics.jsonl and for a checkpoint.
+
+    Args:
+        model: without the wrapper that mmengine puts around it for several processes.
+        epoch_steps: steps an epoch, a fraction where the batches do not divide the data.
+        average: of the weights, where one is kept.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader[Any],
+        *,
+        model: BaseModel,
+        recipe: PretrainRecipe | TransferRecipe,
+        first: int,
+        steps: int,
+        epoch_steps: float,
+        metrics: Metrics,
+        checkpoint: Checkpoint,
+        average: WeightAverage | None,
+    ) -> None:
+        super().__init__(runner, dataloader)
+        self.iter, self.max_iters = first, steps  # mmengine's names for the first step and their number
+        self.recipe, self.epoch_steps = recipe, epoch_steps
+        self.metrics, self.checkpoint, self.average = metrics, checkpoint, average
+        self.before_step = getattr(model, "before_step", _nothing)
+        self.after_step = getattr(model, "after_step", _nothing)
+
+    def run(self) -> nn.Module:
+        """Train; returns the model."""
+        runner, recipe, steps = self.runner, self.recipe, self.max_iters
+        model, wrapper = runner.model.train(), runner.optim_wrapper
+        for step, batch in enumerate(self.dataloader, start=self.iter):
+            seed_everything(runner.seed, step, MODEL_STREAM + 2 * runner.rank)
+            lr = recipe.lr_at(step, steps, self.epoch_steps)
+            set_rates(wrapper.optimizer, lr, recipe.weight_decay_at(step, steps))
+            self.before_step(step)
+            scalars = model.train_step(batch, wrapper)  # loss (autocast), backward, clipping, AdamW
+            self.after_step(step + 1)
+            if self.average is not None:
+                self.average.update()
+            self.metrics.log(step + 1, scalars, wrapper.optimizer.param_groups[-1]["lr"])
+            self.checkpoint.save_if_due(step + 1)
+        self.checkpoint.save_last(steps)
+        return model
+
+
+def _nothing(step: int) -> None:
+    """What a model without `before_step` or `after_step` does there."""

@@ -1,0 +1,90 @@
+"""The data behind a plan: what the project makes itself is known before it is made."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mimbench.errors import Unavailable, UserError
+from mimbench.plan.datasets import ROLES, Data, count_images, data_fingerprint, toy_images
+from mimbench.plan.request import Request, check_weights
+
+
+def test_what_is_known_of_the_projects_own_data_is_what_is_made(smoke_data: Path) -> None:
+    request = Request(scale="smoke")
+    planned = Data(request, lambda: Path("/nowhere"))
+    for role in ROLES:
+        made = smoke_data / ("imagenet" if role == "captions" else role)
+        assert planned.path(role) == Path("/nowhere") / made.name
+        assert planned.fingerprint(role) == data_fingerprint(made)
+        for labelled in (False, True):
+            assert planned.size(role, labelled=labelled) == count_images(made, role, labelled=labelled) > 0
+    assert toy_images("toy", "imagenet", labelled=False) == 3000
+    assert toy_images("toy", "imagenet", labelled=True) == 240
+
+
+def test_given_data_is_counted_and_not_the_projects_own(smoke_data: Path, tmp_path: Path) -> None:
+    imagenet = tmp_path / "imagenet"
+    shutil.copytree(smoke_data / "imagenet", imagenet)
+    (imagenet / "toy.json").unlink()
+    next((imagenet / "train").rglob("*.jpg")).unlink()
+    data = Data(Request(scale="smoke", data={"imagenet": imagenet}), lambda: tmp_path / "toy")
+    assert data.size("imagenet", labelled=False) == toy_images("smoke", "imagenet", labelled=False) - 1
+    assert data.path("captions") == data.path("imagenet") == imagenet
+    assert data.path("coco") == tmp_path / "toy" / "coco"
+    assert data.fingerprint("imagenet") not in ("", data.fingerprint("coco"))
+
+
+def test_a_folder_without_a_list_of_labelled_images_is_counted_once(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimbench.data.check.require", lambda role, path: None)
+    (data / "imagenet" / "train_labelled.txt").unlink()
+    found, counted = Data(Request(data={"imagenet": data / "imagenet"}), Path), []
+    real = count_images
+    monkeypatch.setattr(
+        "mimbench.plan.datasets.count_images",
+        lambda root, role, labelled: counted.append(root) or real(root, role, labelled=labelled),
+    )
+    assert found.size("imagenet", labelled=True) == found.size("imagenet", labelled=False) == 6
+    assert len(counted) == 1
+
+
+def test_large_scales_ask_for_data(tmp_path: Path) -> None:
+    data = Data(Request(scale="small"), lambda: tmp_path)
+    assert data.path("captions") == tmp_path / "imagenet"
+    with pytest.raises(Unavailable, match="--data coco=PATH"):
+        data.path("coco")
+    assert data.size("coco", labelled=False) == 0
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoints_name_is_looked_at_before_its_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pt", Path(__file__)):
+        with pytest.raises(UserError, match="--weights: 'cilp' is not valid. Did you mean 'clip'"):
+            check_weights({"cilp": path}, ["clip", "mae"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.pt", None, "There is no such file"),
+        ("text.pt", b"0123456789", "neither a safetensors file nor one that torch"),
+        ("", None, "It is a folder"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"--weights clip: .*{message}"):
+        check_weights({"clip": tmp_path / name}, ["clip"])
+
+
+def test_a_file_that_may_be_a_checkpoint(tmp_path: Path) -> None:
+    for start in (b"PK\x03\x04", b"\x80\x02", b"\x10\x00\x00\x00\x00\x00\x00\x00{"):
+        (tmp_path / "file").write_bytes(start)
+        check_weights({"clip": tmp_path / "file"}, ["clip"])
