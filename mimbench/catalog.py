@@ -66,7 +66,11 @@ def checked_card(kind: str, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Description:
-    """A card's facts as plain data. Task-only and method-only facts are empty on the other kind."""
+    """A card's facts as plain data. Task-only and method-only facts are empty on the other kind.
+
+    Attributes:
+        recipes: scale to the fields of the card's own recipe, before a table or a user changes any.
+    """
 
     kind: str
     name: str
@@ -84,6 +88,7 @@ class Description:
     takes: str = "encoder"
     metrics: tuple[Mapping[str, Any], ...] = ()
     transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    recipes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,7 @@ def _describe(kind: str, card: Any) -> Description:
         "title": card.title,
         "data": card.data,
         "scales": tuple(card.recipes()),
+        "recipes": {scale: recipe.values() for scale, recipe in card.recipes().items()},
     }
     if kind == "task":
         metrics = tuple(asdict(metric) for metric in card.metrics)

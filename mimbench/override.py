@@ -13,7 +13,9 @@ from mimbench.errors import UserError
 from mimbench.recipe import words
 
 
-def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: str, of: str) -> dict[str, Any]:
+def override(
+    values: Mapping[str, Any], changes: Mapping[str, Any], *, where: str, of: str = ""
+) -> dict[str, Any]:
     """Apply a table row's or the user's overrides to a recipe's plain values.
 
     Args:
@@ -21,7 +23,7 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: st
         changes: field name to new value.
         where: how the user knows the place of the override (`--set`, `tables/dtm/main.toml: rows.dtm.set`);
             one that ends in a dot (`--set clip.`) is written together with the field's name.
-        of: the recipe's title, for messages.
+        of: the recipe's title, for messages; empty for none.
 
     Raises:
         UserError: an unknown field, or a value of another type than the recipe's.
@@ -29,7 +31,9 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any], *, where: st
     result = dict(values)
     for name, value in changes.items():
         if name not in values:
-            option, _, prefix = where.rpartition(" ") if where.endswith(".") else (f"{where} ({of})", "", "")
+            option, prefix = place(where, "", of), ""
+            if where.endswith("."):
+                option, _, prefix = where.rpartition(" ")
             raise UserError(option, prefix + name, allowed=[prefix + field for field in sorted(values)])
         result[name] = _like(values[name], value, place(where, name, of))
     return result

@@ -56,6 +56,19 @@ def reports_out() -> Path:
     return workspace() / "reports" / "out"
 
 
-def cache() -> Path:
-    """Derived facts that can be deleted at any time."""
+def cache() -> Path | None:
+    """The user's folder for derived facts, which can be deleted at any time; None where there is no home.
+
+    MIMBENCH_CACHE, else mimbench/ in XDG_CACHE_HOME or ~/.cache. Looking at something makes no other folder.
+    """
+    if given := os.environ.get("MIMBENCH_CACHE"):
+        return Path(os.path.expanduser(given)).absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # the standard has it that a relative one is to be ignored
+        base = os.path.expanduser("~/.cache")
+    return Path(base) / "mimbench" if os.path.isabs(base) else None
+
+
+def old_cache() -> Path:
+    """Where older versions kept it: in the workspace."""
     return runs() / ".cache"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from mimbench.atomic import trouble
+from mimbench.cli.help import SETTINGS, Command, Group
 from mimbench.cli.include import to_front
 from mimbench.errors import RunFailed, UserError, printable
 
@@ -40,40 +42,95 @@ def _end(message: str, status: int) -> typer.Exit:
     return typer.Exit(status)
 
 
-def _group(text: str) -> typer.Typer:
-    return typer.Typer(help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+class Root(Guarded, Group):
+    """`mimbench` itself: guarded, and with the help of a group."""
 
 
-app = typer.Typer(
-    cls=Guarded,
-    help="Reproduce the comparison tables of masked-image-modelling papers.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+def _typer(cls: type[TyperGroup], text: str, **settings: Any) -> typer.Typer:
+    return typer.Typer(
+        cls=cls,
+        help=text,
+        context_settings=SETTINGS,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        **settings,
+    )
+
+
+app = _typer(
+    Root,
+    "Reproduce the comparison tables of masked-image-modelling papers.",
+    add_completion=True,
+    epilog="mimbench doctor                          # what is installed, what can run here\n"
+    "mimbench reproduce-table dtm             # a table with data that mimbench makes\n"
+    "mimbench runs list --table dtm/main      # what was computed for it",
 )
+
+
+def add_group(name: str, text: str, panel: str) -> typer.Typer:
+    """A group of commands, `mimbench NAME ...`."""
+    group = _typer(Group, text, add_completion=False)
+    app.add_typer(group, name=name, rich_help_panel=panel)
+    return group
+
+
+def command(
+    name: str | None = None,
+    *,
+    panel: str | None = None,
+    examples: str = "",
+    group: typer.Typer = app,
+    **settings: Any,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command. Its docstring and `examples` (a line each) are its help.
+
+    Args:
+        panel: the group of commands that the help lists it in.
+        settings: click's context settings.
+    """
+    return group.command(
+        name, cls=Command, rich_help_panel=panel, epilog=examples, context_settings=settings or None
+    )
+
+
+def version() -> str:
+    """The installed version, or that of the checkout that is on the path."""
+    import importlib.metadata
+
+    from mimbench.paths import PACKAGE
+
+    try:
+        return importlib.metadata.version("mimbench")
+    except importlib.metadata.PackageNotFoundError:
+        pyproject = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+        found = next(line for line in pyproject.splitlines() if line.startswith("version = "))
+        return f"{found[11:-1]} (checkout at {PACKAGE.parent})"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mimbench {version()}")
+        raise typer.Exit
 
 
 @app.callback()
 def main(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
     include: Annotated[
         list[str] | None,
         typer.Option(
             "--include",
             metavar="PATH",
-            help="A plug-in: a folder or file with methods, tasks or tables of your own. For any command.",
+            help="A plug-in: a folder or file with methods, tasks or tables of your own; for any command.",
         ),
     ] = None,
 ) -> None:
-    """Reproduce the comparison tables of masked-image-modelling papers."""
+    """What every command has; `app`'s own help says what the program is."""
     if include:
         from mimbench import plugin
 
         plugin.include(include)
-
-
-runs = _group("What has been computed: list, show, export, rm, gc.")
-data = _group("Make the toy data, or check a dataset.")
-new = _group("Write a method or a task of your own to start from.")
-app.add_typer(runs, name="runs")
-app.add_typer(new, name="new")
-app.add_typer(data, name="data")

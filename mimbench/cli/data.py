@@ -7,18 +7,36 @@ from typing import Annotated, Any
 
 import typer
 
-from mimbench.cli.app import data
-from mimbench.cli.options import make_console
+from mimbench.cli.app import add_group, command
+from mimbench.cli.help import ENVIRONMENT
+from mimbench.cli.options import SeedOption, make_console
+from mimbench.errors import UserError, visible
+
+data = add_group("data", "Make the toy data, or check a dataset.", ENVIRONMENT)
+SIZES = ("toy", "smoke")
 
 
-@data.command("toy")
+def _sizes() -> list[str]:
+    return list(SIZES)
+
+
+@command("toy", group=data, examples="mimbench data toy\nmimbench data toy my-data --size smoke")
 def make_toy(
     path: Annotated[
         Path | None,
-        typer.Argument(help="Where; default: data/SIZE, or data/SIZE-seedN, in the workspace."),
+        typer.Argument(
+            metavar="FOLDER",
+            help="Where; default: data/SIZE, or data/SIZE-seedN, in the workspace.",
+            show_default=False,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    size: Annotated[str, typer.Option("--size", help="toy or smoke.")] = "toy",
+    seed: SeedOption = 0,
+    size: Annotated[
+        str,
+        typer.Option(
+            "--size", metavar="|".join(SIZES), help="That of the scale toy, or smoke.", autocompletion=_sizes
+        ),
+    ] = "toy",
 ) -> None:
     """Make the project's own data: ImageFolder, ADE20K and COCO layouts, and captions."""
     from typing import cast
@@ -26,13 +44,20 @@ def make_toy(
     from mimbench import paths
     from mimbench.data.toy import ensure
 
+    if size not in SIZES:
+        raise UserError("--size", size, allowed=SIZES)
     place = path or paths.data() / (f"{size}-seed{seed}" if seed else size)  # seed 0 is what the tables use
-    typer.echo(str(ensure(place, seed=seed, size=cast(Any, size))))
+    typer.echo(visible(str(ensure(place, seed=seed, size=cast(Any, size)))))
 
 
-@data.command("check")
+@command("check", group=data, examples="mimbench data check data/toy/coco")
 def check_data(
-    path: Annotated[Path, typer.Argument(help="The root of a dataset in any of the formats.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="The root of a dataset in any of the formats.", show_default=False
+        ),
+    ],
 ) -> None:
     """Find what is wrong with a dataset before hours are spent on it."""
     from mimbench.data.check import check, print_report

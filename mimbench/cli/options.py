@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+
+from mimbench.cli import complete
+from mimbench.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,22 +17,71 @@ if TYPE_CHECKING:
     from mimbench.plan.request import Request
     from mimbench.recipe import Scale
 
+SCALE_WORDS = "smoke|toy|small|paper"  # mimbench.recipe.SCALES, which --help need not load
+
+
+def whole_number(option: str, least: int) -> Callable[[Any], int]:
+    """A parser of an option's value; raises UserError for anything but a whole number from `least`."""
+
+    def parse(text: Any) -> int:
+        try:
+            value = int(str(text))
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise UserError(option, text, remedy=f"Give a whole number from {least}.")
+        return value
+
+    return parse
+
+
 MethodArgument = Annotated[
-    str, typer.Argument(metavar="METHOD", help="The paper's method, as `mimbench tables` says.")
+    str,
+    typer.Argument(
+        metavar="METHOD",
+        help="The paper's method; `mimbench tables` lists them.",
+        autocompletion=complete.papers,
+        show_default=False,
+    ),
 ]
-TableOption = Annotated[str, typer.Option("--table", help="Which of its tables.")]
-ScaleOption = Annotated[str, typer.Option("--scale", help="smoke, toy, small or paper.")]
-SeedsOption = Annotated[int, typer.Option("--seeds", help="How many seeds, from 0.")]
+TableOption = Annotated[
+    str,
+    typer.Option("--table", metavar="TABLE", help="Which of its tables.", autocompletion=complete.tables),
+]
+ScaleOption = Annotated[
+    str,
+    typer.Option(
+        "--scale",
+        metavar=SCALE_WORDS,
+        help="smoke: seconds a run, for tests. toy: minutes a run on two cores, with data that mimbench "
+        "makes. small: your own pictures, one GPU or patience. paper: the paper's data and recipe.",
+        autocompletion=complete.scales,
+    ),
+]
+SeedsOption = Annotated[
+    int,
+    typer.Option(
+        "--seeds", metavar="N", help="How many seeds, from seed 0.", parser=whole_number("--seeds", 1)
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Which seed.", parser=whole_number("--seed", 0))
+]
 DataOption = Annotated[
     list[str] | None,
-    typer.Option("--data", metavar="ROLE=PATH", help="A dataset; ROLE: imagenet, ade20k, coco, captions."),
+    typer.Option(
+        "--data",
+        metavar="ROLE=PATH",
+        help="A dataset; ROLE: imagenet, ade20k, coco, captions.",
+        autocompletion=complete.roles,
+    ),
 ]
 WeightsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--weights",
         metavar="NAME=PATH",
-        help="A checkpoint: a teacher's (clip=...), or in place of a method's pretraining.",
+        help="A checkpoint: a teacher's (clip=PATH), or in place of a method's pretraining (mae=PATH).",
     ),
 ]
 SetOption = Annotated[
@@ -43,15 +97,56 @@ SkipOption = Annotated[
 ]
 StaleOption = Annotated[bool, typer.Option("--rerun-stale", help="Compute again what older code computed.")]
 JobsOption = Annotated[
-    int | None, typer.Option("--jobs", min=1, help="Runs side by side; default: GPUs, or cores.")
+    int | None,
+    typer.Option(
+        "--jobs",
+        metavar="N",
+        help="Runs side by side; default: GPUs, or cores.",
+        parser=whole_number("--jobs", 1),
+    ),
 ]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the graph of runs, compute none of them.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead, and nothing else on standard output.")
+]
+PlainOption = Annotated[
+    bool, typer.Option("--plain", help="One line a row, as it is when the output goes to a pipe.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def make_console() -> Console:
-    from rich.console import Console
+    from mimbench.cli.console import TextConsole
 
-    return Console()
+    return TextConsole()
+
+
+def make_notices() -> Console:
+    """Where a command that prints data says what else there is to say: standard error."""
+    from mimbench.cli.console import TextConsole
+
+    return TextConsole(stderr=True)
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """The one JSON document of a command."""
+    import json
+
+    typer.echo(json.dumps(values, indent=2, allow_nan=False))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Go on only where the user agrees.
+
+    Raises:
+        UserError: nobody can be asked, and --yes was not given.
+        typer.Abort: the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError("--yes", remedy=f"{question} Nobody can be asked here: give --yes to agree.")
+    typer.confirm(question, abort=True)
 
 
 def request_of(

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mimbench.cli.app import app
+from mimbench.cli.app import command
+from mimbench.cli.help import LOOK
 from mimbench.cli.options import DataOption, ScaleOption, SeedsOption, make_console, request_of
 
 
-@app.command()
+@command(panel=LOOK, examples="mimbench leaderboard\nmimbench leaderboard --scale small --seeds 3")
 def leaderboard(scale: ScaleOption = "toy", seeds: SeedsOption = 1, data: DataOption = None) -> None:
     """Every pretraining of the papers' main tables on one page, best first, as far as it is computed."""
     from mimbench.commands.leaderboard import leaderboard as show
@@ -19,20 +20,31 @@ def leaderboard(scale: ScaleOption = "toy", seeds: SeedsOption = 1, data: DataOp
     raise typer.Exit(show(request_of(scale, seeds, data, None, None, False), make_console()))
 
 
-@app.command()
+@command(
+    panel=LOOK, examples="mimbench results README.md --table dtm\nmimbench results README.md --ablations"
+)
 def results(
-    document: Annotated[Path, typer.Argument(help="A Markdown file with the two results marks.")] = Path(
-        "README.md"
-    ),
+    document: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A Markdown file with the two results marks; default: README.md."
+        ),
+    ] = Path("README.md"),
     scale: ScaleOption = "toy",
     seeds: SeedsOption = 1,
     data: DataOption = None,
+    table: Annotated[
+        str,
+        typer.Option("--table", metavar="METHOD", help="The document shows this paper's rows alone."),
+    ] = "",
     ablations: Annotated[
         bool, typer.Option("--ablations", help="The finished ablation tables instead, into ABLATIONS.md.")
     ] = False,
 ) -> None:
     """Write the main tables, as far as they are done, between the marks of a document and into RESULTS.md."""
-    from mimbench.commands import results as command
+    from mimbench.commands import results as documents
 
-    write = command.ablations if ablations else command.results
-    raise typer.Exit(write(document, request_of(scale, seeds, data, None, None, False), make_console()))
+    request, console = request_of(scale, seeds, data, None, None, False), make_console()
+    if ablations:
+        raise typer.Exit(documents.ablations(document, request, console))
+    raise typer.Exit(documents.results(document, request, console, excerpt=table))

@@ -2,127 +2,318 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from mimbench.cli.app import runs
-from mimbench.cli.options import make_console
-from mimbench.errors import UserError
+from mimbench.cli import complete
+from mimbench.cli.app import add_group, command
+from mimbench.cli.help import LOOK
+from mimbench.cli.options import (
+    SCALE_WORDS,
+    JsonOption,
+    PlainOption,
+    YesOption,
+    confirm,
+    make_notices,
+    print_json,
+    whole_number,
+)
+from mimbench.errors import UserError, visible
+
+if TYPE_CHECKING:
+    from mimbench.commands.list_runs import Listed
+
+runs = add_group("runs", "What has been computed: list, show, export, rm, gc.", LOOK)
+
+RUN = "Its name or key, or how these begin."
+TablesFilter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--table",
+        metavar="METHOD[/TABLE]",
+        help="Runs of this table, or of all tables of a method's paper.",
+        autocompletion=complete.papers_and_tables,
+    ),
+]
+ScalesFilter = Annotated[
+    list[str] | None,
+    typer.Option("--scale", metavar=SCALE_WORDS, help="Runs of this scale.", autocompletion=complete.scales),
+]
+MethodsFilter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        help="A method's pretraining, and the tasks on its encoder.",
+        autocompletion=complete.methods,
+    ),
+]
+TasksFilter = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="TASK", help="Runs of this task.", autocompletion=complete.tasks),
+]
+StatesFilter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        metavar="STATE",
+        help="done, stale, running, interrupted, failed, missing, damaged or orphaned (its method is gone).",
+        autocompletion=complete.states,
+    ),
+]
+StagesFilter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stage", metavar="teacher|pretrain|downstream", help="Runs of this stage.",
+        autocompletion=complete.stages,
+    ),
+]  # fmt: skip
+SeedsFilter = Annotated[
+    list[int] | None,
+    typer.Option("--seed", metavar="N", help="Runs of this seed.", parser=whole_number("--seed", 0)),
+]
+SortOption = Annotated[
+    str,
+    typer.Option(
+        "--sort", metavar="newest|oldest|name", help="What comes first.", autocompletion=complete.sorts
+    ),
+]
 
 
-@runs.command("list")
-def list_runs() -> None:
-    """Every run of the workspace."""
-    from rich.table import Column, Table
-    from rich.text import Text
+@command(
+    "list",
+    group=runs,
+    examples="mimbench runs list\n"
+    "mimbench runs list --table dtm/main --scale toy\n"
+    "mimbench runs list --state failed --state interrupted\n"
+    "mimbench runs list --task classification --json",
+)
+def list_runs(
+    table: TablesFilter = None,
+    scale: ScalesFilter = None,
+    method: MethodsFilter = None,
+    task: TasksFilter = None,
+    state: StatesFilter = None,
+    stage: StagesFilter = None,
+    seed: SeedsFilter = None,
+    sort: SortOption = "newest",
+    as_json: JsonOption = False,
+    plain: PlainOption = False,
+) -> None:
+    """The runs of the workspace.
 
-    from mimbench import paths
-    from mimbench.execute.progress import duration
-    from mimbench.store.export import state, subject
-    from mimbench.store.runs import RunStore
+    A filter that is given several times lets any of its values through. A run's scale and its changes are
+    found by comparison with the recipes of today: `changes` are the fields that differ from the method's or
+    the task's own recipe, because a table's row or --set changed them, or because that recipe was another
+    one then.
+    """
+    found = _select(
+        sort,
+        tables=table,
+        scales=scale,
+        methods=method,
+        tasks=task,
+        states=state,
+        stages=stage,
+        seeds=seed,
+    )
+    if as_json:
+        from mimbench.commands import describe
 
-    key, outcome, took = (Column(name, no_wrap=True) for name in ("key", "state", "time"))
-    run, result = (Column(name, min_width=16, overflow="fold") for name in ("run", "result"))
-    table = Table(key, run, Column("seed", no_wrap=True), outcome, took, result)
-    damaged = []
-    for folder in RunStore(paths.runs()):
-        status, became, shown = folder.status, state(folder), []
-        if became == "damaged" or not status.state:
-            damaged += folder.damage()
-        if became != "damaged" and folder.result:
-            numbers = folder.result.metrics
-            shown = [f"{name} {value:.4g}" for name, value in numbers.items() if name != "lr"][:2]
-        if became in ("running", "interrupted") and status.total:
-            shown = [f"step {status.step} of {status.total}"]
-        seed = "" if became == "damaged" else str(folder.spec.seed)
-        short, seconds = folder.path.name.rpartition("-")[2], duration(status.seconds)
-        cells = (short, subject(folder), seed, became, seconds, "\n".join(shown))
-        table.add_row(*map(Text, cells))
-    make_console().print(table)
-    for message in damaged:
-        typer.echo(message)
+        return print_json(describe.runs(found))
+    from mimbench.cli.listing import list_console
+    from mimbench.cli.show import runs_table
+
+    if found:
+        console = list_console(plain)
+        console.print(runs_table(found, console))
+        _tell_damage(found)
+    else:
+        _explain_nothing(filtered=any((table, scale, method, task, state, stage, seed)))
 
 
-@runs.command("show")
+@command("show", group=runs, examples="mimbench runs show 3f2a\nmimbench runs show 3f2a --json")
 def show_run(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Its name or key, or how these begin.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help=RUN, autocompletion=complete.runs, show_default=False)
+    ],
+    as_json: JsonOption = False,
 ) -> None:
     """One run: what it is, what became of it, where its files are."""
-    import json
-    from dataclasses import asdict
-
     from mimbench import paths
-    from mimbench.store.export import state
-    from mimbench.store.runs import RunStore
-
-    folder = RunStore(paths.runs()).find(run)
-    shown = {
-        "state": state(folder),
-        "key": folder.spec.key,
-        "spec": folder.spec.as_dict(),
-        **({"plugin": folder.plugin} if folder.plugin else {}),
-        "status": asdict(folder.status),
-        "result": asdict(folder.result) if folder.result else None,
-    }
-    typer.echo(json.dumps(shown, indent=2))
-    if shown["state"] == "failed" and folder.log_path.is_file():
-        typer.echo("\n".join(folder.log_path.read_text(errors="replace").splitlines()[-20:]))
-    typer.echo(str(folder.path))
-
-
-@runs.command("export")
-def export_runs(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A name that ends in .csv or .json.")],
-) -> None:
-    """Every run with its recipe and its numbers, a line each, as CSV or JSON."""
-    from mimbench import paths
-    from mimbench.store.export import export
-    from mimbench.store.runs import RunStore
-
-    count = export(RunStore(paths.runs()), file)
-    typer.echo(f"{count} runs: {file}")
-
-
-@runs.command("rm")
-def remove_runs(
-    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names or keys, or how these begin.")],
-) -> None:
-    """Delete runs."""
-    from mimbench import paths
+    from mimbench.commands.list_runs import Reader
+    from mimbench.commands.workspace import read_catalog
     from mimbench.store.runs import RunStore
 
     store = RunStore(paths.runs())
-    for folder in [store.find(name) for name in names]:
+    folder = store.find(run)
+    reader = Reader(store, read_catalog(make_notices()))
+    listed, children = reader.read(folder), reader.children(folder)
+    if as_json:
+        from mimbench.commands import describe
+
+        return print_json(describe.one_run(listed, children))
+    from mimbench.cli.show import show
+
+    show(listed, children)
+    _tell_damage([listed])
+
+
+@command(
+    "export",
+    group=runs,
+    examples="mimbench runs export runs.csv\n"
+    "mimbench runs export - --table dtm/main --scale toy | head\n"
+    "mimbench runs export - --format json --state done",
+)
+def export_runs(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|-", help="A name that ends in .csv or .json; - for standard output.",
+            show_default=False,
+        ),
+    ],
+    form: Annotated[
+        str,
+        typer.Option("--format", metavar="csv|json", help="By default, what FILE's name says; csv for -."),
+    ] = "",
+    table: TablesFilter = None,
+    scale: ScalesFilter = None,
+    method: MethodsFilter = None,
+    task: TasksFilter = None,
+    state: StatesFilter = None,
+    stage: StagesFilter = None,
+    seed: SeedsFilter = None,
+    sort: SortOption = "name",
+) -> None:  # fmt: skip
+    """Runs with their recipes and their numbers, a line each, as CSV or JSON."""
+    from mimbench.store.export import export
+
+    found = _select(
+        sort,
+        tables=table,
+        scales=scale,
+        methods=method,
+        tasks=task,
+        states=state,
+        stages=stage,
+        seeds=seed,
+    )
+    extra = {
+        run.name: {"scale": run.scale or None, "changes": " ".join(run.changed()) or None} for run in found
+    }
+    target = None if str(file) == "-" else file
+    count = export([run.folder for run in found], target, form=form, extra=extra)
+    if target:
+        typer.echo(f"{count} runs: {visible(str(file))}")
+
+
+@command("rm", group=runs, examples="mimbench runs rm 3f2a\nmimbench runs rm --yes 3f2a 9b01")
+def remove_runs(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Names or keys, or how these begin.", autocompletion=complete.runs,
+            show_default=False,
+        ),
+    ],
+    yes: YesOption = False,
+) -> None:  # fmt: skip
+    """Delete runs. The runs that start from them keep their numbers."""
+    from mimbench import paths
+    from mimbench.commands.remove import dependants, megabytes, size
+    from mimbench.store.runs import RunStore
+
+    store = RunStore(paths.runs())
+    folders = list({folder.path: folder for folder in map(store.find, names)}.values())
+    for folder in folders:
+        if folder.is_locked():
+            _refuse_running(folder)
+    sizes = {folder.path: size(folder.path) for folder in folders}
+    for folder in folders:
+        typer.echo(f"to delete: {folder.path.name} ({megabytes(sizes[folder.path])})")
+    if children := dependants(store, folders):
+        typer.echo(f"{_count(children, 'run')} in the store started from there; the numbers stay:")
+        for child in children[:10]:
+            typer.echo(f"  {child.path.name}")
+        if len(children) > 10:
+            typer.echo(f"  and {len(children) - 10} more")
+    confirm(f"Delete {_count(folders, 'run')}, {megabytes(sum(sizes.values()))}?", yes=yes)
+    for folder in folders:
         _remove(store, folder)
+    typer.echo(f"{megabytes(sum(sizes.values()))} freed")
 
 
-@runs.command("gc")
+@command("gc", group=runs, examples="mimbench runs gc --dry-run\nmimbench runs gc --yes")
 def collect(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
 ) -> None:
     """Delete the runs that no table refers to (changed recipes, --set), and leftover temporary files."""
     from mimbench import paths
-    from mimbench.catalog import Catalog
     from mimbench.commands.gc import unreferenced
+    from mimbench.commands.remove import megabytes, size
+    from mimbench.commands.workspace import read_catalog
     from mimbench.store.runs import RunStore
 
     store = RunStore(paths.runs())
-    folders = unreferenced(store, Catalog(paths.cache()))
+    folders = unreferenced(store, read_catalog(make_notices()))
     leftovers = store.leftovers()
-    for path in [*(folder.path for folder in folders), *leftovers]:
-        typer.echo(f"{'would delete' if dry_run else 'to delete'}: {path}")
-    if not (folders or leftovers):
+    if paths.old_cache().is_dir():
+        leftovers.append(paths.old_cache())
+    places = [*(folder.path for folder in folders), *leftovers]
+    sizes = [size(path) for path in places]
+    for path, bytes_ in zip(places, sizes, strict=True):
+        typer.echo(
+            f"{'would delete' if dry_run else 'to delete'}: {visible(str(path))} ({megabytes(bytes_)})"
+        )
+    if not places:
         typer.echo("Nothing to collect.")
-    if dry_run or not (folders or leftovers):
         return
-    if not yes:
-        typer.confirm(f"Delete {len(folders)} runs and {len(leftovers)} leftovers?", abort=True)
+    total = megabytes(sum(sizes))
+    what = f"{_count(folders, 'run')} and {_count(leftovers, 'leftover')}, {total}"
+    if dry_run:
+        typer.echo(f"{what} in all")
+        return
+    confirm(f"Delete {what}?", yes=yes)
     for folder in folders:
         _remove(store, folder)
     store.remove_leftovers(leftovers)
+    typer.echo(f"{total} freed")
+
+
+def _select(sort: str, **given: list[Any] | None) -> list[Listed]:
+    """The runs that pass the filters; `given` has the names of Filters."""
+    from mimbench import paths
+    from mimbench.commands.list_runs import Filters, list_runs
+    from mimbench.commands.workspace import read_catalog
+    from mimbench.store.runs import RunStore
+
+    filters = Filters(**{name: tuple(values or ()) for name, values in given.items()})
+    return list_runs(RunStore(paths.runs()), read_catalog(make_notices()), filters, sort)
+
+
+def _explain_nothing(*, filtered: bool) -> None:
+    """Say where nothing was found, and what to do about it."""
+    from mimbench import paths
+
+    place = visible(str(paths.runs()))
+    if filtered:
+        typer.echo(f"No run in {place} is like that; `mimbench runs list` shows all of them.", err=True)
+    else:
+        typer.echo(
+            f"There is no run yet in {place}. Start with `mimbench reproduce-table dtm --scale smoke`, or "
+            "set MIMBENCH_HOME to the folder whose runs/ you mean.",
+            err=True,
+        )
+
+
+def _count(things: list[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _remove(store: Any, folder: Any) -> None:
@@ -131,13 +322,31 @@ def _remove(store: Any, folder: Any) -> None:
     try:
         store.remove(folder)
     except RunLocked:
-        raise UserError(
-            "RUN", folder.path.name, remedy="It is being computed right now; stop that first."
-        ) from None
+        _refuse_running(folder)
     typer.echo(f"deleted {folder.path.name}")
 
 
-@runs.command("restamp")
+def _tell_damage(found: Iterable[Listed]) -> None:
+    """Name the damaged files on standard error, each with its remedy."""
+    for listed in found:
+        for message in listed.folder.damage() if _may_be_damaged(listed) else ():
+            typer.echo(visible(message), err=True)
+
+
+def _may_be_damaged(listed: Listed) -> bool:
+    return listed.state == "damaged" or not listed.folder.status.state
+
+
+def _refuse_running(folder: Any) -> NoReturn:
+    remedy = "It is being computed right now; stop that first."
+    raise UserError("RUN", folder.path.name, remedy=remedy) from None
+
+
+@command(
+    "restamp",
+    group=runs,
+    examples='mimbench runs restamp --because "modules moved" --dry-run',
+)
 def restamp_runs(
     because: Annotated[str, typer.Option("--because", help="Why no number changed; kept with each result.")],
     lines: Annotated[
@@ -148,4 +357,4 @@ def restamp_runs(
     """Let stale runs count as done where today's code gives their recorded numbers again, bit for bit."""
     from mimbench.commands.restamp import restamp
 
-    raise typer.Exit(restamp(because, make_console(), lines=lines, dry_run=dry_run))
+    raise typer.Exit(restamp(because, make_notices(), lines=lines, dry_run=dry_run))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimbench.cli.app import app
+from mimbench.cli import complete
+from mimbench.cli.app import command
+from mimbench.cli.help import COMPUTE
 from mimbench.cli.options import (
     DataOption,
     DryOption,
     JobsOption,
+    JsonOption,
     MethodArgument,
+    PlainOption,
     ScaleOption,
+    SeedOption,
     SeedsOption,
     SetOption,
     SkipOption,
@@ -22,13 +27,68 @@ from mimbench.cli.options import (
     TableOption,
     WeightsOption,
     make_console,
+    make_notices,
+    print_json,
     request_of,
 )
 from mimbench.errors import UserError
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-@app.command("reproduce-table")
+
+@command(
+    panel=COMPUTE,
+    examples="mimbench plan dtm\n"
+    "mimbench plan dtm --table loss --scale small --data imagenet=PATH\n"
+    "mimbench plan dtm --json",
+    allow_extra_args=True,
+)
+def plan(
+    ctx: typer.Context,
+    method: MethodArgument,
+    table: TableOption = "main",
+    scale: ScaleOption = "toy",
+    seeds: SeedsOption = 1,
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    settings: SetOption = None,
+    skip_corrupt: SkipOption = False,
+    rerun_stale: StaleOption = False,
+    as_json: JsonOption = False,
+    plain: PlainOption = False,
+) -> None:
+    """Print the graph of runs behind a table: what is cached, what depends on what, what it costs."""
+    from mimbench.commands import describe
+
+    _refuse_extra(ctx, method)
+    request = request_of(scale, seeds, data, weights, settings, skip_corrupt)
+    notices = make_notices()
+    found = describe.make_plan(method, table, request, notices)
+    if as_json:
+        return print_json(describe.plan(method, table, request, found, rerun_stale=rerun_stale))
+    from mimbench import paths
+    from mimbench.cli.listing import list_console
+    from mimbench.commands.reproduce import tell_damage
+    from mimbench.execute.machine import default_jobs
+    from mimbench.plan.show import show
+    from mimbench.store.runs import RunStore
+
+    store = RunStore(paths.runs())
+    show(found, list_console(plain), rerun_stale=rerun_stale, store=store, workers=default_jobs())
+    tell_damage(found, store, notices)
+
+
+@command(
+    "reproduce-table",
+    panel=COMPUTE,
+    examples="mimbench reproduce-table dtm\n"
+    "mimbench reproduce-table dtm --table loss --seeds 3\n"
+    "mimbench reproduce-table dtm --scale small --data imagenet=PATH --data ade20k=PATH --data coco=PATH",
+    allow_extra_args=True,
+)
 def reproduce_table(
+    ctx: typer.Context,
     method: MethodArgument,
     table: TableOption = "main",
     scale: ScaleOption = "toy",
@@ -44,14 +104,14 @@ def reproduce_table(
     """Pretrain, fine-tune and render one table; what is done already is not done again."""
     from mimbench.commands import reproduce
 
+    _refuse_extra(ctx, method)
     request = request_of(scale, seeds, data, weights, settings, skip_corrupt)
-    command = shlex.join(["mimbench", *sys.argv[1:]])
     status = reproduce.reproduce_table(
         method,
         table,
         request,
-        make_console(),
-        command=command,
+        _console(dry_run),
+        command=_typed(),
         jobs=jobs,
         rerun_stale=rerun_stale,
         dry_run=dry_run,
@@ -59,10 +119,20 @@ def reproduce_table(
     raise typer.Exit(status)
 
 
-@app.command("reproduce-all")
+@command(
+    "reproduce-all",
+    panel=COMPUTE,
+    examples="mimbench reproduce-all --scale smoke\nmimbench reproduce-all --table all --seeds 3 --dry-run",
+)
 def reproduce_all(
     table: Annotated[
-        str, typer.Option("--table", help="Which table of every paper; `all` for the ablations too.")
+        str,
+        typer.Option(
+            "--table",
+            metavar="TABLE|all",
+            help="Which table of every paper; `all` for the ablations too.",
+            autocompletion=complete.any_table,
+        ),
     ] = "main",
     scale: ScaleOption = "toy",
     seeds: SeedsOption = 1,
@@ -86,7 +156,7 @@ def reproduce_all(
     status = reproduce.reproduce_all(
         names,
         request,
-        make_console(),
+        _console(dry_run),
         jobs=jobs,
         rerun_stale=rerun_stale,
         dry_run=dry_run,
@@ -94,38 +164,32 @@ def reproduce_all(
     raise typer.Exit(status)
 
 
-@app.command()
-def plan(
-    method: MethodArgument,
-    table: TableOption = "main",
-    scale: ScaleOption = "toy",
-    seeds: SeedsOption = 1,
-    data: DataOption = None,
-    weights: WeightsOption = None,
-    settings: SetOption = None,
-    skip_corrupt: SkipOption = False,
-    rerun_stale: StaleOption = False,
-    dry_run: DryOption = True,
-) -> None:
-    """Print the graph of runs behind a table: what is cached, what depends on what, what it costs."""
-    from mimbench.commands import reproduce
-
-    request = request_of(scale, seeds, data, weights, settings, skip_corrupt)
-    status = reproduce.reproduce_table(
-        method, table, request, make_console(), rerun_stale=rerun_stale, dry_run=True
-    )
-    raise typer.Exit(status)
-
-
-@app.command()
+@command(
+    panel=COMPUTE,
+    examples="mimbench run mae classification\n"
+    "mimbench run mae classification --scale smoke --set mask_ratio=0.5\n"
+    "mimbench run beit",
+)
 def run(
     name: Annotated[
-        str, typer.Argument(metavar="METHOD|RUN", help="A method, or a run of the store by name or key.")
+        str,
+        typer.Argument(
+            metavar="METHOD|RUN",
+            help="A method, or a run of the store by name or key.",
+            autocompletion=complete.methods_and_runs,
+            show_default=False,
+        ),
     ],
     task: Annotated[
-        str | None, typer.Argument(metavar="[TASK]", help="Without it: only the pretraining.")
+        str | None,
+        typer.Argument(
+            metavar="TASK",
+            help="Without it: only the pretraining.",
+            autocompletion=complete.tasks,
+            show_default=False,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: SeedOption = 0,
     scale: ScaleOption = "toy",
     data: DataOption = None,
     weights: WeightsOption = None,
@@ -140,6 +204,25 @@ def run(
 
     request = request_of(scale, 1, data, weights, settings, skip_corrupt)
     status = single.run_one(
-        name, task, request, make_console(), seed=seed, jobs=jobs, rerun_stale=rerun_stale, dry_run=dry_run
+        name, task, request, _console(dry_run), seed=seed, jobs=jobs, rerun_stale=rerun_stale, dry_run=dry_run
     )
     raise typer.Exit(status)
+
+
+def _console(dry_run: bool) -> Console:
+    """A console for what is computed; for a graph of runs, one for lists."""
+    from mimbench.cli.listing import list_console
+
+    return list_console() if dry_run else make_console()
+
+
+def _typed() -> str:
+    """The command as the user typed it."""
+    return shlex.join(["mimbench", *sys.argv[1:]])
+
+
+def _refuse_extra(ctx: typer.Context, method: str) -> None:
+    """Raises UserError for further words after METHOD: what is meant is mostly the table."""
+    if ctx.args:
+        remedy = f"One METHOD is enough. A table of it is named with --table: {method} --table {ctx.args[0]}."
+        raise UserError("METHOD", " ".join([method, *ctx.args]), remedy=remedy)

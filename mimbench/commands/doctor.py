@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 from rich.console import Console
@@ -17,7 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mimbench import paths
+from mimbench.commands.remove import megabytes, size
+from mimbench.errors import visible
 from mimbench.execute.machine import num_cores
+from mimbench.store.runs import RunStore
 
 TOY_DISK_GB = 1.0  # toy data, four rows, three tasks and their checkpoints, rounded up
 TOY_MEMORY_GB = 4.0
@@ -41,9 +44,32 @@ class Check(NamedTuple):
     details: tuple[str, ...] = ()
 
 
-def main(console: Console | None = None) -> int:
-    """Print the screen. Returns 0 where the default (toy) table can run, 1 where it cannot."""
-    console = console or Console()
+class Examination(NamedTuple):
+    """All lines of the screen, by section."""
+
+    sections: dict[str, list[Check]]
+
+    @property
+    def problems(self) -> list[Check]:
+        return [check for section in self.sections.values() for check in section if check.status == "missing"]
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 where the default (toy) table can run, 1 where it cannot."""
+        return int(bool(self.problems))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for --json; `mimbench.commands.describe` lists them."""
+        checks = [
+            {"section": section, **check._asdict()}
+            for section, found in self.sections.items()
+            for check in found
+        ]
+        return {"schema": 1, "ready": not self.problems, "checks": checks}
+
+
+def examine() -> Examination:
+    """Look at the machine, the installed packages and the places of the workspace; nothing is written."""
     dependencies = list(check_dependencies())
     broken = any(check.status == "missing" for check in dependencies)
     sections = {
@@ -54,32 +80,39 @@ def main(console: Console | None = None) -> int:
     }
     if not broken:
         sections["dependencies"].append(check_ops())
-    checks = [check for section in sections.values() for check in section]
-    problems = [check for check in checks if check.status == "missing"]
+    problems = Examination(sections).problems
     sections["scales"] = list(check_scales(problems, gpu=any("CUDA" in c.name for c in sections["devices"])))
+    return Examination(sections)
 
+
+def main(console: Console | None = None) -> int:
+    """Print the screen. Returns 0 where the default (toy) table can run, 1 where it cannot."""
+    console = console or Console()
+    found = examine()
     grid = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     for column in ("section", "mark", "name"):
         grid.add_column(column, no_wrap=True)
     grid.add_column("found", overflow="fold")
-    for title, section in sections.items():
+    for title, section in found.sections.items():
         for number, check in enumerate(section):
             grid.add_row(Text(title if number == 0 else "", style="bold cyan"), *_cells(check))
     console.print(grid)
     console.print()
-    if problems:
-        names = ", ".join(check.name for check in problems)
-        console.print(f"[bold red]The toy table cannot run here:[/] {names}.", highlight=False)
-        return 1
-    console.print("[bold green]Ready.[/] Start with: [bold]mimbench reproduce-table dtm[/]", highlight=False)
-    return 0
+    if found.problems:
+        names = ", ".join(check.name for check in found.problems)
+        line = Text.assemble(("The toy table cannot run here:", "bold red"), f" {names}.")
+    else:
+        ready, command = ("Ready.", "bold green"), ("mimbench reproduce-table dtm", "bold")
+        line = Text.assemble(ready, " Start with: ", command)
+    console.print(line, highlight=False)
+    return found.status
 
 
 def _cells(check: Check) -> tuple[Text, Text, Text]:
     mark, colour = MARKS[check.status]
-    found = Text(check.found)
+    found = Text(visible(check.found))
     if check.remedy:
-        found.append(f"  {check.remedy}", style="yellow")
+        found.append(f"  {visible(check.remedy)}", style="yellow")
     if check.details:  # a no-break space keeps each item on one line
         found.append(
             "\n" + " · ".join(item.replace(" ", "\N{NO-BREAK SPACE}") for item in check.details), style="dim"
@@ -144,7 +177,7 @@ def check_ops() -> Check:
 
 
 def check_places() -> Iterable[Check]:
-    """Where tables, data, runs and reports are, and the space that is left there."""
+    """Where tables, data, runs, reports and the cache are, and the space that is left there."""
     tables = paths.share("tables")
     count = len(list(tables.glob("*/*.toml")))
     if count:
@@ -154,7 +187,9 @@ def check_places() -> Iterable[Check]:
     for name, place in (("data", paths.data()), ("runs", paths.runs()), ("reports", paths.reports_out())):
         base = existing_parent(place)
         free = shutil.disk_usage(base).free / 2**30
-        state = "" if place.is_dir() else ", not made yet"
+        state = ", not made yet"
+        if place.is_dir():
+            state = _runs_in(place) if name == "runs" else ""
         if not os.access(base, os.W_OK):
             remedy = "not writable: set MIMBENCH_HOME to a folder that is"
             yield Check("missing", name, f"{place}{state}", remedy)
@@ -163,6 +198,27 @@ def check_places() -> Iterable[Check]:
             yield Check("missing", name, f"{place}{state}, {free:.1f} GB free", remedy)
         else:
             yield Check("ok", name, f"{place}{state}, {free:.0f} GB free")
+    yield check_cache()
+
+
+def _runs_in(place: Path) -> str:
+    """`, 120 runs (3.4 GB)`."""
+    count = sum(1 for _ in RunStore(place))
+    return f", {count} run{'' if count == 1 else 's'} ({megabytes(size(place))})"
+
+
+def check_cache() -> Check:
+    """The folder of derived facts, without which every command reads all methods anew."""
+    place = paths.cache()
+    if place is None:
+        return Check("note", "cache", "none: there is no home folder", "set MIMBENCH_CACHE to a folder")
+    base = existing_parent(place)
+    if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
+        remedy = "not writable, so nothing is cached: set MIMBENCH_CACHE to a folder that is"
+        return Check("note", "cache", str(place), remedy)
+    return Check(
+        "ok", "cache", f"{place} ({megabytes(size(place))})" if place.is_dir() else f"{place}, not made yet"
+    )
 
 
 def check_scales(problems: list[Check], *, gpu: bool) -> Iterable[Check]:

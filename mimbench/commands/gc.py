@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -24,23 +24,36 @@ from mimbench.table import spec as tables
 def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
     """Runs whose recipe no table has today, at any scale; seed and data do not matter.
 
-    A row that a table leaves out at a scale, for time, counts: somebody may have run it by itself.
+    A row that a table leaves out at a scale, for time, counts: somebody may have run it by itself. A parent
+    that is gone cannot speak against its child.
     """
-    wanted = _signatures_of_tables(catalog, RunStore(store.root / ".none"))
+    known = {folder.path for folder in referenced(store, catalog, tables.list_tables(), orphans=True)}
+    return [folder for folder in store if folder.path not in known]
+
+
+def referenced(
+    store: RunStore, catalog: Catalog, names: Iterable[tuple[str, str]], *, orphans: bool = False
+) -> list[RunFolder]:
+    """Runs whose recipe one of the tables has today, at any scale; seed and data do not matter.
+
+    Args:
+        names: (method, table). orphans: count a run whose parent or whose plug-in is gone as one of them.
+    """
+    wanted = _signatures(catalog, RunStore(store.root / ".none"), names)
 
     def is_wanted(folder: RunFolder) -> str | None:
-        """The run's signature if a table has it; a parent that is gone cannot speak against its child."""
+        """The run's signature if a table has it; empty where a parent or its plug-in is gone."""
         parents = {}
         try:
             spec = folder.spec
         except RunFailed:
             return None  # damaged
         if folder.plugin and discovery.plugin_of(discovery.STAGES[spec.stage], spec.name) is None:
-            return ""  # its plug-in, with the tables that may want it, is not here now
+            return "" if orphans else None  # its plug-in, and what tables that has, are not here now
         for role, key in spec.parents.items():
             parent = store.get(key)
             if parent is None:
-                return ""
+                return "" if orphans else None
             signature = is_wanted(parent)
             if signature is None:
                 return None
@@ -48,17 +61,17 @@ def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
         signature = _signature(folder, parents)
         return signature if signature in wanted or "" in parents.values() else None
 
-    return [folder for folder in store if is_wanted(folder) is None]
+    return [folder for folder in store if is_wanted(folder) is not None]
 
 
-def _signatures_of_tables(catalog: Catalog, empty: RunStore) -> set[str]:
-    """The signature of every run behind every table, at every scale, trained and loaded."""
+def _signatures(catalog: Catalog, empty: RunStore, names: Iterable[tuple[str, str]]) -> set[str]:
+    """The signature of every run behind the tables, at every scale, trained and loaded."""
     found: set[str] = set()
     loaded = dict.fromkeys(discovery.names("method"), Path())  # as --weights METHOD=PATH has it
     requests = [
         Request(scale=scale, weights=weights) for scale in get_args(Scale) for weights in ({}, loaded)
     ]
-    for method, table in tables.list_tables():
+    for method, table in names:
         spec = tables.load(method, table)
         for request in requests:
             planner = Planner(catalog, empty, Everything(), request)

@@ -15,11 +15,24 @@ from mimbench.plan.request import Request
 from mimbench.render import markdown, readme
 
 
-def results(document: Path, request: Request, console: Console) -> int:
-    """The main tables, as far as they are done: briefly between a document's marks, whole in RESULTS.md."""
+def results(document: Path, request: Request, console: Console, *, excerpt: str = "") -> int:
+    """The main tables, as far as they are done: briefly between a document's marks, whole in RESULTS.md.
+
+    Args:
+        excerpt: a paper whose rows, as far as they run, are all that the document shows.
+
+    Raises:
+        UserError: no table is computed, or not that of `excerpt`.
+    """
     known = stored_tables(request, console)
     found = [stored for stored in known if any(cell.complete for cell in stored.cells)]
-    readme.update(document, [markdown.brief(stored.table) for stored in found])
+    if excerpt:
+        names = [stored.method for stored in found]
+        if excerpt not in names:
+            raise UserError("--table", excerpt, allowed=names, remedy="Make its main table first.")
+        readme.update(document, [markdown.excerpt(found[names.index(excerpt)].table)])
+    else:
+        readme.update(document, [markdown.brief(stored.table) for stored in found])
     whole = _write(document.parent / "RESULTS.md", "Results", found, request)
     console.print(f"{document} and {whole.name} brought up to date", markup=False, highlight=False)
     return 0

@@ -38,6 +38,11 @@ def gpu_ids() -> list[str]:
     return sorted((match[1] for match in devices if match), key=int)
 
 
+def default_jobs() -> int:
+    """Runs side by side: one a GPU, or one a core where there is none."""
+    return len(gpu_ids()) or num_cores()
+
+
 def options() -> Options:
     """Loader processes feed a GPU; on CPU they would only take the cores away from the model."""
     gpus = len(gpu_ids())

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from mimbench import plugin
 from mimbench.errors import RunFailed, printable
-from mimbench.execute.machine import gpu_ids, num_cores
+from mimbench.execute.machine import default_jobs, gpu_ids, num_cores
 from mimbench.execute.progress import Progress
 from mimbench.plan.graph import Node, Plan
 from mimbench.plan.pace import ranks
@@ -117,7 +117,7 @@ class Pool:
     def __init__(self, store: RunStore, jobs: int | None = None) -> None:
         self.store = store
         self.gpus = gpu_ids()
-        self.jobs = jobs or len(self.gpus) or num_cores()
+        self.jobs = jobs or default_jobs()
         self.workers: list[Worker] = []
         self.events: queue.SimpleQueue[tuple[Worker, dict[str, Any]]] = queue.SimpleQueue()
 

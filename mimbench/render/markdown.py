@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mimbench.render import text
 from mimbench.render.escape import one_line, visible
@@ -46,6 +47,12 @@ def brief(table: Table) -> str:
     note = [f"> {escape(text.scale_note(table))}", ""]
     lines = [f"# {escape(table.spec.title)}", "", facts, "", *note, *_column(table), *_findings(table, {})]
     return "\n".join(lines)
+
+
+def excerpt(table: Table) -> str:
+    """The cells of the first column of the rows that are computed, and what the signs mean."""
+    rows = tuple(row for row in table.rows if row.cells[0].complete)
+    return "\n".join(_column(replace(table, rows=rows)))
 
 
 def _column(table: Table) -> list[str]:

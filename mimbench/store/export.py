@@ -2,56 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimbench.atomic import naming
-from mimbench.errors import UserError
+from mimbench.errors import RunFailed, UserError
 from mimbench.store.folder import RunFolder
 from mimbench.store.records import Damaged
-from mimbench.store.runs import RunStore
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = (".csv", ".json")
+FORMATS = ("csv", "json")
+STATES = ("done", "stale", "running", "interrupted", "failed", "missing", "damaged", "orphaned")
+"""What `state` says of a run."""
+
+Extra = Mapping[str, Mapping[str, Any]]
+"""Further columns: a run's name to the column's name and value."""
 
 
-def frame(store: RunStore) -> pd.DataFrame:
-    """Every readable run of a store, indexed by its folder's name.
+def frame(runs: Iterable[RunFolder], extra: Extra | None = None) -> pd.DataFrame:
+    """Every readable run of a store, or of a choice of its runs, indexed by its folder's name.
 
-    Columns: what the run is (`stage`, `name`, `arch`, `seed`), what became of it (`state` as in `mimbench
-    runs list`, `step`, `seconds`), the runs it starts from (`parent.<role>`, a folder's name), its data's
-    fingerprints (`data.<role>`), its recipe (`recipe.<field>`), its numbers (`metric.<name>`, in percent
-    but for the pilot study's cosine) and why it counts for newer code (`restamped`). A value that a run has
-    not, or a parent that was removed, is missing.
+    Columns: what the run is (`stage`, `name`, `method`: that of the encoder it evaluates or trains, `arch`,
+    `seed`), then those of `extra`, what became of it (`state` as in `mimbench runs list`, `step`, `seconds`),
+    the runs it starts from (`parent.<role>`, a folder's name), its data's fingerprints (`data.<role>`), its
+    recipe (`recipe.<field>`), its numbers (`metric.<name>`, in percent but for the pilot study's cosine) and
+    why it counts for newer code (`restamped`). A value that a run has not, or a parent that was removed, is
+    missing.
     """
     import pandas as pd
 
-    lines = pd.DataFrame(_lines(store))
+    lines = pd.DataFrame(_lines(runs, extra or {}))
     if lines.empty:
         return pd.DataFrame(index=pd.Index([], name="run"))
     return lines.convert_dtypes().set_index("run")
 
 
-def export(store: RunStore, file: Path) -> int:
-    """Write `frame` as CSV or as JSON records, by the file's suffix; returns the number of runs.
+def export(
+    runs: Iterable[RunFolder], file: Path | None, *, form: str = "", extra: Extra | None = None
+) -> int:
+    """Write `frame` as CSV or as JSON records.
+
+    Args:
+        file: where to; None for standard output.
+        form: csv or json; where it is empty, the file's name says which, and standard output is CSV.
+
+    Returns:
+        The number of runs.
 
     Raises:
-        UserError: another suffix, or no such folder.
+        UserError: another format, or no such folder.
     """
-    if file.suffix not in FORMATS:
-        raise UserError("FILE", str(file), remedy=f"Its name must end in {' or '.join(FORMATS)}.")
-    if not file.parent.is_dir():
-        raise UserError("FILE", str(file), remedy=f"There is no folder {file.parent}.")
-    runs = frame(store)
-    with naming(file):
-        if file.suffix == ".csv":
-            runs.to_csv(file)
+    if form and form not in FORMATS:
+        raise UserError("--format", form, allowed=FORMATS)
+    if file is not None:
+        form = form or file.suffix.lstrip(".")
+        if form not in FORMATS:
+            raise UserError("FILE", str(file), remedy="Its name must end in .csv or .json.")
+        if not file.parent.is_dir():
+            raise UserError("FILE", str(file), remedy=f"There is no folder {file.parent}.")
+    table = frame(runs, extra)
+    target = sys.stdout if file is None else file
+    with naming(file or Path("standard output")):
+        if form == "json":
+            table.reset_index().to_json(target, orient="records", indent=2)
         else:
-            runs.reset_index().to_json(file, orient="records", indent=2)
-    return len(runs)
+            table.map(_as_text).to_csv(target)
+    return len(table)
+
+
+def _as_text(value: Any) -> Any:
+    """A text that a spreadsheet would compute, as one that it shows."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def state(folder: RunFolder) -> str:
@@ -73,20 +98,33 @@ def subject(folder: RunFolder) -> str:
     return " of ".join([spec.name, *(subject(parent) for parent in parents if parent)])
 
 
-def _lines(store: RunStore) -> Iterator[dict[str, Any]]:
-    for folder in store:
+def method_of(folder: RunFolder) -> str | None:
+    """The method or teacher whose encoder a run trains or evaluates; None where that cannot be told."""
+    try:
+        if folder.spec.stage != "downstream":
+            return folder.spec.name
+        parents = [folder.store.get(key) for key in folder.spec.parents.values()]
+        return next((parent.spec.name for parent in parents if parent), None)
+    except RunFailed:  # damaged
+        return None
+
+
+def _lines(runs: Iterable[RunFolder], extra: Extra) -> Iterator[dict[str, Any]]:
+    for folder in runs:
         try:
             spec, result = folder.spec, folder.result
         except Damaged:
             continue  # what it was, or gave, cannot be told
         status = folder.status
-        parents = {role: store.get(key) for role, key in spec.parents.items()}
+        parents = {role: folder.store.get(key) for role, key in spec.parents.items()}
         line = {
             "run": folder.path.name,
             "stage": spec.stage,
             "name": spec.name,
+            "method": method_of(folder),
             "arch": spec.arch,
             "seed": spec.seed,
+            **extra.get(folder.path.name, {}),
             "state": state(folder),
             "step": status.step if status.state else None,
             "seconds": status.seconds if status.state else None,

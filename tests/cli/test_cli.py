@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,83 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from mimbench import paths
-from mimbench.catalog import Catalog
-from mimbench.cli import app
-from mimbench.plan.datasets import Data
-from mimbench.plan.graph import Plan
-from mimbench.plan.planner import Planner
-from mimbench.plan.request import Request
-from mimbench.store.runs import RunStore
-from mimbench.table import spec as tables
+from tests.cli.bench import TABLE, Bench
 from tests.world import ROOT, forget
 
 CHECKPOINT = ROOT / "tests" / "golden" / "mae_tiny.npz"  # a zip archive, as torch.save's files are
-
-TABLE = """
-paper = "P"
-name = "main"
-title = "The title"
-section = "Section 1"
-baseline = "nothing"
-[[columns]]
-task = "echo"
-metric = "score"
-title = "Score"
-[[columns]]
-task = "echo"
-metric = "other"
-title = "Other"
-[[rows]]
-id = "nothing"
-label = "Nothing"
-method = "none-at-all"
-[[rows]]
-id = "plain"
-label = "Plain"
-method = "plain"
-set = { "echo.mode" = "MODE" }
-"""
-
-
-class Bench:
-    """A workspace with one table, whose pretraining is done already: workers only fine-tune."""
-
-    def __init__(self, root: Path, data: Path) -> None:
-        self.root, self.data = root, data
-        self.store = RunStore(root / "runs")
-
-    def plan(self) -> Plan:
-        spec, request = tables.load("plain"), Request(scale="smoke")
-        planner = Planner(Catalog(None), self.store, Data(request, lambda: self.data), request)
-        return planner.table(spec.rows, spec.columns, "tables/plain/main.toml")
-
-    def table(self, mode: str = "ok") -> None:
-        file = self.root / "share" / "tables" / "plain" / "main.toml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(TABLE.replace("MODE", mode))
-        for node in self.plan().nodes.values():
-            if node.spec.stage == "pretrain" and node.outcome != "done":
-                self.store.create(node.spec, node.inputs).finish({})
-
-    def call(self, *words: str) -> Result:
-        return CliRunner().invoke(app, words, catch_exceptions=False)
-
-
-@pytest.fixture
-def bench(world: Path, data: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    real = paths.share
-    share = workspace / "share"
-    monkeypatch.setattr(paths, "share", lambda name: share / name if name == "tables" else real(name))
-    monkeypatch.setattr("mimbench.data.toy.ensure", lambda root, seed=0, size="toy": data)
-    bench = Bench(workspace, data)
-    bench.table()
-    (share / "tables" / "reported.csv").write_text(
-        (ROOT / "tables" / "reported.csv").read_text().splitlines()[0] + "\n"
-    )
-    return bench
 
 
 def test_a_table_from_one_command(bench: Bench) -> None:
@@ -128,6 +55,10 @@ def test_results_go_into_two_documents(bench: Bench) -> None:
     assert done.exit_code == 0, done.output
     assert "### The title" in document.read_text() and "Made with" not in document.read_text()
     assert "Made with" in (bench.root / "RESULTS.md").read_text()
+    excerpt = ("results", str(document), "--scale", "smoke", "--table")
+    assert bench.call(*excerpt, "plain").exit_code == 0
+    assert "# " not in document.read_text() and "| **" in document.read_text()
+    assert "Allowed: plain" in bench.call(*excerpt, "plane").output
 
 
 def test_ablations_go_into_a_document_of_their_own(bench: Bench) -> None:
@@ -168,11 +99,7 @@ def test_outdated_cells_are_shown_and_computed_again_on_demand(bench: Bench, wor
 
 
 def test_dry_run_and_plan_compute_nothing(bench: Bench) -> None:
-    for words in (
-        ["plan", "plain"],
-        ["plan", "plain", "--dry-run"],
-        ["reproduce-table", "plain", "--dry-run"],
-    ):
+    for words in (["plan", "plain"], ["reproduce-table", "plain", "--dry-run"]):
         done = bench.call(*words, "--scale", "smoke")
         assert done.exit_code == 0 and "to do: 2 of 4 runs" in done.output
     assert len(list(bench.store)) == 2 and not (bench.root / "reports").exists()
@@ -239,7 +166,16 @@ def test_a_workspace_that_cannot_be_is_the_users_mistake(
         (["reproduce-table", "plane"], "Did you mean 'plain'"),
         (["reproduce-table", "plain", "--table", "mian"], "Did you mean 'main'"),
         (["reproduce-table", "plain", "--scale", "smoky"], "Did you mean 'smoke'"),
-        (["reproduce-table", "plain", "--seeds", "0"], "--seeds"),
+        (
+            ["reproduce-table", "plain", "--seeds", "0"],
+            "--seeds: '0' is not valid. Give a whole number from 1",
+        ),
+        (["reproduce-table", "plain", "--seeds", "abc"], "--seeds: 'abc' is not valid. Give a whole number"),
+        (["reproduce-table", "plain", "--jobs", "0"], "--jobs: '0' is not valid. Give a whole number from 1"),
+        (["run", "plain", "--seed", "-1"], "--seed: '-1' is not valid. Give a whole number from 0"),
+        (["reproduce-table", "plain", "main"], "named with --table: plain --table main"),
+        (["plan", "plain", "main"], "named with --table: plain --table main"),
+        (["data", "toy", "--size", "tiny"], "Allowed: toy, smoke"),
         (
             ["reproduce-table", "plain", "--scale", "smoke", "--set", "mask_ratoi=1"],
             "Did you mean 'mask_ratio'",
@@ -277,35 +213,6 @@ def test_the_users_mistakes_end_with_status_2_and_a_way_out(
     assert done.exit_code == 2
     assert message in done.stderr and "Traceback" not in done.stderr
     assert all(folder.spec.stage == "pretrain" for folder in bench.store)  # nothing was started
-
-
-def test_what_there_is(bench: Bench) -> None:
-    assert "none-at-all" in bench.call("methods").output
-    assert "scenes" in bench.call("tasks").output
-    assert "The title" in bench.call("tables").output
-
-
-def test_runs_are_listed_shown_and_removed(bench: Bench) -> None:
-    bench.call("reproduce-table", "plain", "--scale", "smoke")
-    name = next(folder.path.name for folder in bench.store if folder.spec.stage == "downstream")
-    key = name.rpartition("-")[2]
-    listed = bench.call("runs", "list").output
-    assert key in listed and "echo of plain" in listed
-    shown = bench.call("runs", "show", key).output
-    assert json.loads(shown[: shown.rindex("}") + 1])["state"] == "done"
-    assert bench.call("runs", "rm", name).exit_code == 0
-    assert key not in bench.call("runs", "list").output
-
-
-def test_gc_takes_what_no_table_has_and_nothing_else(bench: Bench) -> None:
-    bench.call("reproduce-table", "plain", "--scale", "smoke", "--seeds", "1")
-    kept = {folder.path.name for folder in bench.store}
-    bench.call("run", "plain", "echo", "--scale", "smoke", "--set", "echo.steps=1")
-    (extra,) = {folder.path.name for folder in bench.store} - kept
-    assert extra in bench.call("runs", "gc", "--dry-run").output
-    assert extra in {folder.path.name for folder in bench.store}
-    assert bench.call("runs", "gc", "--yes").exit_code == 0
-    assert {folder.path.name for folder in bench.store} == kept
 
 
 def test_leaderboard_has_every_pretraining_of_the_main_tables_once_and_best_first(bench: Bench) -> None:

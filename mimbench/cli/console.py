@@ -1,0 +1,31 @@
+"""The console of every command: what it prints is text, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.segment import Segment
+
+from mimbench.errors import visible
+
+
+class TextConsole(Console):
+    """Takes no markup and no emoji codes, and writes control characters out instead of sending them.
+
+    Labels, names, paths and messages come from users: what stands in them must not colour or clear a
+    terminal, nor fail on its way there.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, **settings)
+
+    def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
+        for segment in super().render(*arguments, **options):
+            yield segment if segment.control else segment._replace(text=as_text(segment.text))
+
+
+def as_text(text: str) -> str:
+    """`visible`, line by line."""
+    return text if text.isprintable() else "\n".join(map(visible, text.split("\n")))

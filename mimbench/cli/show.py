@@ -1,0 +1,116 @@
+"""The list of runs as a table, and the page of one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from mimbench.cli.console import TextConsole
+from mimbench.cli.listing import ListConsole, cell, is_roomy, stack
+from mimbench.commands.list_runs import Listed
+from mimbench.commands.remove import megabytes, size
+from mimbench.execute.progress import duration
+from mimbench.store.folder import RunFolder
+from mimbench.store.spec import canonical_json
+
+STYLES = {"done": "green", "stale": "magenta", "failed": "red", "damaged": "red", "running": "cyan"}
+LOG_LINES = 20
+
+
+def runs_table(found: Sequence[Listed], console: ListConsole) -> Table:
+    """The list: on a narrow terminal without the times, and with a run's changes below its name."""
+    roomy = is_roomy(console)
+    run = Column("run", min_width=16, overflow="fold")
+    changes = Column("changes", min_width=12, overflow="fold")
+    short = [Column(name, no_wrap=True) for name in ("key", "scale", "seed", "state", "when", "time")]
+    key, scale, seed, state, when, took = short
+    result = Column("result", min_width=10, overflow="fold")
+    shown = [key, run, scale, changes, seed, state, when, took, result]
+    table = Table(*(column for column in shown if roomy or column not in (changes, when, took)))
+    for listed in found:
+        changed = " ".join(listed.changed())
+        cells = {
+            "key": cell(listed.key),
+            "run": cell(listed.subject) if roomy else stack(listed.subject, changed),
+            "scale": cell(listed.scale),
+            "changes": cell(changed),
+            "seed": cell("" if listed.spec is None else listed.spec.seed),
+            "state": cell(listed.state, style=STYLES.get(listed.state, "")),
+            "when": cell(time.strftime("%Y-%m-%d %H:%M", time.localtime(listed.updated))),
+            "time": cell(duration(listed.seconds)),
+            "result": cell(*outcome(listed)),
+        }
+        table.add_row(*(cells[str(column.header)] for column in table.columns))
+    return table
+
+
+def outcome(listed: Listed) -> list[str]:
+    """How far a run is, or its first two numbers."""
+    if listed.state in ("running", "interrupted") and listed.total:
+        return [f"step {listed.step} of {listed.total}"]
+    return [f"{name} {value:.4g}" for name, value in listed.metrics.items() if name != "lr"][:2]
+
+
+def show(listed: Listed, children: Iterable[RunFolder]) -> None:
+    """One run's page: what it is, what became of it, its recipe, and where its files are."""
+    console = TextConsole()
+    folder, spec = listed.folder, listed.spec
+    console.print(cell(listed.subject, style="bold"))
+    lines: list[tuple[str, Iterable[str]]] = [("run", [listed.name]), ("state", [_state(listed)])]
+    if spec:
+        parents = folder.store
+        for role, key in spec.parents.items():
+            parent = parents.get(key)
+            lines.append((role, [parent.path.name if parent else f"{key[:8]}, which was removed"]))
+        lines += [
+            ("scale", [listed.scale or "not known: no recipe of today is like this one"]),
+            ("changes", listed.changed()),
+            ("seed", [str(spec.seed)]),
+            ("plug-in", list((folder.plugin or {}).values())),
+            ("data", [f"{role} {print_[:8]}" for role, print_ in spec.data.items()]),
+            ("used by", [child.path.name for child in children]),
+            ("numbers", [f"{name} {value:.6g}" for name, value in listed.metrics.items()]),
+            ("recipe", [f"{name}={canonical_json(value)}" for name, value in spec.recipe.items()]),
+        ]
+    lines.append(("size", [megabytes(size(folder.path))]))
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for title, values in lines:
+        if text := _joined(title, list(values)):
+            grid.add_row(cell(title, style="dim"), text)
+    console.print(grid)
+    if listed.state == "failed":
+        _show_log(folder, console)
+    console.print(cell(folder.path), soft_wrap=True, highlight=False)
+
+
+def _state(listed: Listed) -> str:
+    parts = [listed.state]
+    if listed.total and listed.state != "done":
+        parts.append(f"step {listed.step} of {listed.total}")
+    parts.append(f"{duration(listed.seconds)} of work")
+    when = "last heard of on" if listed.state in ("running", "interrupted", "missing") else "ended on"
+    parts.append(time.strftime(f"{when} %Y-%m-%d at %H:%M", time.localtime(listed.updated)))
+    return ", ".join(parts) + (f": {listed.message}" if listed.message else "")
+
+
+def _joined(title: str, values: list[str]) -> Text:
+    """Runs, changes and numbers stand below each other, fields beside each other; no field is broken."""
+    if title in ("used by", "changes", "numbers"):
+        return cell(*values)
+    if title == "recipe":
+        return cell(" · ".join(value.replace(" ", "\N{NO-BREAK SPACE}") for value in values))
+    return cell(", ".join(values))
+
+
+def _show_log(folder: RunFolder, console: Console) -> None:
+    if not folder.log_path.is_file():
+        return
+    console.print(Text(f"\nThe last lines of {folder.log_path.name}", style="dim"))
+    for line in folder.log_path.read_text(errors="replace").splitlines()[-LOG_LINES:]:
+        console.print(cell(line.expandtabs()), soft_wrap=True, highlight=False)

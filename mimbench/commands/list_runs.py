@@ -1,0 +1,259 @@
+"""The runs of a store as `mimbench runs list`, `show` and `export` have them: scale, changes, filters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from mimbench import discovery
+from mimbench.catalog import Catalog
+from mimbench.commands.remove import dependants
+from mimbench.errors import RunFailed, UserError
+from mimbench.recipe import SCALES
+from mimbench.store.export import STATES, method_of, state, subject
+from mimbench.store.folder import RunFolder
+from mimbench.store.runs import RunStore
+from mimbench.store.spec import RunSpec, Stage, canonical_json
+
+SORTS = ("newest", "oldest", "name")
+PREFIX = "weights "  # of the data role that a loaded checkpoint has in a run's spec
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One run as a list shows it.
+
+    Attributes:
+        spec: None where the run is damaged. scale: empty where no recipe of today is like the run's.
+        changes: what differs from the card's own recipe at that scale, by the names that --set has for them
+            (`mask_ratio` of the pretraining, `segmentation.epochs`, `clip.epochs`): what a table's row or the
+            user changed, or what an older version had otherwise. Those of the runs it starts from included.
+        weights: the names of the checkpoints that --weights gave, for this run or one that it starts from.
+        updated: when the run was last heard of, in seconds since 1970.
+    """
+
+    folder: RunFolder
+    state: str
+    subject: str
+    spec: RunSpec | None = None
+    method: str | None = None
+    scale: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[str, ...] = ()
+    updated: float = 0.0
+    seconds: float = 0.0
+    step: int = 0
+    total: int = 0
+    message: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @property
+    def key(self) -> str:
+        """The first eight digits of the key, which the folder's name ends with."""
+        return self.name.rpartition("-")[2]
+
+    def changed(self) -> list[str]:
+        """The changes as the options have them: `mask_ratio=0.5`, `weights mae`."""
+        settings = [f"{name}={value if isinstance(value, str) else canonical_json(value)}"
+                    for name, value in self.changes.items()]  # fmt: skip
+        return [*(f"weights {name}" for name in self.weights), *settings]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which runs to list; of each kind any may hold, and an empty one lets all through.
+
+    Attributes:
+        tables: METHOD or METHOD/TABLE. methods: of the pretraining, or of the encoder that a task evaluates.
+    """
+
+    tables: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+def list_runs(store: RunStore, catalog: Catalog, filters: Filters, sort: str = "newest") -> list[Listed]:
+    """The runs that pass the filters, sorted.
+
+    Raises:
+        UserError: a filter's value, or the order, is none that there is.
+    """
+    reader = Reader(store, catalog)
+    check(filters, sort, reader.specs)
+    members = None
+    if filters.tables:
+        from mimbench.commands.gc import referenced  # it plans, which the list of runs itself does not
+
+        members = {folder.path.name for folder in referenced(store, catalog, _tables(filters.tables))}
+    found = [run for run in map(reader.read, reader.folders) if _passes(run, filters, members)]
+    if sort == "name":
+        return sorted(found, key=lambda run: run.name)
+    return sorted(found, key=lambda run: (run.updated, run.name), reverse=sort == "newest")
+
+
+def check(filters: Filters, sort: str, stored: Iterable[RunSpec]) -> None:
+    """Raises UserError for a value that no run could have."""
+    methods = {*discovery.names("method"), *discovery.names("teacher")}
+    methods |= {spec.name for spec in stored if spec.stage != "downstream"}
+    tasks = {*discovery.names("task"), *(spec.name for spec in stored if spec.stage == "downstream")}
+    for option, values, allowed in (
+        ("--scale", filters.scales, SCALES),
+        ("--method", filters.methods, sorted(methods)),
+        ("--task", filters.tasks, sorted(tasks)),
+        ("--state", filters.states, STATES),
+        ("--stage", filters.stages, get_args(Stage)),
+        ("--sort", (sort,), SORTS),
+    ):
+        for value in values:
+            if value not in allowed:
+                raise UserError(option, value, allowed=allowed)
+    if filters.tables:
+        _tables(filters.tables)
+
+
+def _tables(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The tables that METHOD or METHOD/TABLE names. Raises UserError where there is none."""
+    from mimbench.table import spec as tables
+
+    known = tables.list_tables()
+    found: list[tuple[str, str]] = []
+    for name in names:
+        method, slash, table = name.partition("/")
+        chosen = [pair for pair in known if pair == (method, table) or (not slash and pair[0] == method)]
+        if not chosen:
+            of_method = ["/".join(pair) for pair in known if pair[0] == method]
+            raise UserError("--table", name, allowed=of_method or dict.fromkeys(owner for owner, _ in known))
+        found += chosen
+    return found
+
+
+def _passes(run: Listed, filters: Filters, members: set[str] | None) -> bool:
+    if members is not None and run.name not in members:
+        return False
+    if filters.states and run.state not in filters.states:
+        return False
+    if run.spec is None:  # damaged: whatever else is asked, the answer is not known
+        return not any(vars(filters)[kind] for kind in ("scales", "methods", "tasks", "stages", "seeds"))
+    task = run.spec.name if run.spec.stage == "downstream" else None
+    return (
+        (not filters.scales or run.scale in filters.scales)
+        and (not filters.methods or run.method in filters.methods)
+        and (not filters.tasks or task in filters.tasks)
+        and (not filters.stages or run.spec.stage in filters.stages)
+        and (not filters.seeds or run.spec.seed in filters.seeds)
+    )
+
+
+class Reader:
+    """Reads a store's runs. A run's scale is not written anywhere: the recipes of today tell it."""
+
+    def __init__(self, store: RunStore, catalog: Catalog) -> None:
+        self.catalog, self.folders = catalog, list(store)
+        self._by_key = {folder.spec.key: folder for folder in self.folders if _is_readable(folder)}
+        self._differences: dict[Path, dict[str, dict[str, Any]]] = {}
+
+    @property
+    def specs(self) -> list[RunSpec]:
+        """Of the runs that are not damaged."""
+        return [folder.spec for folder in self._by_key.values()]
+
+    def read(self, folder: RunFolder) -> Listed:
+        status, became = folder.status, state(folder)
+        known: dict[str, Any] = {
+            "folder": folder,
+            "state": became,
+            "subject": subject(folder),
+            "seconds": status.seconds,
+            "updated": status.time or folder.path.stat().st_mtime,
+            "step": status.step,
+            "total": status.total,
+            "message": status.message,
+            "metrics": folder.result.metrics if became != "damaged" and folder.result else {},
+        }
+        if not _is_readable(folder):
+            return Listed(**known)
+        lineage = self._lineage(folder)
+        scale = self._scale(lineage)
+        changes: dict[str, Any] = {}
+        for run in lineage:
+            prefix = "" if run is _own_pretraining(lineage) else f"{run.spec.name}."
+            found = self._differs(run).get(scale, {})
+            changes |= {f"{prefix}{name}": value for name, value in found.items()}
+        weights = dict.fromkeys(name for run in lineage for name in _given(run.spec))
+        return Listed(
+            **known,
+            spec=folder.spec,
+            method=method_of(folder),
+            scale=scale,
+            changes=changes,
+            weights=tuple(weights),
+        )
+
+    def children(self, folder: RunFolder) -> list[RunFolder]:
+        """The runs that start from this one, and those that start from them."""
+        return dependants(self.folders, [folder])
+
+    def _lineage(self, folder: RunFolder) -> list[RunFolder]:
+        """A run and those that it starts from, as far as they are still in the store."""
+        parents = [self._by_key.get(key) for key in folder.spec.parents.values()]
+        return [folder, *(above for parent in parents if parent for above in self._lineage(parent))]
+
+    def _scale(self, lineage: list[RunFolder]) -> str:
+        """The scale at which the recipes of a run and its parents differ least from those of today."""
+        found = [self._differs(run) for run in lineage]
+        shared = [scale for scale in SCALES if all(scale in differences for differences in found)]
+        counts = {scale: sum(len(differences[scale]) for differences in found) for scale in shared}
+        return min(shared, default="", key=counts.__getitem__)
+
+    def _differs(self, run: RunFolder) -> dict[str, dict[str, Any]]:
+        """By scale, the fields whose value is not that of the card's own recipe."""
+        if run.path not in self._differences:
+            values = run.spec.recipe.items()
+            self._differences[run.path] = {
+                scale: {name: value for name, value in values if name in recipe and value != recipe[name]}
+                for scale, recipe in self._recipes(run.spec).items()
+            }
+        return self._differences[run.path]
+
+    def _recipes(self, spec: RunSpec) -> dict[str, dict[str, Any]]:
+        """By scale, the run's recipe where nobody changed it; a task's with what the method has otherwise."""
+        kind: discovery.Kind = "task" if spec.stage == "downstream" else "method"
+        kind = "teacher" if spec.stage == "teacher" else kind
+        if spec.name not in discovery.names(kind):
+            return {}
+        about = self.catalog.describe(kind, spec.name)
+        recipes = {scale: dict(recipe) for scale, recipe in about.recipes.items()}
+        encoder = self._by_key.get(spec.parents.get("encoder", ""))
+        if kind == "task" and encoder and encoder.spec.name in discovery.names("method"):
+            transfer = self.catalog.describe("method", encoder.spec.name).transfer.get(spec.name, {})
+            for scale, groups in transfer.items():
+                for _, change in groups:
+                    recipes.get(scale, {}).update(change)
+        return recipes
+
+
+def _given(spec: RunSpec) -> list[str]:
+    """The method whose checkpoint --weights METHOD=PATH gave, where one was given."""
+    return [role[len(PREFIX) :] for role in spec.data if role.startswith(PREFIX)] if spec.adopted else []
+
+
+def _own_pretraining(lineage: list[RunFolder]) -> RunFolder | None:
+    """The pretraining whose fields --set names without a prefix: the nearest one."""
+    return next((run for run in lineage if run.spec.stage == "pretrain"), None)
+
+
+def _is_readable(folder: RunFolder) -> bool:
+    try:
+        return bool(folder.spec)
+    except RunFailed:
+        return False

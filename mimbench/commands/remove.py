@@ -1,0 +1,61 @@
+"""What a removal of runs frees, and what it leaves behind without its parent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mimbench.errors import RunFailed
+from mimbench.store.folder import RunFolder
+
+
+def dependants(store: Iterable[RunFolder], folders: Sequence[RunFolder]) -> list[RunFolder]:
+    """The runs of a store that start from one of these, or from such a run, and are none of these."""
+    known = {folder.path for folder in folders}
+    keys = {key for folder in folders if (key := _key(folder))}
+    left = [(folder, _parents(folder)) for folder in store if folder.path not in known]
+    found: list[RunFolder] = []
+    while more := [folder for folder, parents in left if parents & keys]:
+        found += more
+        keys = {key for folder in more if (key := _key(folder))}
+        left = [(folder, parents) for folder, parents in left if folder not in more]
+    return found
+
+
+def size(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder; what goes meanwhile counts nothing."""
+    total = 0
+    try:
+        if not path.is_dir():
+            return path.stat().st_size
+        with os.scandir(path) as entries:
+            for entry in entries:
+                total += (
+                    size(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else entry.stat().st_size
+                )
+    except OSError:
+        pass
+    return total
+
+
+def megabytes(count: int) -> str:
+    """`12.3 MB`, `850 MB`, `4.2 GB`."""
+    million = count / 1e6
+    if million >= 1000:
+        return f"{million / 1000:.1f} GB"
+    return f"{million:.{0 if million >= 100 else 1}f} MB"
+
+
+def _key(folder: RunFolder) -> str | None:
+    try:
+        return folder.spec.key
+    except RunFailed:
+        return None
+
+
+def _parents(folder: RunFolder) -> set[str]:
+    try:
+        return set(folder.spec.parents.values())
+    except RunFailed:
+        return set()
