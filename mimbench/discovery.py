@@ -86,13 +86,18 @@ def plugin_of(kind: str, name: str) -> Plugin | None:
     return _found(kind)[name].plugin if name in _found(kind) else None
 
 
+def sound_plugins() -> list[Plugin]:
+    """The plug-ins without those that are left out because of their cards."""
+    return [each for each in plugins() if each in _all(plugins())[1]]
+
+
 def _found(kind: str) -> dict[str, Found]:
-    return _all(plugins())[kind]
+    return _all(plugins())[0][kind]
 
 
 @functools.cache
-def _all(places: tuple[Plugin, ...]) -> dict[str, dict[str, Found]]:
-    """Kind to card name to where it is, in the project and in these plug-ins.
+def _all(places: tuple[Plugin, ...]) -> tuple[dict[str, dict[str, Found]], set[Plugin]]:
+    """Kind to card name to where it is, in the project and in these plug-ins; and which of these are sound.
 
     Raises:
         UserError: an included plug-in's file is no Python, or has a name that another file has.
@@ -101,6 +106,7 @@ def _all(places: tuple[Plugin, ...]) -> dict[str, dict[str, Found]]:
     for kind, (package, variable) in PACKAGES.items():
         for file, name in _cards(module_folder(package), variable):
             found[kind][name] = Found(f"{package}.{file.stem}", file)
+    sound = set()
     for each in places:
         try:
             cards = list(_cards_of(each))
@@ -113,9 +119,10 @@ def _all(places: tuple[Plugin, ...]) -> dict[str, dict[str, Found]]:
         except UserError as error:
             plugin.leave_out(each, error)
         else:
+            sound.add(each)
             for kind, name, card in cards:
                 found[kind][name] = card
-    return found
+    return found, sound
 
 
 def module_folder(package: str) -> Path | None:

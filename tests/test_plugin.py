@@ -176,6 +176,15 @@ def test_a_file_of_its_own_counts_however_it_is_imported(include, tmp_path: Path
     assert run_fingerprint("pretrain", "mine") != before
 
 
+def test_a_folder_with_a_name_of_ours_hides_nothing_of_ours(include, tmp_path: Path, world: Path) -> None:
+    root = write(tmp_path / "pretrain", methods__mine=method_source("mine"), downstream__x="x = 1\n")
+    include(root)
+    before = run_fingerprint("pretrain", "mine")
+    (world / "pretrain" / "shared.py").write_text("HALF = 0.25\n")
+    forget()
+    assert run_fingerprint("pretrain", "mine") != before
+
+
 # -- what is wrong with it -----------------------------------------------------------------------------------
 
 
@@ -311,7 +320,8 @@ def test_an_installed_package_adds_its_own(include, install) -> None:
 
 
 def test_a_broken_installed_package_takes_nothing_else_down(include, install, capsys) -> None:
-    install(mim__methods__mine="def f(:\n")
+    install(mim__methods__mine="def f(:\n", **{"mim__tables__mine__main.toml": TABLE})
+    assert ("mine", "main") not in list_tables(), "it is left out as a whole"
     assert "plain" in discovery.names("method") and "mine" not in discovery.names("method")
     warned = capsys.readouterr().err
     assert (

@@ -140,7 +140,7 @@ class _Reader(ast.NodeTransformer):
         found: list[Import] = []
         if isinstance(node, ast.Import):
             for alias in node.names:
-                module = plugin.inner_name(self.package, alias.name)
+                module = self._named(alias.name)
                 if _is_ours(module):
                     self.imported.add(module)
                     found.append(Import(module, "", alias.asname or alias.name))
@@ -148,8 +148,7 @@ class _Reader(ast.NodeTransformer):
         parts = self.package.split(".")
         above = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
         base = ".".join(filter(None, (above, node.module)))
-        if not node.level:
-            base = plugin.inner_name(self.package, base)
+        base = base if node.level else self._named(base)
         if not _is_ours(base):
             return []
         self.imported.add(base)
@@ -162,6 +161,10 @@ class _Reader(ast.NodeTransformer):
             else:
                 found.append(Import(base, alias.name, bound))
         return found
+
+    def _named(self, module: str) -> str:
+        """The name that an absolute import counts under: a file of a plug-in's own has the plug-in's name."""
+        return module if _is_ours(module) else plugin.inner_name(self.package, module)
 
     def _place(self, what: tuple[Import, ...] | str) -> ast.stmt:
         self.places.append(what)

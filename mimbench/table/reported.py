@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from mimbench import paths, plugin
+from mimbench import discovery, paths, plugin
 from mimbench.errors import UserError
 
 COLUMNS = (
@@ -84,7 +84,7 @@ def read(path: Path | None = None) -> list[Reported]:
     if path is not None:
         return _read(path, path.name)
     lines = _read(paths.share("tables") / "reported.csv", "reported.csv")
-    for each in plugin.plugins():
+    for each in discovery.sound_plugins():
         file = each.tables / "reported.csv"
         if not file.is_file():
             continue

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from mimbench import paths, plugin
+from mimbench import discovery, paths, plugin
 from mimbench.errors import UserError
 from mimbench.recipe import Scale
 from mimbench.table.reported import Reference
@@ -144,7 +144,7 @@ def _files(folder: Path | None) -> dict[tuple[str, str], Path]:
         UserError: an included plug-in has a table with the name of another.
     """
     found = _files_in(folder or paths.share("tables"))
-    for each in plugin.plugins() if folder is None else ():
+    for each in discovery.sound_plugins() if folder is None else ():
         own = _files_in(each.tables)
         try:
             for name in sorted(own.keys() & found.keys()):
