@@ -206,7 +206,8 @@ class Catalog:
         if self.on_miss and module not in sys.modules:
             self.on_miss()
             self.on_miss = None
-        value = json.loads(json.dumps(make()))  # as a later, cached call sees it: lists instead of tuples
+        # As a later, cached call sees it: lists instead of tuples, names in alphabetical order.
+        value = json.loads(json.dumps(make(), sort_keys=True))
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
             for file in abandoned(self.cache):
                 file.unlink(missing_ok=True)

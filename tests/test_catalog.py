@@ -146,6 +146,14 @@ def test_a_new_entry_removes_what_killed_writers_left(world: Path, tmp_path: Pat
     assert not old.exists() and fresh.exists()
 
 
+def test_a_first_and_a_cached_call_give_the_same_in_the_same_order(world: Path, tmp_path: Path) -> None:
+    first, cached = (
+        Catalog(tmp_path / "cache").resolve("method", "plain", "smoke", data_size=4) for _ in range(2)
+    )
+    assert list(first.values.items()) == list(cached.values.items())
+    assert list(first.sources.items()) == list(cached.sources.items())
+
+
 def test_cached_descriptions_of_the_real_cards_need_no_torch(tmp_path: Path) -> None:
     script = f"""
 import sys

@@ -1,4 +1,4 @@
-"""An official checkpoint in the place of a pretraining; apart: no trained run depends on this code."""
+"""Loads an official checkpoint instead of pretraining. No trained run depends on this file."""
 
 from __future__ import annotations
 

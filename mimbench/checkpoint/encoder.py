@@ -44,12 +44,13 @@ def save_encoder(vit: ViT, path: Path, *, method: str) -> None:
     write_bytes(path, lambda file: file.write(save(state, header)))  # its own writer hides a full disk
 
 
-def read_encoder(path: Path) -> tuple[ViTConfig, dict[str, Tensor]]:
+def read_encoder(path: str | Path) -> tuple[ViTConfig, dict[str, Tensor]]:
     """Configuration and tensors of an encoder file.
 
     Raises:
         UserError: missing, truncated, or not an encoder file of this project.
     """
+    path = Path(path)
     remedy = "Give an encoder.safetensors written by a pretraining run."
     if not path.is_file():
         raise UserError("encoder", str(path), remedy=f"No such file. {remedy}")
@@ -67,7 +68,7 @@ def read_encoder(path: Path) -> tuple[ViTConfig, dict[str, Tensor]]:
 
 
 def load_encoder(
-    path: Path,
+    path: str | Path,
     *,
     drop_path: float = 0.0,
     img_size: int | None = None,
@@ -119,7 +120,7 @@ def load_encoder(
     return vit, report
 
 
-def _check_shapes(config: ViTConfig, state: dict[str, Tensor], path: Path) -> None:
+def _check_shapes(config: ViTConfig, state: dict[str, Tensor], path: str | Path) -> None:
     """The file must hold exactly the tensors of the encoder that its header describes."""
     with torch.device("meta"):
         expected = ViT(config).state_dict()

@@ -14,7 +14,7 @@ from mimbench.errors import visible
 class TextConsole(Console):
     """Takes no markup and no emoji codes, and writes control characters out instead of sending them.
 
-    Labels, names, paths and messages come from users: what stands in them must not colour or clear a
+    Labels, names, paths and messages come from users: their text must not colour or clear a
     terminal, nor fail on its way there.
     """
 

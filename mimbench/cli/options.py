@@ -24,13 +24,9 @@ def whole_number(option: str, least: int) -> Callable[[Any], int]:
     """A parser of an option's value; raises UserError for anything but a whole number from `least`."""
 
     def parse(text: Any) -> int:
-        try:
-            value = int(str(text))
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise UserError(option, text, remedy=f"Give a whole number from {least}.")
-        return value
+        from mimbench.plan.request import parse_count
+
+        return parse_count(option, text, least)
 
     return parse
 

@@ -146,10 +146,11 @@ def show_run(
     from mimbench import paths
     from mimbench.commands.list_runs import Reader
     from mimbench.commands.workspace import read_catalog
+    from mimbench.plan.names import find_run
     from mimbench.store.runs import RunStore
 
     store = RunStore(paths.runs())
-    folder = store.find(run)
+    folder = find_run(store, run)
     reader = Reader(store, read_catalog(make_notices()))
     listed, children = reader.read(folder), reader.children(folder)
     if as_json:
@@ -226,10 +227,12 @@ def remove_runs(
     """Delete runs. The runs that start from them keep their numbers."""
     from mimbench import paths
     from mimbench.commands.remove import dependants, megabytes, size
+    from mimbench.plan.names import find_run
     from mimbench.store.runs import RunStore
 
     store = RunStore(paths.runs())
-    folders = list({folder.path: folder for folder in map(store.find, names)}.values())
+    found = [find_run(store, name) for name in names]
+    folders = list({folder.path: folder for folder in found}.values())
     for folder in folders:
         if folder.is_locked():
             _refuse_running(folder)

@@ -35,6 +35,7 @@ from mimbench.commands.list_runs import Listed
 from mimbench.commands.plan import plan_table
 from mimbench.commands.workspace import read_catalog
 from mimbench.plan.graph import Node, Plan
+from mimbench.plan.names import load_table
 from mimbench.plan.request import Request, check
 from mimbench.store.folder import RunFolder
 from mimbench.store.runs import RunStore
@@ -75,7 +76,7 @@ def make_plan(method: str, table: str, request: Request, notices: Console) -> Pl
     """
     check(request)
     store, catalog = RunStore(paths.runs()), read_catalog(notices)
-    return plan_table(method, tables.load(method, table), request, catalog, store)
+    return plan_table(method, load_table(method, table), request, catalog, store)
 
 
 def plan(

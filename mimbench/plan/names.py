@@ -129,9 +129,3 @@ def find_run(store: RunStore, text: str, *also: Kind) -> RunFolder:
         return store.find(text)
     except UserError:
         raise wrong_name("RUN", text, *also, "run", store=store) from None
-
-
-def misplaced_table(paper: str, word: str) -> str:
-    """What to type where a table's name follows the paper's without an option; empty where it is none."""
-    is_table = (paper, word) in tables.list_tables()
-    return f"Write `--table {word}` to choose the table {word!r} of {paper}." if is_table else ""

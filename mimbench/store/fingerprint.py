@@ -331,7 +331,7 @@ def run_fingerprint(stage: str, name: str, *, adopted: bool = False) -> str:
     """The fingerprint of the code that computes the runs of a stage of `name`.
 
     Args:
-        adopted: the run converts a checkpoint in the place of training.
+        adopted: the run converts a checkpoint instead of training.
     """
     kind = discovery.STAGES[stage]
     training = () if kind == "task" else (ADOPTION,) if adopted else (PRETRAINING,)

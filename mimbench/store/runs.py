@@ -30,7 +30,7 @@ class RunStore:
         self._seen: int | None = None  # the root's time of change when the folders were listed
 
     def create(self, spec: RunSpec, inputs: Inputs) -> RunFolder:
-        """The folder of `spec`, made if need be; its inputs are those of the latest command.
+        """The folder of `spec`, made if it is not there; its inputs are those of the latest command.
 
         Raises:
             Damaged: what is there cannot be told, or is another run.

@@ -104,7 +104,7 @@ class TableRow:
         provenance: of its method's code: official, reconstruction, own; empty where it is only reported.
         unavailable: why none of its cells can be run here; their verdicts then leave the reason out.
         cost: in a table that asks for it.
-        loaded: the checkpoint in the place of its pretraining.
+        loaded: the checkpoint that was loaded instead of pretraining.
     """
 
     spec: Row

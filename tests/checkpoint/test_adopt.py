@@ -1,4 +1,4 @@
-"""An official checkpoint in the place of a pretraining."""
+"""An official checkpoint instead of a pretraining."""
 
 from __future__ import annotations
 

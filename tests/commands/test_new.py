@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from mimbench import catalog, discovery, paths, plugin
@@ -61,6 +63,43 @@ def test_a_task_may_go_into_the_same_folder(place: Path) -> None:
     forget()
     card, spec = catalog.task("nearest"), load("nearest")
     assert [metric.name for metric in card.metrics] == [spec.columns[0].metric] == ["top1_nearest"]
+
+
+def test_without_its_one_change_the_method_is_mae(place: Path) -> None:
+    call("method", "my-mae", "--in", "mine")
+    plugin.include(["mine"])
+    forget()
+    mine, mae = catalog.method("my-mae"), catalog.method("mae")
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    losses = []
+    for card, changes in ((mae, {}), (mine, {"visible_weight": 0.0}), (mine, {})):
+        torch.manual_seed(0)
+        recipe = card.recipes()["smoke"].vary("test", **changes)
+        losses.append(card.build(recipe)(images, 0.0)["loss"].item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_what_every_method_and_task_must_do_they_do(place: Path) -> None:
+    """The conformance tests run on a plug-in too."""
+    call("method", "my-mae", "--in", "mine")
+    call("task", "nearest", "--in", "mine")
+    environment = {**os.environ, plugin.VARIABLE: str(place / "mine"), "PYTHONPATH": str(ROOT)}
+    chosen = "(my-mae or nearest) and not leads_to_a_plan"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/conformance",
+        "-k",
+        chosen,
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= 20, done.stdout
 
 
 @pytest.mark.parametrize("name", ["x", "a1-b_2", LONGEST])

@@ -37,8 +37,6 @@ def test_a_table_that_there_is_not(paper: str, table: str, message: str) -> None
 
 def test_a_table_that_there_is() -> None:
     assert names.load_table("dtm", "main").name == "main"
-    assert "--table main" in names.misplaced_table("dtm", "main")
-    assert names.misplaced_table("dtm", "mian") == names.misplaced_table("mae", "main") == ""
 
 
 @pytest.fixture
