@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimbench import plugin
 from mimbench.arch import size_of
 from mimbench.atomic import abandoned, digest, read_json, write_json
-from mimbench.discovery import Kind, kind_of, module_of, names
+from mimbench.discovery import Kind, kind_of, module_of, names, plugin_of
 from mimbench.errors import Unavailable, UserError
 from mimbench.override import Changed, check_epochs, check_patches, override, place
 from mimbench.store.fingerprint import source_fingerprint
@@ -47,6 +48,22 @@ def card(kind: str, name: str) -> Any:
     return {"method": method, "teacher": teacher, "task": task}[kind](name)
 
 
+def checked_card(kind: str, name: str) -> Any:
+    """The card. Raises UserError where it is none, or has another name than its file says."""
+    from mimbench.contract import MethodCard, TaskCard
+
+    found, wanted = card(kind, name), TaskCard if kind == "task" else MethodCard
+    if not isinstance(found, wanted):
+        variable = "TASK" if kind == "task" else "METHOD"
+        raise UserError(
+            f"{module_of(kind, name)}.{variable}", found, remedy=f"It must be a {wanted.__name__}."
+        )
+    if found.name != name:
+        remedy = f"Write it as a literal text: {name!r} was found in its place."
+        raise UserError(f"{module_of(kind, name)}: name", found.name, remedy=remedy)
+    return found
+
+
 @dataclass(frozen=True)
 class Description:
     """A card's facts as plain data. Task-only and method-only facts are empty on the other kind.
@@ -62,7 +79,7 @@ class Description:
     scales: tuple[str, ...]
     paper: str = ""
     code: str | None = None
-    reconstruction: bool = False
+    provenance: str = ""
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     trains: bool = True
     golden: tuple[str, ...] = ()
@@ -82,7 +99,7 @@ class Resolved:
         values, sources: the recipe's fields, and where each value comes from.
         images: pictures seen in training. flops: of the whole run.
         needs: role to the teacher or method that must be trained before.
-        reconstruction: whether the recipe is rebuilt without the authors' code.
+        provenance: where a method's code comes from, see `MethodCard`; empty for a task.
     """
 
     about: Description
@@ -91,7 +108,7 @@ class Resolved:
     images: int
     flops: float
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    reconstruction: bool = False
+    provenance: str = ""
 
 
 class Catalog:
@@ -109,12 +126,19 @@ class Catalog:
     def describe(self, kind: Kind, name: str) -> Description:
         """A card's facts. Raises UserError for an unknown name."""
         if (kind, name) not in self._described:
-            values = self._cached(kind, name, {}, lambda: asdict(_describe(kind, card(kind, name))))
+            values = self._cached(kind, name, {}, lambda: asdict(_describe(kind, checked_card(kind, name))))
             self._described[kind, name] = _description(values)
         return self._described[kind, name]
 
     def all(self, kind: Kind) -> list[Description]:
-        return [self.describe(kind, name) for name in names(kind)]
+        """Every card's facts, without those of installed plug-ins that do not import."""
+        found = []
+        for name in names(kind):
+            try:
+                found.append(self.describe(kind, name))
+            except UserError as error:
+                plugin.leave_out(plugin_of(kind, name), error)
+        return found
 
     def resolve(
         self,
@@ -168,6 +192,7 @@ class Catalog:
         needs: Sequence[str] = (),
     ) -> Any:
         """What `make` gives, until the card's code changes or that of the teachers it `needs`."""
+        make = plugin.blame(module_of(kind, name))(make)
         if self.cache is None:
             return make()
         module = module_of(kind, name)
@@ -207,7 +232,7 @@ def _describe(kind: str, card: Any) -> Description:
         **common,
         paper=card.paper,
         code=card.code,
-        reconstruction=card.is_reconstruction(released),
+        provenance=card.provenance_of(released),
         needs=dict(card.needed(released)),
         trains=card.trains,
         golden=card.golden,
@@ -279,5 +304,5 @@ def _pretraining_facts(found: Any, recipe: Any, arguments: Mapping[str, Any]) ->
         "images": images,
         "flops": images * step_flops(found, recipe, arguments["scale"]) if images else 0.0,
         "needs": dict(found.needed(recipe)),
-        "reconstruction": found.is_reconstruction(recipe),
+        "provenance": found.provenance_of(recipe),
     }

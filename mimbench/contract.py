@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from mimbench.errors import UserError
 from mimbench.recipe import Cited, PretrainRecipe, Recipe, require_optimizer, require_range
 from mimbench.schedule import warmup_cosine
 
@@ -25,6 +26,10 @@ TransferOverrides = Mapping[str, Mapping[str, Sequence[Cited]]]
 """task -> scale -> fields with their sources: where fine-tuning differs from the task's own recipe."""
 
 
+Provenance = Literal["official", "reconstruction", "own"]
+PROVENANCES = get_args(Provenance)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodCard:
     """What a method's file offers to the engine.
@@ -32,8 +37,9 @@ class MethodCard:
     Attributes:
         paper: the citation people see.
         code: the official code as `owner/name@commit`, None where there is none.
-        reconstruction: True where there is no code of its authors, shown wherever the name is; or a function
-            that gives this for a recipe, where the authors released only some of the variants.
+        provenance: `official`: written after its authors' code; `reconstruction`: a published method, without
+            such code; `own`: an idea of this file's author. Shown wherever the name is. Or a function that
+            gives it for a recipe, where the authors released only some of the variants.
         needs: role to the name of the teacher (a file in pretrain/teachers), or of the method with `load`,
             whose run must be done first; or a function that gives this for a recipe.
         data: the data role that it trains on (`imagenet`, `captions`).
@@ -56,7 +62,7 @@ class MethodCard:
     title: str
     paper: str
     code: str | None
-    reconstruction: bool | Callable[[Any], bool]
+    provenance: Provenance | Callable[[Any], Provenance]
     recipes: Callable[[], Mapping[str, PretrainRecipe]]
     build: Callable[..., nn.Module]
     stage: Literal["pretrain", "teacher"] = "pretrain"
@@ -70,6 +76,13 @@ class MethodCard:
     golden: tuple[str, ...] = ()
     points: int = 0
 
+    def __post_init__(self) -> None:
+        if not callable(self.provenance) and self.provenance not in PROVENANCES:
+            raise UserError(f"{self.name}: provenance", self.provenance, allowed=PROVENANCES)
+        if self.provenance == "official" and self.code is None:
+            remedy = "A card whose provenance is official names its authors' code as owner/name@commit."
+            raise UserError(f"{self.name}: code", None, remedy=remedy)
+
     @property
     def recipe(self) -> type[PretrainRecipe]:
         """The class of the method's recipes."""
@@ -79,9 +92,9 @@ class MethodCard:
         """Role to the name of the teacher or method that must be trained before this recipe."""
         return self.needs(recipe) if callable(self.needs) else self.needs
 
-    def is_reconstruction(self, recipe: PretrainRecipe) -> bool:
-        """Whether this recipe is a reconstruction: without the authors' code."""
-        return self.reconstruction(recipe) if callable(self.reconstruction) else self.reconstruction
+    def provenance_of(self, recipe: PretrainRecipe) -> Provenance:
+        """Where this recipe's code comes from."""
+        return self.provenance(recipe) if callable(self.provenance) else self.provenance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,40 +4,55 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mimbench import plugin
 from mimbench.errors import UserError
+from mimbench.plugin import Plugin, package_folder, plugins
 
 Kind = Literal["method", "teacher", "task"]
-PACKAGES: dict[str, tuple[str, str]] = {
+PACKAGES: dict[Kind, tuple[str, str]] = {
     "method": ("pretrain.methods", "METHOD"),
     "teacher": ("pretrain.teachers", "METHOD"),
     "task": ("downstream", "TASK"),
 }
+STAGES: dict[str, Kind] = {"pretrain": "method", "teacher": "teacher", "downstream": "task"}
+FOLDERS: dict[Kind, str] = {"method": "methods", "teacher": "teachers", "task": "tasks"}  # of a plug-in
 
 
-def package_folder(package: str) -> Path | None:
-    """Where a top-level package lies, found without importing it."""
-    spec = importlib.util.find_spec(package)
-    places = spec.submodule_search_locations if spec else None
-    return Path(next(iter(places))) if places else None
+@dataclass(frozen=True)
+class Found:
+    """Where a card is: its module and file, and the plug-in that these belong to, if any."""
+
+    module: str
+    file: Path
+    plugin: Plugin | None = None
+
+
+def module_file(module: str) -> Path | None:
+    """The source file of a module of ours or of a plug-in (of a package: its `__init__`); imports none."""
+    return _module_file(module, plugin.of(module))
 
 
 @functools.cache
-def module_file(module: str) -> Path | None:
-    """The source file of a project module (of a package: its `__init__`), found without importing it."""
-    top, *rest = module.split(".")
-    folder = package_folder(top)
-    if folder is None:
-        return None
+def _module_file(module: str, owner: Plugin | None) -> Path | None:
+    if owner and owner.is_included:
+        folder, rest = owner.path, module.removeprefix(owner.package).split(".")[1:]
+        if folder.is_file():
+            return None if rest else folder
+    else:
+        top, *rest = module.split(".")
+        found = package_folder(top)
+        if found is None:
+            return None
+        folder = found
     base = folder.joinpath(*rest)
-    for path in (base / "__init__.py", base.with_suffix(".py") if rest else base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
+    files = [base / "__init__.py", *([base.with_name(f"{base.name}.py")] if rest else [])]
+    return next((path for path in files if path.is_file()), None)
 
 
 def names(kind: Kind) -> list[str]:
@@ -53,10 +68,9 @@ def module_of(kind: str, name: str) -> str:
     """
     found = _found(kind)
     if name not in found:
-        raise UserError(
-            kind.upper(), name, allowed=sorted(found), remedy=f"`mimbench {kind}s` describes them."
-        )
-    return found[name]
+        remedy = f"`mimbench {kind}s` describes them; --include PATH adds your own."
+        raise UserError(kind.upper(), name, allowed=sorted(found), remedy=remedy)
+    return found[name].module
 
 
 def kind_of(name: str) -> Literal["method", "teacher"]:
@@ -67,39 +81,135 @@ def kind_of(name: str) -> Literal["method", "teacher"]:
     return "method"
 
 
+def plugin_of(kind: str, name: str) -> Plugin | None:
+    """The plug-in that a card comes from; None for one of ours."""
+    return _found(kind)[name].plugin if name in _found(kind) else None
+
+
+def sound_plugins() -> list[Plugin]:
+    """The plug-ins without those that are left out because of their cards."""
+    return [each for each in plugins() if each in _all(plugins())[1]]
+
+
+def _found(kind: str) -> dict[str, Found]:
+    return _all(plugins())[0][kind]
+
+
 @functools.cache
-def _found(kind: str) -> dict[str, str]:
-    """Card name to module name, read from the files' syntax trees."""
-    package, variable = PACKAGES[kind]
+def _all(places: tuple[Plugin, ...]) -> tuple[dict[str, dict[str, Found]], set[Plugin]]:
+    """Kind to card name to where it is, in the project and in these plug-ins; and which of these are sound.
+
+    Raises:
+        UserError: an included plug-in's file is no Python, or has a name that another file has.
+    """
+    found: dict[str, dict[str, Found]] = {kind: {} for kind in PACKAGES}
+    for kind, (package, variable) in PACKAGES.items():
+        for file, name in _cards(module_folder(package), variable):
+            found[kind][name] = Found(f"{package}.{file.stem}", file)
+    sound = set()
+    for each in places:
+        try:
+            cards = list(_cards_of(each))
+            known = {name: card for named in found.values() for name, card in named.items()}
+            for _, name, card in cards:
+                if name in known:
+                    remedy = f"{known[name].file} has that name. Give the card in {card.file} another one."
+                    raise UserError("name", name, remedy=remedy)
+                known[name] = card
+        except UserError as error:
+            plugin.leave_out(each, error)
+        else:
+            sound.add(each)
+            for kind, name, card in cards:
+                found[kind][name] = card
+    return found, sound
+
+
+def module_folder(package: str) -> Path | None:
+    """Where a package of ours lies."""
     top, *rest = package.split(".")
-    root = package_folder(top)
-    folder = root.joinpath(*rest) if root else None
+    folder = package_folder(top)
+    return folder.joinpath(*rest) if folder else None
+
+
+def _cards_of(each: Plugin) -> Iterator[tuple[Kind, str, Found]]:
+    """(kind, name, place) of every card of a plug-in.
+
+    Raises:
+        UserError: a file has none. What only other files import may begin with `_`, or lie elsewhere.
+    """
+    if each.path.is_file():
+        cards = _assigned(each.path)
+        for variable, call in cards.items():
+            kind: Kind = "task" if variable == "TASK" else _stage(call)
+            yield kind, _name(call, each.path), Found(each.package, each.path, each)
+        if not cards:
+            remedy = "It has no card: end it with METHOD = MethodCard(...) or TASK = TaskCard(...)."
+            raise UserError(str(each.path), remedy=remedy)
+        return
+    for kind, folder in FOLDERS.items():
+        variable, carded = PACKAGES[kind][1], set()
+        for file, name in _cards(each.path / folder, variable):
+            carded.add(file)
+            yield kind, name, Found(f"{each.package}.{folder}.{file.stem}", file, each)
+        for file in set((each.path / folder).glob("[!_]*.py")) - carded:
+            remedy = (
+                f"It has no card: end it with {variable} = ...; a module for others goes beside {folder}/."
+            )
+            raise UserError(str(file), remedy=remedy)
+
+
+def _cards(folder: Path | None, variable: str) -> Iterator[tuple[Path, str]]:
+    """(file, card's name) of a folder's modules that have a card."""
     if folder is None or not folder.is_dir():
-        return {}
-    found = {}
+        return
     for info in pkgutil.iter_modules([str(folder)]):
         path = folder / f"{info.name}.py"
-        card = _card_name(path, variable) if path.is_file() else None
-        if card:
-            found[card] = f"{package}.{info.name}"
+        call = _assigned(path).get(variable) if path.is_file() else None
+        if call is not None:
+            yield path, _name(call, path)
+
+
+def _assigned(path: Path) -> dict[str, ast.expr]:
+    """What a file assigns to METHOD and to TASK, from its syntax tree.
+
+    Raises:
+        UserError: it is no Python source.
+    """
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}", remedy=f"{error.msg}. Correct it.") from error
+    except ValueError as error:  # a null byte
+        raise UserError(str(path), remedy=f"It is no Python source: {error}.") from error
+    found = {}
+    for node in tree.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            found.update({name: node.value for name in names if name in ("METHOD", "TASK")})
     return found
 
 
-def _card_name(path: Path, variable: str) -> str | None:
-    """The `name=` of the card that a file assigns to `variable` (the file's own name if it is no literal)."""
-    for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
-        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
-            continue
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        if any(isinstance(target, ast.Name) and target.id == variable for target in targets):
-            for keyword in node.value.keywords if isinstance(node.value, ast.Call) else ():
-                if keyword.arg == "name" and isinstance(keyword.value, ast.Constant):
-                    return str(keyword.value.value)
-            return path.stem
+def _name(call: ast.expr, path: Path) -> str:
+    """The `name=` of a card (the file's own name if it is no literal)."""
+    return _argument(call, "name") or path.stem
+
+
+def _stage(call: ast.expr) -> Kind:
+    """What a file of its own that assigns METHOD is."""
+    return "teacher" if _argument(call, "stage") == "teacher" else "method"
+
+
+def _argument(call: ast.expr, name: str) -> str | None:
+    for keyword in call.keywords if isinstance(call, ast.Call) else ():
+        if keyword.arg == name and isinstance(keyword.value, ast.Constant):
+            return str(keyword.value.value)
     return None
 
 
 def forget() -> None:
     """Look again when next asked."""
-    for function in (_found, module_file):
+    plugin.forget()
+    for function in (_all, _module_file):
         function.cache_clear()

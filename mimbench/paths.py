@@ -17,6 +17,13 @@ def share(name: str) -> Path:
     return (shipped if shipped.is_dir() else PACKAGE.parent) / name
 
 
+def checkout() -> Path | None:
+    """The root of the checkout that mimbench runs from; None where it is an installed wheel."""
+    root = PACKAGE.parent
+    is_wheel = (PACKAGE / "_share").is_dir()
+    return None if is_wheel or not (root / "pretrain" / "methods").is_dir() else root
+
+
 def workspace() -> Path:
     """The folder that holds runs/, data/ and reports/out: MIMBENCH_HOME, else the current directory.
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "dtm_main_smoke.csv"
-KEPT = ("kind", "row", "metric", "status", "reconstruction", "n", "reported", "reported_kind", "against")
+KEPT = ("kind", "row", "metric", "status", "provenance", "n", "reported", "reported_kind", "against")
 TOLERANCE = {"top1": 12.5, "miou": 3.0, "box_ap": 3.0, "mask_ap": 3.0}  # 24 pictures: three of them in top-1
 
 

@@ -174,6 +174,8 @@ def test_wheel_carries_packages_tables_and_templates_only(site_packages: Path) -
     names = ["index.html.j2", "style.css", "table.html.j2"]
     assert sorted(path.name for path in (share / "reports").rglob("*")) == names
     assert (share / "tables" / "reported.csv").is_file()
+    templates = site_packages / "mimbench" / "commands" / "templates"
+    assert len(list(templates.glob("*.template"))) == 4, "what `mimbench new` writes"
 
 
 def test_installed_wheel_finds_its_tables_from_any_folder(site_packages: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def transfer():
     return {transfer!r}
 
 METHOD = MethodCard(
-    name={name!r}, title={name!r}, paper="P", code=None, reconstruction=True, recipes=recipes,
+    name={name!r}, title={name!r}, paper="P", code=None, provenance="reconstruction", recipes=recipes,
     transfer=transfer, needs={needs!r}, build=SimpleNamespace, data={data!r}, trains={trains!r},
     stage={stage!r},
 )

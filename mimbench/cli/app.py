@@ -10,11 +10,15 @@ from typer.core import TyperGroup
 
 from mimbench.atomic import trouble
 from mimbench.cli.help import SETTINGS, Command, Group
+from mimbench.cli.include import to_front
 from mimbench.errors import RunFailed, UserError, printable
 
 
 class Guarded(TyperGroup):
     """Turns our errors into a message and an exit status: 2 for the user's mistakes, 1 for failures."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, to_front(args))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -116,5 +120,17 @@ def main(
         bool,
         typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
     ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            metavar="PATH",
+            help="A plug-in: a folder or file with methods, tasks or tables of your own; for any command.",
+        ),
+    ] = None,
 ) -> None:
     """What every command has; `app`'s own help says what the program is."""
+    if include:
+        from mimbench import plugin
+
+        plugin.include(include)

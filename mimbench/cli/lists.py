@@ -37,9 +37,9 @@ def methods(as_json: JsonOption = False, plain: PlainOption = False) -> None:
     console.print(_methods_table([*catalog.all("method"), *catalog.all("teacher")], console))
     if not console.plain:
         notes = (
-            "\ncode: the official code that it was written after; a reconstruction has none.",
-            "golden: compared with numbers of that code. points: statements of the specification that are",
-            "tests. needs: what is trained or loaded first.",
+            "\ncode: the official code that it was written after; a reconstruction has none; an idea of its",
+            "file's author is own. golden: compared with numbers of the official code. points: statements of",
+            "the specification that are tests. needs: what is trained or loaded first.",
         )
         console.print(" ".join(notes), style="dim")
 
@@ -56,7 +56,7 @@ def _methods_table(found: Sequence[Description], console: ListConsole) -> Table:
     paper, code = (Column(name, overflow="fold", ratio=ratio) for name, ratio in (("paper", 3), ("code", 2)))
     table = Table(*((name, kind, paper, code, golden, points, needs) if roomy else (name, paper)))
     for about in found:
-        source = "reconstruction" if about.reconstruction else about.code or ""
+        source = about.code or "" if about.provenance == "official" else about.provenance
         before = ", ".join(about.needs.values())
         if roomy:
             facts = (about.paper, source, "yes" if about.golden else "", about.points or "", before)

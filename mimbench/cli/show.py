@@ -70,6 +70,7 @@ def show(listed: Listed, children: Iterable[RunFolder]) -> None:
             ("scale", [listed.scale or "not known: no recipe of today is like this one"]),
             ("changes", listed.changed()),
             ("seed", [str(spec.seed)]),
+            ("plug-in", list((folder.plugin or {}).values())),
             ("data", [f"{role} {print_[:8]}" for role, print_ in spec.data.items()]),
             ("used by", [child.path.name for child in children]),
             ("numbers", [f"{name} {value:.6g}" for name, value in listed.metrics.items()]),

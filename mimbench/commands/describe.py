@@ -1,6 +1,6 @@
 """What `--json` prints: plain values, with a `schema` number that grows when a key changes its meaning.
 
-    methods     {schema, methods: [{kind, name, title, paper, code, reconstruction, trains,
+    methods     {schema, methods: [{kind, name, title, paper, code, provenance, trains,
                 needs: {role: name}, data, scales, golden, points}]}; kind is `method` or `teacher`
     tasks       {schema, tasks: [{name, title, protocol, takes, data, scales, metrics: [{name, title}]}]}
     tables      {schema, tables: [{method, table, title, paper, section, baseline,
@@ -10,8 +10,9 @@
                 needs: {role: run}, images, flops, state}], to_do: {runs, images, flops},
                 cells: [{row, metric, runs: {seed: run}}], blocked: [{row, metric, reason, option}]}
     runs list   {schema, workspace, runs: [{run, key, path, subject, stage, name, arch, method, task, seed,
-                scale, changes: {field: value}, weights: [name], state, step, total, seconds, updated,
-                message, parents: {role: run}, metrics: {name: value}}]}
+                scale, changes: {field: value}, weights: [name], state, plugin: {name, path or
+                distribution} or null, step, total, seconds, updated, message, parents: {role: run},
+                metrics: {name: value}}]}
     runs show   {schema, run: as in runs list, children: [run], spec, inputs, status, result}
     doctor      {schema, ready, checks: [{section, name, status, found, remedy, details}]}
 
@@ -47,7 +48,7 @@ SCHEMA = 1
 def methods(catalog: Catalog) -> dict[str, Any]:
     """Every method, then every teacher."""
     names = (
-        "kind", "name", "title", "paper", "code", "reconstruction", "trains", "needs", "data", "scales",
+        "kind", "name", "title", "paper", "code", "provenance", "trains", "needs", "data", "scales",
         "golden", "points",
     )  # fmt: skip
     found = [*catalog.all("method"), *catalog.all("teacher")]
@@ -134,6 +135,7 @@ def run(listed: Listed) -> dict[str, Any]:
         "changes": dict(listed.changes),
         "weights": list(listed.weights),
         "state": listed.state,
+        "plugin": listed.folder.plugin,
     }
     updated = datetime.fromtimestamp(listed.updated, timezone.utc).isoformat(timespec="seconds")
     return found | {

@@ -37,17 +37,19 @@ def referenced(
     """Runs whose recipe one of the tables has today, at any scale; seed and data do not matter.
 
     Args:
-        names: (method, table). orphans: count a run whose parent is gone as one of them.
+        names: (method, table). orphans: count a run whose parent or whose plug-in is gone as one of them.
     """
     wanted = _signatures(catalog, RunStore(store.root / ".none"), names)
 
     def is_wanted(folder: RunFolder) -> str | None:
-        """The run's signature if a table has it; empty where a parent is gone."""
+        """The run's signature if a table has it; empty where a parent or its plug-in is gone."""
         parents = {}
         try:
             spec = folder.spec
         except RunFailed:
             return None  # damaged
+        if folder.plugin and discovery.plugin_of(discovery.STAGES[spec.stage], spec.name) is None:
+            return "" if orphans else None  # its plug-in, and what tables that has, are not here now
         for role, key in spec.parents.items():
             parent = store.get(key)
             if parent is None:

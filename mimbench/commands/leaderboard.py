@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import replace
 
 from rich.console import Console
 
-from mimbench import paths
+from mimbench import paths, plugin
 from mimbench.commands.outcomes import version
 from mimbench.commands.stored import stored_tables
 from mimbench.errors import UserError
@@ -24,7 +25,8 @@ def leaderboard(request: Request, console: Console) -> int:
     columns: dict[str, Column] = {}
     rows: dict[str, Row] = {}  # by the key of the pretraining with seed 0
     found: dict[tuple[str, str], dict[int, SeedOutcome]] = {}  # (row's id, metric) to what became of its runs
-    rebuilt, untrained = set(), []
+    provenance: dict[str, str] = {}
+    untrained = []
     for stored in stored_tables(request, console):
         columns |= {column.metric: column for column in stored.spec.columns if column.metric not in columns}
         for row in stored.spec.rows:
@@ -36,8 +38,7 @@ def leaderboard(request: Request, console: Console) -> int:
             if pretraining not in rows:
                 name = f"{stored.method} {row.id}"
                 rows[pretraining] = row.model_copy(update={"id": name, "baseline": None})
-                if row.id in stored.plan.rebuilt:
-                    rebuilt.add(name)
+                provenance[name] = stored.plan.provenance[row.id]
                 if not stored.plan.recipes[pretraining].about.trains:
                     untrained.append(name)
             name = rows[pretraining].id
@@ -70,10 +71,13 @@ def leaderboard(request: Request, console: Console) -> int:
     )
     places = {metric: index for index, metric in enumerate(columns)}
     by_index = {(name, places[metric]): by_seed for (name, metric), by_seed in found.items()}
-    table = aggregate.aggregate(spec, by_index, reported.read(), request.scale, rebuilt, where="leaderboard")
+    table = aggregate.aggregate(
+        spec, by_index, reported.read(), request.scale, provenance, where="leaderboard"
+    )
     table = replace(table, rows=tuple(sorted(table.rows, key=_worst_last)))
     terminal.show(table, console)
-    command = f"mimbench leaderboard --scale {request.scale} --seeds {request.seeds}"
+    options = ["--scale", request.scale, "--seeds", str(request.seeds)]
+    command = shlex.join(["mimbench", *plugin.words(), "leaderboard", *options])
     told = Context(command, {"mimbench": version()})
     files = write_all(table, paths.reports_out(), report_name("leaderboard", request), told)
     index_page.write(paths.reports_out())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 
+from mimbench import discovery
 from mimbench.catalog import Resolved
 from mimbench.execute.pool import Report
 from mimbench.plan.graph import Node, Plan
@@ -61,7 +62,7 @@ def aggregate(
     scale = f"changed {request.scale}" if request.changes else request.scale  # no longer the paper's recipe
     flops, loaded = plan.pretraining_flops(), plan.loaded()
     return aggregation.aggregate(
-        spec, found, reported.read(), scale, plan.rebuilt, flops, loaded, where=where
+        spec, found, reported.read(), scale, plan.provenance, flops, loaded, where=where
     )
 
 
@@ -73,6 +74,8 @@ def context(spec: TableSpec, plan: Plan, request: Request, command: str) -> Cont
     for node in plan.nodes.values():
         for role, fingerprint in node.spec.data.items():
             facts[f"data: {role}"] = fingerprint[:16]
+        if used := discovery.plugin_of(discovery.STAGES[node.spec.stage], node.spec.name):
+            facts[f"plug-in: {used.name}"] = used.distribution or str(used.path)
     return Context(command=command, facts=facts, recipes=used_recipes(spec, plan))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from mimbench import plugin
 from mimbench.errors import RunFailed, printable
 from mimbench.execute.machine import default_jobs, gpu_ids, num_cores
 from mimbench.execute.progress import Progress
@@ -139,6 +140,7 @@ class Pool:
         threads = max(num_cores() // self.jobs, 1) if self.gpus else 1
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+        environment[plugin.VARIABLE] = os.pathsep.join(map(str, plugin.included()))
         if self.gpus:
             taken = [worker.gpu for worker in self.workers]
             environment["CUDA_VISIBLE_DEVICES"] = min(self.gpus, key=taken.count)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mimbench import catalog
+from mimbench import catalog, discovery
 from mimbench.atomic import trouble
 from mimbench.errors import RunFailed, UserError, printable
 from mimbench.execute.machine import environment
@@ -71,7 +71,7 @@ def handle(path: Path, *, rerun: bool) -> dict[str, Any]:
 def compute(folder: RunFolder) -> dict[str, Any]:
     """Run the stage and write its result; every error becomes a status, a line in the log and a reply."""
     try:
-        folder.begin(environment())
+        folder.begin({**environment(), **_plugin(folder)})
         seed_all(folder.spec.seed)
         folder.finish(stage(folder))
     except Exception as error:  # the worker goes on with other runs; log, status and reply say what happened
@@ -83,6 +83,12 @@ def compute(folder: RunFolder) -> dict[str, Any]:
     finally:
         free_memory()
     return {"event": "done", "shared": False}
+
+
+def _plugin(folder: RunFolder) -> dict[str, Any]:
+    """What env.json says of the plug-in that a run's method or task comes from."""
+    found = discovery.plugin_of(discovery.STAGES[folder.spec.stage], folder.spec.name)
+    return {"plugin": found.facts()} if found else {}
 
 
 def _failure(error: Exception, place: Path) -> dict[str, Any]:

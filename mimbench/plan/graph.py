@@ -39,7 +39,7 @@ class Plan:
         blocked: (row id, column index) to why it cannot be run here.
         recipes: key to the resolved recipe with its sources.
         targets: the runs that were asked for; the others only lead to them.
-        rebuilt: the rows that are reconstructions, without their authors' code.
+        provenance: row id to where its method's code comes from: official, reconstruction, own.
     """
 
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Plan:
     blocked: dict[tuple[str, int], Unavailable] = field(default_factory=dict)
     recipes: dict[str, Resolved] = field(default_factory=dict)
     targets: set[str] = field(default_factory=set)
-    rebuilt: set[str] = field(default_factory=set)
+    provenance: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def union(cls, plans: Mapping[str, Plan]) -> Plan:

@@ -58,8 +58,7 @@ class Planner:
 
     def _row(self, row: Row, columns: Sequence[Column], where: str) -> None:
         """Plan a row's cells; one that cannot be run here is blocked, with the reason."""
-        if self._is_rebuilt(row, where):
-            self.plan.rebuilt.add(row.id)
+        self.plan.provenance[row.id] = self._provenance(row, where)
         overrides = Overrides(row, self.request.scale, where)
         is_blocked = False
         for task in dict.fromkeys(column.task for column in columns):  # its columns share one run
@@ -74,15 +73,15 @@ class Planner:
         if not is_blocked:
             overrides.refuse_strangers()
 
-    def _is_rebuilt(self, row: Row, where: str) -> bool:
-        """Whether a row is a reconstruction; as its card says where its recipe is none at this scale."""
+    def _provenance(self, row: Row, where: str) -> str:
+        """Where a row's code comes from; as its card says where it has no recipe at this scale."""
         assert row.method is not None
         kind = discovery.kind_of(row.method)
         try:
             changes = self.ledger.changes(row.method, Overrides(row, self.request.scale, where), own=True)
-            return self.recipes.resolve(kind, row.method, changes).reconstruction
+            return self.recipes.resolve(kind, row.method, changes).provenance
         except (UserError, Unavailable):  # planning the row's cells reports what matters
-            return self.catalog.describe(kind, row.method).reconstruction
+            return self.catalog.describe(kind, row.method).provenance
 
     def cell(self, row: Row, task: str | None, seed: int, where: str) -> str:
         """Plan the run behind one cell and seed (without a task: only the pretraining); returns its key.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mimbench import plugin
 from mimbench.errors import UserError
 from mimbench.recipe import SCALES, Scale
 from mimbench.store.folder import Options
@@ -152,7 +153,7 @@ def settings(request: Request) -> list[str]:
 
 def command_of(method: str, table: str, request: Request) -> str:
     """The command that makes this table again."""
-    words = ["mimbench", "reproduce-table", method, "--table", table]
+    words = ["mimbench", *plugin.words(), "reproduce-table", method, "--table", table]
     words += ["--scale", request.scale, "--seeds", str(request.seeds)]
     for option, given in (("--data", request.data), ("--weights", request.weights)):
         words += [word for name, path in given.items() for word in (option, f"{name}={path}")]

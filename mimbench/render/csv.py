@@ -18,7 +18,7 @@ from mimbench.table.stats import Estimate
 from mimbench.table.verdict import Verdict
 
 FIELDS = (
-    "kind", "table", "scale", "row", "label", "method", "reconstruction", "task", "metric", "status", "stale",
+    "kind", "table", "scale", "row", "label", "method", "provenance", "task", "metric", "status", "stale",
     "pretraining_flops", "reported_cost", "n", "mean", "std", "low", "high", "values", "runs", "notes",
     "reported", "reported_kind", "reported_source", "against", "delta_n", "delta", "delta_low", "delta_high",
     "reported_delta", "verdict", "reason",
@@ -46,7 +46,7 @@ def _cells(table: Table, row: TableRow) -> Iterator[dict[str, Any]]:
             "row": row.spec.id,
             "label": row.spec.label,
             "method": row.spec.method or "",
-            "reconstruction": int(row.reconstruction),
+            "provenance": row.provenance,
             "task": column.task,
             "metric": column.metric,
             **_cost(row.cost),

@@ -178,7 +178,7 @@ def _row(table: Table, row: TableRow, anchor: str, numbers: Mapping[Reported, in
         "label": row.spec.label,
         "run": row.spec.method is not None,
         "notes": text.row_notes(table, row, tags=False),
-        "reconstruction": row.reconstruction,
+        "provenance": row.provenance,
         "baseline": text.is_baseline(table, row),
         "cells": [_cell(table, cell, index, numbers) for index, cell in enumerate(row.cells)],
     }

@@ -7,7 +7,7 @@ significant digits; what is not known is null.
     table, paper, title, section, links
     scale, comparable   whether our absolute numbers may be compared with the paper's
     seeds, summary      cells {complete, of, stale}; how often each verdict occurs
-    rows[]              id, label, method, reconstruction, baseline, notes, cost, cells[]
+    rows[]              id, label, method, provenance, baseline, notes, cost, cells[]
     rows[].cells[]      task, metric, status, stale, ours, seeds {seed: value, status, run, note}, reported,
                         against, delta, reported_delta, verdict
     claims[]            label, row, against, metric, delta, reported_delta, reported[], verdict
@@ -89,7 +89,7 @@ def _row(table: Table, row: TableRow) -> dict[str, Any]:
         "id": row.spec.id,
         "label": row.spec.label,
         "method": row.spec.method,
-        "reconstruction": row.reconstruction,
+        "provenance": row.provenance or None,
         "baseline": text.is_baseline(table, row),
         "notes": text.row_notes(table, row, tags=False),
         "cost": _cost(row.cost),

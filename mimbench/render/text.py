@@ -154,7 +154,7 @@ def row_notes(table: Table, row: TableRow, *, tags: bool = True) -> list[str]:
 
 def row_tags(row: TableRow) -> list[str]:
     """What a row is, in a word."""
-    tags = ["reconstruction"] if row.reconstruction else []
+    tags = [row.provenance] if row.provenance in ("reconstruction", "own") else []
     return tags + (["reported only"] if row.spec.method is None else [])
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from mimbench import discovery
+from mimbench import discovery, plugin
 from mimbench.atomic import digest
 from mimbench.discovery import module_file
 
@@ -140,13 +140,15 @@ class _Reader(ast.NodeTransformer):
         found: list[Import] = []
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if _is_ours(alias.name):
-                    self.imported.add(alias.name)
-                    found.append(Import(alias.name, "", alias.asname or alias.name))
+                module = self._named(alias.name)
+                if _is_ours(module):
+                    self.imported.add(module)
+                    found.append(Import(module, "", alias.asname or alias.name))
             return found
         parts = self.package.split(".")
         above = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
         base = ".".join(filter(None, (above, node.module)))
+        base = base if node.level else self._named(base)
         if not _is_ours(base):
             return []
         self.imported.add(base)
@@ -159,6 +161,10 @@ class _Reader(ast.NodeTransformer):
             else:
                 found.append(Import(base, alias.name, bound))
         return found
+
+    def _named(self, module: str) -> str:
+        """The name that an absolute import counts under: a file of a plug-in's own has the plug-in's name."""
+        return module if _is_ours(module) else plugin.inner_name(self.package, module)
 
     def _place(self, what: tuple[Import, ...] | str) -> ast.stmt:
         self.places.append(what)
@@ -180,7 +186,7 @@ class _Reader(ast.NodeTransformer):
 
 
 def _is_ours(module: str) -> bool:
-    return module.split(".")[0] in PROJECT_PACKAGES
+    return module.split(".")[0] in PROJECT_PACKAGES or plugin.of(module) is not None
 
 
 @functools.cache
@@ -213,9 +219,9 @@ def _dump(tree: ast.Module) -> str:
 
 
 def _counts(module: str) -> bool:
-    """Whether a module of ours computes numbers."""
+    """Whether a module of ours computes numbers; every module of a plug-in may."""
     top, _, rest = module.partition(".")
-    return top != "mimbench" or rest.split(".")[0] in NUMERICS
+    return top != "mimbench" or rest.split(".")[0] in NUMERICS or plugin.of(module) is not None
 
 
 @functools.cache
@@ -327,6 +333,6 @@ def run_fingerprint(stage: str, name: str, *, adopted: bool = False) -> str:
     Args:
         adopted: the run converts a checkpoint instead of training.
     """
-    kind = {"pretrain": "method", "downstream": "task"}.get(stage, stage)
+    kind = discovery.STAGES[stage]
     training = () if kind == "task" else (ADOPTION,) if adopted else (PRETRAINING,)
     return source_fingerprint((discovery.module_of(kind, name), *training), plain_data=False)

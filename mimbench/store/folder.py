@@ -153,6 +153,12 @@ class RunFolder:
                 found.append(str(error))
         return found
 
+    @property
+    def plugin(self) -> dict[str, str] | None:
+        """Name and place of the plug-in that its code came from; None for a method or task of ours."""
+        values = read_json(self.path / "env.json")
+        return values.get("plugin") if isinstance(values, dict) else None
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run; the lock goes with the process, however it dies.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mimbench.table import verdict as rules
@@ -20,7 +20,7 @@ def aggregate(
     outcomes: Mapping[tuple[str, int], Mapping[int, SeedOutcome]],
     reported: Sequence[Reported],
     scale: str,
-    rebuilt: Collection[str] = (),
+    provenance: Mapping[str, str] | None = None,
     flops: Mapping[str, float] | None = None,
     loaded: Mapping[str, str] | None = None,
     *,
@@ -32,7 +32,7 @@ def aggregate(
         outcomes: (row's id, column's index) to seed to outcome. A seed that some cell has and another lacks
             counts as missing in the other.
         reported: the lines of reported.csv.
-        rebuilt: ids of the rows that are rebuilt without their authors' code.
+        provenance: row's id to where its method's code comes from: official, reconstruction, own.
         flops: row's id to the FLOPs of its own pretraining.
         loaded: row's id to the checkpoint that takes the place of its pretraining.
         where: how the user knows the table's file, for errors.
@@ -58,10 +58,10 @@ def aggregate(
                 outcomes=cell,
                 ours=estimate(done) if done else None,
                 reported=line,
-                reconstruction=row.id in rebuilt,
                 protocol=protocol,
             )
-    rows = tuple(_row(spec, row, drafts, scale, row.id in rebuilt) for row in spec.rows)
+    known = provenance or {}
+    rows = tuple(_row(spec, row, drafts, scale, known.get(row.id, "")) for row in spec.rows)
     if spec.cost:
         figures = [_reported(row, spec.cost.metric, reported, where) for row in spec.rows]
         rows = tuple(
@@ -81,15 +81,15 @@ def _reported(row: Row, metric: str, lines: Sequence[Reported], where: str) -> R
 
 
 def _row(
-    spec: TableSpec, row: Row, drafts: Mapping[tuple[str, int], Cell], scale: str, rebuilt: bool
+    spec: TableSpec, row: Row, drafts: Mapping[tuple[str, int], Cell], scale: str, provenance: str
 ) -> TableRow:
     cells = tuple(_compare(spec, row, index, drafts, scale) for index in range(len(spec.columns)))
     verdicts = {cell.verdict for cell in cells}
     verdict = next(iter(verdicts))
     if len(verdicts) > 1 or verdict is None or verdict.word != "not runnable":
-        return TableRow(row, cells, rebuilt)
+        return TableRow(row, cells, provenance)
     cells = tuple(replace(cell, verdict=Verdict(verdict.word)) for cell in cells)
-    return TableRow(row, cells, rebuilt, unavailable=verdict.reason)
+    return TableRow(row, cells, provenance, unavailable=verdict.reason)
 
 
 def _compare(

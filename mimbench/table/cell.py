@@ -48,7 +48,6 @@ class Cell:
     reported_delta: float | None = None
     against: str = ""  # the baseline row's id; empty for the baseline itself
     verdict: Verdict | None = None
-    reconstruction: bool = False
     protocol: str = ""  # of the reported value, where it is not that of our runs
 
     @property
@@ -99,13 +98,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class TableRow:
-    """`unavailable`: why none of its cells can be run here; their verdicts then leave the reason out.
-    `cost`: in a table that asks for it. `loaded`: the checkpoint that was loaded instead of pretraining.
+    """A row with its cells.
+
+    Attributes:
+        provenance: of its method's code: official, reconstruction, own; empty where it is only reported.
+        unavailable: why none of its cells can be run here; their verdicts then leave the reason out.
+        cost: in a table that asks for it.
+        loaded: the checkpoint that was loaded instead of pretraining.
     """
 
     spec: Row
     cells: tuple[Cell, ...]
-    reconstruction: bool
+    provenance: str
     unavailable: str = ""
     cost: Cost | None = None
     loaded: str = ""

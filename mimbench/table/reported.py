@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from mimbench import paths
+from mimbench import discovery, paths, plugin
 from mimbench.errors import UserError
 
 COLUMNS = (
@@ -42,6 +42,11 @@ class Reported:
         return float(self.text)
 
     @property
+    def reference(self) -> tuple[str, ...]:
+        """What a table names it by, the epochs aside."""
+        return (self.paper, self.table_id, self.row, self.arch, self.dataset, self.metric)
+
+    @property
     def first_hand(self) -> bool:
         """Read in the authors' own paper, repository or log; not quoted by somebody else, not from memory."""
         return self.kind == "paper-text" or self.kind.startswith("official")
@@ -70,26 +75,46 @@ class Reference(BaseModel):
 
 
 def read(path: Path | None = None) -> list[Reported]:
-    """Every line of `path` (default: the project's tables/reported.csv).
+    """Every line of `path` (default: the project's tables/reported.csv, and those of plug-ins).
 
     Raises:
-        UserError: wrong columns, or a value that is not a number; names the line.
+        UserError: wrong columns, or a value that is not a number: names the line; or an included plug-in
+            reports what another file reports.
     """
-    path = path or paths.share("tables") / "reported.csv"
+    if path is not None:
+        return _read(path, path.name)
+    lines = _read(paths.share("tables") / "reported.csv", "reported.csv")
+    for each in discovery.sound_plugins():
+        file = each.tables / "reported.csv"
+        if not file.is_file():
+            continue
+        try:
+            own = _read(file, str(file))
+            for twice in sorted({line.reference for line in own} & {line.reference for line in lines}):
+                remedy = "Another reported.csv has this figure: refer to that one, and leave it out here."
+                raise UserError(str(file), ", ".join(twice), remedy=remedy)
+        except UserError as error:
+            plugin.leave_out(each, error)
+        else:
+            lines += own
+    return lines
+
+
+def _read(path: Path, where: str) -> list[Reported]:
     lines = []
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{path.name}: header", reader.fieldnames, remedy=f"Use {','.join(COLUMNS)}.")
+            raise UserError(f"{where}: header", reader.fieldnames, remedy=f"Use {','.join(COLUMNS)}.")
         for record in reader:
-            where = f"{path.name}: line {reader.line_num}"
+            here = f"{where}: line {reader.line_num}"
             if None in record or None in record.values():
-                raise UserError(where, len(record), remedy=f"Give {len(COLUMNS)} fields.")
+                raise UserError(here, len(record), remedy=f"Give {len(COLUMNS)} fields.")
             line = Reported(*(record[name] for name in COLUMNS))
             try:
                 line.value  # noqa: B018  a property that parses
             except ValueError:
-                raise UserError(f"{where}: value", line.text, remedy="Give a number.") from None
+                raise UserError(f"{here}: value", line.text, remedy="Give a number.") from None
             lines.append(line)
     return lines
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from mimbench import paths
+from mimbench import discovery, paths, plugin
 from mimbench.errors import UserError
 from mimbench.recipe import Scale
 from mimbench.table.reported import Reference
@@ -129,10 +129,36 @@ class TableSpec(_Strict):
 
 
 def list_tables(folder: Path | None = None) -> list[tuple[str, str]]:
-    """Every table as (method, table), sorted, `main` first within a method."""
-    folder = folder or paths.share("tables")
-    found = ((file.parent.name, file.stem) for file in folder.glob("*/*.toml"))
-    return sorted(found, key=lambda pair: (pair[0], pair[1] != "main", pair[1]))
+    """Every table as (method, table), sorted, `main` first within a method.
+
+    Args:
+        folder: where to look; default: the project's tables and those of plug-ins.
+    """
+    return sorted(_files(folder), key=lambda pair: (pair[0], pair[1] != "main", pair[1]))
+
+
+def _files(folder: Path | None) -> dict[tuple[str, str], Path]:
+    """(method, table) to its file.
+
+    Raises:
+        UserError: an included plug-in has a table with the name of another.
+    """
+    found = _files_in(folder or paths.share("tables"))
+    for each in discovery.sound_plugins() if folder is None else ():
+        own = _files_in(each.tables)
+        try:
+            for name in sorted(own.keys() & found.keys()):
+                remedy = f"{found[name]} has that name. Give {own[name]} another one."
+                raise UserError("TABLE", "/".join(name), remedy=remedy)
+        except UserError as error:
+            plugin.leave_out(each, error)
+        else:
+            found |= own
+    return found
+
+
+def _files_in(folder: Path) -> dict[tuple[str, str], Path]:
+    return {(file.parent.name, file.stem): file for file in folder.glob("*/*.toml")}
 
 
 def load(method: str, table: str = "main", folder: Path | None = None) -> TableSpec:
@@ -141,17 +167,17 @@ def load(method: str, table: str = "main", folder: Path | None = None) -> TableS
     Raises:
         UserError: no such table, or a mistake in the file: says which key, and the nearest valid one.
     """
-    folder = folder or paths.share("tables")
-    known = list_tables(folder)
-    methods = list(dict.fromkeys(name for name, _ in known))
+    files = _files(folder)
+    methods = list(dict.fromkeys(name for name, _ in sorted(files)))
+    remedy = "`mimbench tables` lists every table; --include PATH adds your own."
     if method not in methods:
-        raise UserError("METHOD", method, allowed=methods, remedy="`mimbench tables` lists every table.")
-    tables = [name for owner, name in known if owner == method]
+        raise UserError("METHOD", method, allowed=methods, remedy=remedy)
+    tables = [name for owner, name in list_tables(folder) if owner == method]
     if table not in tables:
-        raise UserError("TABLE", table, allowed=tables, remedy="`mimbench tables` lists every table.")
+        raise UserError("TABLE", table, allowed=tables, remedy=remedy)
     where = f"tables/{method}/{table}.toml"
     try:
-        values = tomllib.loads((folder / method / f"{table}.toml").read_text(encoding="utf-8"))
+        values = tomllib.loads(files[method, table].read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(where, str(error), remedy="Write valid TOML.") from None
     return parse(values, where=where, name=table)

@@ -104,7 +104,7 @@ METHOD = MethodCard(
     title="BEiT-style + deep dynamic supervision",
     paper="Chen et al., DDAE: Towards Deep Dynamic Vision BERT Pretraining, AAAI 2024 (on another host)",
     code=None,
-    reconstruction=True,
+    provenance="reconstruction",
     recipes=recipes,
     build=BEiTDDS,
 )

@@ -157,7 +157,7 @@ METHOD = MethodCard(
     paper="Baevski et al., data2vec: A General Framework for Self-supervised Learning in Speech, Vision and "
     "Language, ICML 2022",
     code="facebookresearch/data2vec_vision@af9a363",
-    reconstruction=False,
+    provenance="official",
     recipes=recipes,
     build=Data2vec,
     transfer=transfer,

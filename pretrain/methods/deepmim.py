@@ -220,7 +220,7 @@ METHOD = MethodCard(
     title="DeepMIM",
     paper="Ren et al., DeepMIM: Deep Supervision for Masked Image Modeling, WACV 2025",
     code="OliverRensu/DeepMIM@7bf1e80",
-    reconstruction=lambda recipe: recipe.target != "clip",
+    provenance=lambda recipe: "official" if recipe.target == "clip" else "reconstruction",
     recipes=recipes,
     build=DeepMIM,
     needs=needs,

@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from mimbench.contract import MethodCard
+from mimbench.contract import MethodCard, Provenance
 from mimbench.errors import UserError
 from mimbench.recipe import Cited, PretrainRecipe, cite, require_range
 from pretrain.feature_student import FeatureRecipe, token_distance
@@ -223,10 +223,11 @@ def recipes() -> Mapping[str, DTMRecipe]:
     return {scale: with_morphing(DTMRecipe, base, *own) for scale, base in base_recipes().items()}
 
 
-def unreleased(recipe: DTMRecipe) -> bool:
-    """Whether the recipe asks for something that only the paper has, or its ablations."""
+def provenance(recipe: DTMRecipe) -> Provenance:
+    """A reconstruction where the recipe asks for something that only the paper has, or its ablations."""
     released = {**MATCHING.values, **SCHEDULE.values, **LOSS.values}
-    return any(getattr(recipe, name) != value for name, value in released.items())
+    is_released = all(getattr(recipe, name) == value for name, value in released.items())
+    return "official" if is_released else "reconstruction"
 
 
 METHOD = MethodCard(
@@ -234,7 +235,7 @@ METHOD = MethodCard(
     title="DTM",
     paper="Kim et al., Morphing Tokens Draw Strong Masked Image Models, ICLR 2025",
     code="naver-ai/dtm@322df2e",
-    reconstruction=unreleased,
+    provenance=provenance,
     recipes=recipes,
     build=DTM,
     needs={"teacher": "clip"},

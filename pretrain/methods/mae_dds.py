@@ -165,7 +165,7 @@ METHOD = MethodCard(
     title="MAE + deep dynamic supervision",
     paper="Chen et al., DDAE: Towards Deep Dynamic Vision BERT Pretraining, AAAI 2024 (on MAE)",
     code=None,
-    reconstruction=True,
+    provenance="reconstruction",
     recipes=recipes,
     build=MAEDDS,
 )

@@ -36,7 +36,10 @@ def test_what_there_is_as_json(bench: Bench) -> None:
     methods = {method["name"]: method for method in parsed(bench, "methods")["methods"]}
     assert list(methods) == ["none-at-all", "plain", "taught", "wise"]
     assert methods["taught"]["needs"] == {"teacher": "wise"} and methods["wise"]["kind"] == "teacher"
-    assert methods["plain"]["scales"] == ["smoke", "toy", "paper"] and methods["plain"]["reconstruction"]
+    assert (
+        methods["plain"]["scales"] == ["smoke", "toy", "paper"]
+        and methods["plain"]["provenance"] == "reconstruction"
+    )
     (echo, scenes) = parsed(bench, "tasks")["tasks"]
     assert (echo["name"], scenes["data"]) == ("echo", "ade20k")
     assert echo["metrics"] == [{"name": "score", "title": "S"}, {"name": "other", "title": "O"}]

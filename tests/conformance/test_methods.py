@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from downstream.backbone import ViTBackbone
 from mimbench import catalog, discovery
 from mimbench.checkpoint.encoder import load_encoder, save_encoder
-from mimbench.contract import MethodCard
+from mimbench.contract import PROVENANCES, MethodCard
 from mimbench.data.captions import Tokenizer
 from mimbench.recipe import SCALES
 from mimbench.store.folder import RunFolder
@@ -89,12 +89,17 @@ def teachers_of(card: MethodCard, method: nn.Module) -> list[nn.Module]:
 
 @every
 def test_card_is_complete(card: MethodCard) -> None:
-    assert card.title and card.paper
+    assert card.title and card.paper, "METHOD has no title, or no paper"
     assert card.name in discovery.names("teacher" if card.stage == "teacher" else "method")
     assert card.load is not None or card.stage == "pretrain"
-    without_code = card.is_reconstruction(card.recipes()["paper"])
-    assert without_code == (card.code is None), "without official code it is a reconstruction"
-    assert all((GOLDEN / name).is_file() for name in card.golden)
+    provenance = card.provenance_of(card.recipes()["paper"])
+    assert provenance in PROVENANCES
+    if provenance == "official":
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+(@[0-9a-f]{7,40})?", card.code or ""), "code: owner/name@commit"
+    if provenance == "reconstruction":
+        assert card.code is None, "a method with its authors' code is official; an idea of yours is own"
+    missing = [name for name in card.golden if not (GOLDEN / name).is_file()]
+    assert not missing, f"METHOD's golden files are not in {GOLDEN}: {missing}"
     for recipe in card.recipes().values():
         for name in card.needed(recipe).values():
             assert catalog.card(discovery.kind_of(name), name).load is not None, f"{name} cannot be loaded"
@@ -106,7 +111,8 @@ def test_the_checklists_points_are_counted(card: MethodCard) -> None:
     file = GOLDEN.parent / "pretrain" / f"test_{module}_points.py"
     tests = file.read_text(encoding="utf-8") if file.is_file() else ""
     points = {int(number) for number in re.findall(r"^def test_[fp](\d\d)_", tests, flags=re.MULTILINE)}
-    assert points == set(range(1, card.points + 1))
+    said = f"METHOD has points={card.points}"
+    assert points == set(range(1, card.points + 1)), f"{said}; {file} has test_f.._ of {sorted(points)}"
 
 
 @every

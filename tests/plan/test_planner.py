@@ -349,13 +349,16 @@ def test_the_parents_of_a_row_that_cannot_run_are_not_planned(build, add, given:
 
 
 def test_a_row_is_a_reconstruction_as_its_recipe_is(build, add) -> None:
-    source = method_source("partly", extra="tau").replace(
-        "reconstruction=True", "reconstruction=lambda recipe: recipe.tau > 0.5"
+    text, word = method_source("partly", extra="tau"), 'provenance="reconstruction"'
+    assert word in text
+    source = text.replace(
+        word, 'provenance=lambda recipe: "reconstruction" if recipe.tau > 0.5 else "official"'
     )
     add("pretrain/methods/partly.py", source)
     rows = [row_of("released", "partly"), row_of("ours", "partly", {"tau": 0.75}), row_of("quoted", None)]
-    assert build(rows).rebuilt == {"ours"}
-    assert build([row_of("o", "partly", {"tau": 0.75}, not_at={"smoke": "no"})]).rebuilt == {"o"}
+    assert build(rows).provenance == {"released": "official", "ours": "reconstruction"}
+    left_out = build([row_of("o", "partly", {"tau": 0.75}, not_at={"smoke": "no"})])
+    assert left_out.provenance == {"o": "reconstruction"}
 
 
 def test_weights_of_no_known_name_are_refused_whatever_is_blocked(build, tmp_path: Path) -> None:

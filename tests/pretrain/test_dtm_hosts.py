@@ -106,7 +106,7 @@ def test_the_schedule_is_that_of_dtm(host: ModuleType, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_it_says_that_it_is_a_reconstruction(host: ModuleType) -> None:
-    assert host.METHOD.reconstruction and host.METHOD.code is None
+    assert host.METHOD.provenance == "reconstruction" and host.METHOD.code is None
     assert "RECONSTRUCTION" in (host.__doc__ or "")
 
 

@@ -33,7 +33,9 @@ def test_cells_have_every_seed_its_run_and_the_verdict() -> None:
     assert cell["reported"]["value"] == 85.4 and not cell["reported"]["first_hand"]
     assert cell["reported"]["links"] == ["https://arxiv.org/abs/2301.01296"]
     assert cell["verdict"] == {"word": "same direction", "reason": ""}
-    assert rows["scratch"]["baseline"] and rows["host"]["reconstruction"]
+    assert rows["scratch"]["baseline"]
+    names = ("scratch", "ours", "host", "quoted")
+    assert [rows[name]["provenance"] for name in names] == ["official", "own", "reconstruction", None]
     assert rows["quoted"]["cells"][0]["ours"] is None and rows["quoted"]["method"] is None
 
 

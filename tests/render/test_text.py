@@ -41,7 +41,7 @@ def test_findings_follow_the_paired_intervals() -> None:
 def test_where_rows_have_baselines_of_their_own_no_one_baseline_is_named() -> None:
     table = make_table(against="host")
     assert text.findings(table) and all("their baselines" in line for line in text.findings(table))
-    assert notes(table)["ours"] == ["Δ against Host"]
+    assert notes(table)["ours"] == ["Δ against Host", "own"]
     assert not any("Δ against" in note for lines in notes(make_table()).values() for note in lines)
 
 

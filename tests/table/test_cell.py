@@ -84,7 +84,7 @@ def table(scale="toy", **changes):
     for name, value in changes.items():
         row, index = name.rsplit("_", 1)
         outcomes[row, int(index)] = value
-    return aggregate(SPEC, outcomes, LINES, scale, {"new"})
+    return aggregate(SPEC, outcomes, LINES, scale, {"new": "reconstruction"})
 
 
 def cell(result, row, index):
@@ -182,11 +182,11 @@ def test_a_row_with_a_missing_cell_has_no_average():
     assert table().row("only").average is None
 
 
-def test_row_baseline_and_reconstruction():
+def test_row_baseline_and_provenance():
     new = cell(table(), "new", 0)
     assert new.against == "good"
     assert new.delta.values == pytest.approx((2.0, 1.9, 2.1))
-    assert new.reconstruction and not cell(table(), "good", 0).reconstruction
+    assert table().row("new").provenance == "reconstruction" and table().row("good").provenance == ""
 
 
 @pytest.mark.parametrize(
