@@ -7,16 +7,19 @@ result stale. An import of ours counts as the digest of the module that it names
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from mimbench import discovery, plugin
-from mimbench.atomic import digest
+from mimbench import discovery, paths, plugin
+from mimbench.atomic import digest, read_json, write_json
 from mimbench.discovery import module_file
+from mimbench.store.spec import canonical_json
 
 PROJECT_PACKAGES = ("mimbench", "pretrain", "downstream")
 
@@ -87,6 +90,9 @@ class _Reader(ast.NodeTransformer):
         self.package, self.plain_data = package, plain_data
         self.places: list[tuple[Import, ...] | str] = []
         self.imported: set[str] = set()
+        self.asked: dict[
+            str, bool
+        ] = {}  # whether there is a module of that name: `from a import b` may mean a.b
         # Local name to the module of ours that it is bound to; None where it is bound to several.
         self.modules: dict[str, str | None] = {}
 
@@ -154,7 +160,8 @@ class _Reader(ast.NodeTransformer):
         self.imported.add(base)
         for alias in node.names:
             bound, submodule = alias.asname or alias.name, f"{base}.{alias.name}"
-            if module_file(submodule) is not None:
+            self.asked[submodule] = module_file(submodule) is not None
+            if self.asked[submodule]:
                 self.imported.add(submodule)
                 self.modules[bound] = submodule if self.modules.get(bound, submodule) == submodule else None
                 found.append(Import(submodule, "", bound))
@@ -196,17 +203,59 @@ def _read(module: str, plain_data: bool) -> Source | None:
     if path is None:
         return None
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    text = path.read_text(encoding="utf-8")
+    cache = paths.cache() if plugin.of(module) is None else None
+    place = (
+        cache / "sources" / f"{digest(repr((_own_text(), package, text, plain_data)))}.json"
+        if cache
+        else None
+    )
+    if place and (known := _recalled(place)):
+        return known
+    source, asked = _parsed(text, path, package, plain_data)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
+        if place:
+            value = [asdict(source) | {"imported": sorted(source.imported)}, asked]
+            write_json(place, {"value": value, "digest": digest(canonical_json(value))})
+    return source
+
+
+def _recalled(place: Path) -> Source | None:
+    """What an earlier process read from the same text, if the same modules are there today."""
+    with contextlib.suppress(OSError):
+        found = read_json(place)
+        if isinstance(found, dict) and found.get("digest") == digest(canonical_json(found.get("value"))):
+            values, asked = found["value"]
+            if all((module_file(name) is not None) == there for name, there in asked.items()):
+                places = (
+                    each if isinstance(each, str) else tuple(Import(**one) for one in each)
+                    for each in values["places"]
+                )
+                exports = {name: Import(**one) for name, one in values["exports"].items()}
+                imported = frozenset(values["imported"])
+                return Source(values["text"], tuple(places), imported, exports, values["is_empty"])
+    return None
+
+
+@functools.cache
+def _own_text() -> str:
+    """This file: what it makes of a source is kept only as long as it stays as it is."""
+    return Path(__file__).read_text(encoding="utf-8")
+
+
+def _parsed(text: str, path: Path, package: str, plain_data: bool) -> tuple[Source, dict[str, bool]]:
+    """A file's source, and which modules it asked for: a name that it imports may be a module's."""
     reader = _Reader(package, plain_data)
-    tree = reader.visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+    tree = reader.visit(ast.parse(text, filename=str(path)))
     statements = (IMPORTS.fullmatch(ast.dump(item)) for item in tree.body if isinstance(item, ast.Expr))
     groups = [reader.places[int(found[1])] for found in statements if found]
     exports = {
         each.bound: each for place in groups for each in place if isinstance(each, Import) and each.name
     }
     reader.name_modules(tree)
-    return Source(
-        _dump(tree), tuple(reader.places), frozenset(reader.imported), exports, len(groups) == len(tree.body)
-    )
+    is_empty = len(groups) == len(tree.body)
+    source = Source(_dump(tree), tuple(reader.places), frozenset(reader.imported), exports, is_empty)
+    return source, reader.asked
 
 
 def _dump(tree: ast.Module) -> str:

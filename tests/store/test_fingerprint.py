@@ -227,6 +227,33 @@ def test_modules_that_import_each_other_are_one(tree) -> None:
     assert tree({"pretrain/beside.py": files["pretrain/aside.py"].replace("x +", "x -")}) != before
 
 
+def test_a_file_is_parsed_once_for_all_processes(
+    tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIMBENCH_CACHE", str(tmp_path / "cache"))
+    before = tree(FILES)
+
+    def parse(*_: object, **__: object) -> None:
+        raise AssertionError("parsed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint.ast, "parse", parse)
+        forget()
+        assert source_fingerprint(("pretrain.root",)) == before
+    for file in (tmp_path / "cache" / "sources").iterdir():
+        file.write_text(file.read_text().replace("late", "ever"))  # damaged: read anew
+    forget()
+    assert source_fingerprint(("pretrain.root",)) == before
+
+
+def test_a_module_that_appears_is_noticed_by_a_file_that_stays_the_same(tree) -> None:
+    files = {**FILES, "pretrain/root.py": "from pretrain.shared import HALF\ndef build(): return HALF\n"}
+    before = tree(files)
+    there = {"pretrain/shared.py": None, "pretrain/shared/__init__.py": "HALF = 0.5\n"}
+    assert tree(there) == before
+    assert tree({"pretrain/shared/HALF.py": "X = 1\n"}) != before  # now the import names a module
+
+
 def test_a_string_that_looks_like_a_place_is_a_string(tree) -> None:
     assert tree(FILES) != tree({"pretrain/late.py": "def f(x, y): return '⟦0⟧'\n"})
 
