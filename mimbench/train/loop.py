@@ -53,21 +53,25 @@ class TrainLoop(BaseLoop):
 
     def run(self) -> nn.Module:
         """Train; returns the model."""
-        runner, recipe, steps = self.runner, self.recipe, self.max_iters
-        model, wrapper = runner.model.train(), runner.optim_wrapper
+        self.runner.model.train()
         for step, batch in enumerate(self.dataloader, start=self.iter):
-            seed_everything(runner.seed, step, MODEL_STREAM + 2 * runner.rank)
-            lr = recipe.lr_at(step, steps, self.epoch_steps)
-            set_rates(wrapper.optimizer, lr, recipe.weight_decay_at(step, steps))
-            self.before_step(step)
-            scalars = model.train_step(batch, wrapper)  # loss (autocast), backward, clipping, AdamW
-            self.after_step(step + 1)
-            if self.average is not None:
-                self.average.update()
-            self.metrics.log(step + 1, scalars, wrapper.optimizer.param_groups[-1]["lr"])
-            self.checkpoint.save_if_due(step + 1)
-        self.checkpoint.save_last(steps)
-        return model
+            self.run_iter(step, batch)
+        self.checkpoint.save_last(self.max_iters)
+        return self.runner.model
+
+    def run_iter(self, step: int, batch: Any) -> None:
+        """One step. What it made, the graph of its scalars too, is freed before the next batch is loaded."""
+        runner, recipe, steps = self.runner, self.recipe, self.max_iters
+        seed_everything(runner.seed, step, MODEL_STREAM + 2 * runner.rank)
+        lr, optimizer = recipe.lr_at(step, steps, self.epoch_steps), runner.optim_wrapper.optimizer
+        set_rates(optimizer, lr, recipe.weight_decay_at(step, steps))
+        self.before_step(step)
+        scalars = runner.model.train_step(batch, runner.optim_wrapper)  # loss, backward, clipping, AdamW
+        self.after_step(step + 1)
+        if self.average is not None:
+            self.average.update()
+        self.metrics.log(step + 1, scalars, optimizer.param_groups[-1]["lr"])
+        self.checkpoint.save_if_due(step + 1)
 
 
 def _nothing(step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,27 @@ def test_a_step_goes_in_its_order(folder: RunFolder, monkeypatch: pytest.MonkeyP
             ("save_if_due", step + 1),
         )
     ] + [("save_last", STEPS)]
+
+
+def test_a_steps_scalars_are_gone_when_the_next_batch_is_loaded(folder: RunFolder) -> None:
+    """A scalar that a method logs may hold a graph of its own, and with it the memory of a whole step."""
+    kept: list[bool] = []
+    scalars: list[weakref.ref[Tensor]] = []
+
+    class Logging(Watched):
+        def train_step(self, data: Tensor, optim_wrapper: Any) -> dict[str, Tensor]:
+            logged = super().train_step(data, optim_wrapper) | {"size": self.small(data).exp().mean()}
+            scalars.append(weakref.ref(logged["size"]))
+            return logged
+
+    class Asking(Numbers):
+        def __getitem__(self, index: int) -> Tensor:
+            kept.extend(scalar() is not None for scalar in scalars)
+            return super().__getitem__(index)
+
+    model = Logging()
+    fit(model, Asking(), folder, RECIPE, steps=STEPS, param_groups=param_groups(model, 0.05))
+    assert len(scalars) == STEPS and len(kept) == 2 * (1 + 2 + 3) and not any(kept)
 
 
 def test_a_step_draws_from_its_own_seed(folder: RunFolder) -> None:
