@@ -185,7 +185,7 @@ def test_a_workspace_that_cannot_be_is_the_users_mistake(
         (["run", "plane", "echo"], "Did you mean 'plain'"),
         (["run", "plain", "ecco"], "Did you mean 'echo'"),
         (["run", "plain", "echo", "--scale", "paper"], "--data imagenet=PATH"),
-        (["runs", "show", "nothing"], "No run has that name"),
+        (["runs", "show", "nothing"], "lists them all"),
         (["run", "plain", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
         (["reproduce-all", "--scale", "smoke", "--set", "mask_rato=0.5"], "mask_ratio"),
         (["reproduce-all", "--table", "mian"], "main"),

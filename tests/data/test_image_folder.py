@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from mimbench.data import image_folder
 from mimbench.data.augment import PretrainAugment, eval_transform
@@ -22,6 +21,7 @@ from mimbench.data.image_folder import (
     PretrainPictures,
 )
 from mimbench.errors import UserError
+from mimbench.train.worker_errors import Loader
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_corrupt_picture_is_named(root: Path, num_workers: int, class_name: str)
     path = spoil(root, class_name)
     pictures = PretrainPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
     with pytest.raises(CorruptPicture, match="--skip-corrupt") as caught:
-        list(DataLoader(pictures, batch_size=48, num_workers=num_workers))  # type: ignore[arg-type]
+        list(Loader(pictures, batch_size=48, num_workers=num_workers))
     assert caught.value.value == str(path)
     assert str(caught.value).startswith(f"picture: {str(path)!r} is not valid. It cannot be decoded")
 
@@ -113,7 +113,7 @@ def test_skip_corrupt_leaves_it_out_and_says_so(root: Path) -> None:
 
 def test_captioned_pictures(root: Path) -> None:
     pictures = CaptionedPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
-    images, tokens = next(iter(DataLoader(pictures, batch_size=4)))  # type: ignore[arg-type]
+    images, tokens = next(iter(Loader(pictures, batch_size=4)))
     assert images.shape == (4, 3, 32, 32) and images.dtype == torch.uint8
     assert tokens.shape == (4, 24) and tokens.dtype == torch.int64
     assert (tokens == pictures.tokenizer.eos).sum(1).tolist() == [1] * 4
@@ -132,7 +132,7 @@ def test_captions_are_needed(root: Path) -> None:
 
 def test_labelled_pictures(root: Path) -> None:
     pictures = LabelledPictures(ImageFolder(root, "val"), eval_transform(32))
-    images, labels = next(iter(DataLoader(pictures, batch_size=24)))  # type: ignore[arg-type]
+    images, labels = next(iter(Loader(pictures, batch_size=24)))
     assert images.shape == (24, 3, 32, 32) and images.dtype == torch.float32
     assert labels.tolist() == [label for label in range(12) for _ in range(2)]
 

@@ -4,7 +4,7 @@
     python tests/golden/make_curves.py mae linear   # these curves only; the others stay as they are
 
 A curve comes from a run as the engine makes it: a folder in a run store, the loader, the augmentation, `fit`
-with its hooks, the checkpoint at the end, and the files of the parents. test_curves.py compares.
+with its loop, the checkpoint at the end, and the files of the parents. test_curves.py compares.
 """
 
 from __future__ import annotations
