@@ -4,7 +4,7 @@
     python tests/golden/digests.py after.json --against before.json
 
 Every method, teacher and task runs at scale smoke with two seeds, through the planner, the worker processes,
-the loader, the training loop and the checkpoints, as a table's runs do. `--tables` adds every run of every shipped
+the loader, the loop and the checkpoints, as a table's runs do. `--tables` adds every run of every shipped
 table with seed 0, and with them every switch that an ablation turns. The file holds each run's key and
 the SHA-256 of its losses, its encoder, its teacher file and its metrics.
 
