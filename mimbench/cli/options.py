@@ -77,7 +77,7 @@ WeightsOption = Annotated[
     typer.Option(
         "--weights",
         metavar="NAME=PATH",
-        help="A checkpoint of a teacher (clip=PATH), or of a method (mae=PATH), which is then not pretrained.",
+        help="A checkpoint of a teacher (clip=PATH), or of a method (mae=PATH), then not pretrained.",
     ),
 ]
 SetOption = Annotated[
