@@ -97,7 +97,7 @@ class Resolved:
 
     Attributes:
         values, sources: the recipe's fields, and where each value comes from.
-        images: pictures seen in training. flops: of the whole run.
+        images: seen in training. flops: of the whole run.
         needs: role to the teacher or method that must be trained before.
         provenance: where a method's code comes from, see `MethodCard`; empty for a task.
     """
@@ -156,7 +156,7 @@ class Catalog:
         Args:
             kind, name, scale: which recipe.
             changes: overrides of a table row and of the user.
-            data_size: training pictures.
+            data_size: training images.
             encoder: tasks only: the encoder's (arch, patch_size).
             cited: tasks only: the method's own values, applied before `changes`.
 

@@ -63,9 +63,8 @@ class DeepDynamicSupervision(nn.Module):
         super().__init__()
         self.mode, self.beta = recipe.beta_mode, recipe.beta
         self.taps, self.normalize = recipe.taps, recipe.normalize_weights
-        rank = (
-            torch.linspace(1, -1, len(recipe.taps)).flip(0) * recipe.depth_sign
-        )  # a lone tap counts as last
+        # A lone tap counts as last.
+        rank = torch.linspace(1, -1, len(recipe.taps)).flip(0) * recipe.depth_sign
         direction = torch.ones_like(rank) if self.mode == "fixed" else rank
         self.register_buffer("direction", direction, persistent=False)  # [S]
         self.register_buffer("grid_distances", grid_distances(grid_size), persistent=False)  # [N, N]
@@ -90,9 +89,8 @@ class DeepDynamicSupervision(nn.Module):
         Normalised, those of an image sum to its number of masked patches: beta moves the loss between
         patches and cannot shrink it.
         """
-        log_distance = (
-            nearest_visible(mask, self.grid_distances).clamp(min=1).log()
-        )  # [B, N], 0 where visible
+        # [B, N], 0 where visible
+        log_distance = nearest_visible(mask, self.grid_distances).clamp(min=1).log()
         weights = mask * (self.betas(step_fraction)[:, None, None] * log_distance).exp()  # [S, B, N]
         if self.normalize:
             weights = weights * (mask.sum(dim=-1) / weights.sum(dim=-1)).unsqueeze(-1)

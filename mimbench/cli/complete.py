@@ -34,10 +34,8 @@ def papers() -> Iterable[str]:
 @_silent
 def tables(ctx: typer.Context) -> Iterable[str]:
     """The tables of the METHOD that was typed, or of all."""
-    typed = {
-        ctx.params.get("method"),
-        *ctx.args,
-    }  # before an option without its value, words are no METHOD yet
+    # Before an option without its value, click has not yet made a METHOD of the words.
+    typed = {ctx.params.get("method"), *ctx.args}
     of_method = [name for owner, name in _tables() if owner in typed]
     return of_method or sorted({name for _, name in _tables()})
 

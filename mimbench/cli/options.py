@@ -50,7 +50,7 @@ ScaleOption = Annotated[
         "--scale",
         metavar=SCALE_WORDS,
         help="smoke: seconds a run, for tests. toy: minutes a run on two cores, with data that mimbench "
-        "makes. small: your own pictures, one GPU or patience. paper: the paper's data and recipe.",
+        "makes. small: your own images, one GPU or patience. paper: the paper's data and recipe.",
         autocompletion=complete.scales,
     ),
 ]
@@ -77,7 +77,7 @@ WeightsOption = Annotated[
     typer.Option(
         "--weights",
         metavar="NAME=PATH",
-        help="A checkpoint: a teacher's (clip=PATH), or in place of a method's pretraining (mae=PATH).",
+        help="A checkpoint of a teacher (clip=PATH), or of a method (mae=PATH), then not pretrained.",
     ),
 ]
 SetOption = Annotated[
@@ -89,9 +89,11 @@ SetOption = Annotated[
     ),
 ]
 SkipOption = Annotated[
-    bool, typer.Option("--skip-corrupt", help="Leave unreadable pictures out, and record it.")
+    bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, and record which.")
 ]
-StaleOption = Annotated[bool, typer.Option("--rerun-stale", help="Compute again what older code computed.")]
+StaleOption = Annotated[
+    bool, typer.Option("--rerun-stale", help="Compute results again whose code has changed.")
+]
 JobsOption = Annotated[
     int | None,
     typer.Option(

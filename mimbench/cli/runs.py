@@ -306,7 +306,7 @@ def _explain_nothing(*, filtered: bool) -> None:
 
     place = visible(str(paths.runs()))
     if filtered:
-        typer.echo(f"No run in {place} is like that; `mimbench runs list` shows all of them.", err=True)
+        typer.echo(f"No run in {place} matches; `mimbench runs list` shows all of them.", err=True)
     else:
         typer.echo(
             f"There is no run yet in {place}. Start with `mimbench reproduce-table dtm --scale smoke`, or "

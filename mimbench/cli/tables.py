@@ -224,5 +224,5 @@ def _typed() -> str:
 def _refuse_extra(ctx: typer.Context, method: str) -> None:
     """Raises UserError for further words after METHOD: what is meant is mostly the table."""
     if ctx.args:
-        remedy = f"One METHOD is enough. A table of it is named with --table: {method} --table {ctx.args[0]}."
+        remedy = f"Give one METHOD. To choose one of its tables: {method} --table {ctx.args[0]}."
         raise UserError("METHOD", " ".join([method, *ctx.args]), remedy=remedy)

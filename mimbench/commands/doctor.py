@@ -130,7 +130,7 @@ def check_machine() -> Iterable[Check]:
         "ok" if enough else "note",
         "cores, memory",
         f"{num_cores()} cores, {memory:.1f} GB",
-        "" if enough else f"The toy table wants {TOY_MEMORY_GB:.0f} GB.",
+        "" if enough else f"The toy table needs {TOY_MEMORY_GB:.0f} GB.",
     )
 
 
@@ -194,7 +194,7 @@ def check_places() -> Iterable[Check]:
             remedy = "not writable: set MIMBENCH_HOME to a folder that is"
             yield Check("missing", name, f"{place}{state}", remedy)
         elif free < TOY_DISK_GB:
-            remedy = f"the toy table wants {TOY_DISK_GB:.0f} GB: set MIMBENCH_HOME to a roomier disk"
+            remedy = f"the toy table needs {TOY_DISK_GB:.0f} GB: set MIMBENCH_HOME to a roomier disk"
             yield Check("missing", name, f"{place}{state}, {free:.1f} GB free", remedy)
         else:
             yield Check("ok", name, f"{place}{state}, {free:.0f} GB free")
@@ -222,16 +222,16 @@ def check_cache() -> Check:
 
 
 def check_scales(problems: list[Check], *, gpu: bool) -> Iterable[Check]:
-    """What can run here, scale by scale, and what the others want first."""
+    """What can run here, scale by scale, and what the other scales need."""
     if not problems:
         yield Check("ok", "smoke, toy", "on data that mimbench makes itself")
     own = "--data imagenet=PATH --data ade20k=PATH --data coco=PATH"
-    yield Check("note", "small", "wants your own pictures:", own)
+    yield Check("note", "small", "needs your own images:", own)
     gpus = "" if gpu else ", and GPUs, of which there are none here"
     yield Check(
         "note",
         "paper",
-        f"wants --data imagenet, ade20k, coco; --weights for the teachers clip, dino and dall-e{gpus}",
+        f"needs --data imagenet, ade20k, coco; --weights for the teachers clip, dino and dall-e{gpus}",
     )
 
 

@@ -91,10 +91,10 @@ def _where_else(field: str, owners: Sequence[str], planners: Sequence[Planner]) 
 
 
 def refuse_without_data(plan: Plan, request: Request) -> None:
-    """Raises UserError where not one row can be run for want of data or checkpoints that were not given."""
+    """Raises UserError where no row can be run because data or checkpoints were not given."""
     missing = sorted({reason.option for reason in plan.blocked.values() if reason.option})
     if missing and not plan.targets:
         remedy = (
-            f"No row can be run at scale {request.scale} without what is yours: give {' '.join(missing)}."
+            f"No row can be run at scale {request.scale} without your own data: give {' '.join(missing)}."
         )
         raise UserError("--data", remedy=remedy)

@@ -128,7 +128,9 @@ def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console)
         console.print(told, style="red", soft_wrap=True)
         console.print(f"  its log: {folder.log_path}", markup=False, highlight=False, soft_wrap=True)
     if report.unreached:
-        console.print(f"{len(report.unreached)} more runs could not start for that reason.", style="red")
+        console.print(
+            f"{len(report.unreached)} more runs could not start, because they need what failed.", style="red"
+        )
 
 
 def tell_sharing(plan: Plan, store: RunStore, console: Console) -> None:

@@ -19,7 +19,7 @@ def results(document: Path, request: Request, console: Console, *, excerpt: str 
     """The main tables, as far as they are done: briefly between a document's marks, whole in RESULTS.md.
 
     Args:
-        excerpt: a paper whose rows, as far as they run, are all that the document shows.
+        excerpt: a paper; the document shows only its finished rows.
 
     Raises:
         UserError: no table is computed, or not that of `excerpt`.

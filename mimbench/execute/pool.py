@@ -34,7 +34,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 @dataclass
 class Report:
-    """What did not come out: messages by run key, and the runs that could not start for want of a parent."""
+    """What went wrong: messages by run key, and the runs that could not start because a parent failed."""
 
     failed: dict[str, str] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
@@ -257,7 +257,7 @@ class _Execution:
                 lost.add(key)
                 del self.pending[key]
                 self.report.unreached[key] = f"{node.label} failed"
-                self.progress.end(other, error=f"not started, for {node.label} failed")
+                self.progress.end(other, error=f"not started, because {node.label} failed")
 
     def _poll_elsewhere(self) -> None:
         if not self.elsewhere or time.monotonic() - self._polled < POLL_SECONDS:

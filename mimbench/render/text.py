@@ -31,7 +31,7 @@ VERDICT_SYMBOLS = {
 
 @dataclass(frozen=True)
 class UsedRecipe:
-    """A recipe behind the table: what follows it, the labels of the rows that rest on it, the fields.
+    """A recipe behind the table: the method or task that uses it, the labels of its rows, its fields.
 
     Attributes:
         fields: name to (value, source).

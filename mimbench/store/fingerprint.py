@@ -90,9 +90,8 @@ class _Reader(ast.NodeTransformer):
         self.package, self.plain_data = package, plain_data
         self.places: list[tuple[Import, ...] | str] = []
         self.imported: set[str] = set()
-        self.asked: dict[
-            str, bool
-        ] = {}  # whether there is a module of that name: `from a import b` may mean a.b
+        # Whether there is a module of that name: `from a import b` may mean a.b.
+        self.asked: dict[str, bool] = {}
         # Local name to the module of ours that it is bound to; None where it is bound to several.
         self.modules: dict[str, str | None] = {}
 

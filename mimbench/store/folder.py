@@ -315,7 +315,7 @@ class RunFolder:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether a lock that this process may not take, for it cannot write there, is held by another one."""
+    """Whether another process holds a lock that this one may not take, because it cannot write there."""
     descriptor = os.open(lock, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

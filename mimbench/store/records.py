@@ -25,7 +25,6 @@ NAME = re.compile(r"[\w.+-]+")  # of a method, task or size
 
 Number = Annotated[float, Strict(), AllowInfNan(False)]
 Count = Annotated[int, Strict()]
-Switch = Annotated[bool, Strict()]
 Lineages = Mapping[str, str | None]  # by role; schema 1 wrote null for a parent without a result
 State = Literal["", "running", "failed", "done"]
 Record = TypeVar("Record")

@@ -36,7 +36,7 @@ class RunSpec:
         recipe: the resolved recipe's plain values.
         data: data role (`imagenet`, `ade20k`, `coco`, `captions`) to the fingerprint of what stands there.
         parents: role (`teacher`, `encoder`) to the key of the run that must be done first.
-        skip_corrupt: leave unreadable pictures out instead of stopping; it changes the data, hence the key.
+        skip_corrupt: leave unreadable images out instead of stopping; it changes the data, hence the key.
     """
 
     stage: Stage
