@@ -52,6 +52,7 @@ no-method:
 leaderboard: $(STAMP)  ## every pretraining of the main tables, best first, as far as it is computed
 	@$(BIN)/mimbench leaderboard $(SIZE)
 
+results: SEEDS = 3
 results: $(STAMP)  ## the main tables, as far as they are computed, into RESULTS.md; DTM's rows into README.md
 	@$(BIN)/mimbench results README.md --table dtm $(SIZE)
 

@@ -36,6 +36,7 @@ TROUBLES = {
     errno.EACCES: ("Permission denied: {}.", f"Change its permissions. {WRITABLE}", 2),
     errno.EPERM: ("Not permitted: {}.", WRITABLE, 2),
     errno.ELOOP: ("{} is a loop of symbolic links.", "Remove the link, or give another place.", 2),
+    errno.ENOENT: ("There is no such file or folder, and it cannot be made: {}.", OTHER, 2),
     errno.EEXIST: ("{} is there already.", OTHER, 2),
     errno.EISDIR: ("{} is a folder, not a file.", OTHER, 2),
     errno.ENOTDIR: ("{}: a part of this path is a file, not a folder.", OTHER, 2),

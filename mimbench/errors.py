@@ -70,20 +70,19 @@ class Unavailable(Exception):
         self.option = option
 
 
-def printable(text: str) -> str:
-    """The text with its control characters, which a terminal would obey, written as escapes; lines stay."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text
-    )
+# Control characters, what turns the direction of writing, and bytes of a file's name that are no text.
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
-_HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""The text with what a terminal would obey or could not print written out: ESC as `\x1b`.
 
-
-def visible(text: str) -> str:
-    r"""`text` on one line with what a terminal would obey or could not print written out (`\x1b`, `\n`).
-
-    That is: control characters, the marks that turn the writing direction, and the bytes of a file's name
-    that are no text.
+    Args:
+        lines: keep line feeds and tabs.
     """
-    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+    def written(found: re.Match[str]) -> str:
+        keep = lines and found[0] in "\n\t"
+        return found[0] if keep else found[0].encode("unicode_escape").decode()
+
+    return _HIDDEN.sub(written, text)

@@ -30,7 +30,13 @@ def workspace() -> Path:
     Raises:
         UserError: it is no folder and cannot become one.
     """
-    named = Path(os.environ.get("MIMBENCH_HOME") or Path.cwd()).expanduser()
+    given = os.environ.get("MIMBENCH_HOME")
+    try:
+        named = Path(given).expanduser() if given else Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError(
+            "MIMBENCH_HOME", remedy="The current folder is gone: change to another one."
+        ) from error
     try:
         place = base = named.resolve()
     except (OSError, RuntimeError) as error:  # Python reports a loop of links as either
@@ -72,3 +78,15 @@ def cache() -> Path | None:
 def old_cache() -> Path:
     """Where older versions kept it: in the workspace."""
     return runs() / ".cache"
+
+
+def version() -> str:
+    """The installed version, or that of the checkout that is on the path."""
+    import importlib.metadata  # here, because it takes a tenth of `mimbench --help`
+
+    try:
+        return importlib.metadata.version("mimbench")
+    except importlib.metadata.PackageNotFoundError:
+        pyproject = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+        found = next(line for line in pyproject.splitlines() if line.startswith("version = "))
+        return f"{found[11:-1]} (checkout at {PACKAGE.parent})"

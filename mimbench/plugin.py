@@ -28,7 +28,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from mimbench.errors import RunFailed, Unavailable, UserError, printable
+from mimbench.errors import RunFailed, Unavailable, UserError, visible
 
 VARIABLE = "MIMBENCH_INCLUDE"
 GROUP = "mimbench.plugins"
@@ -267,7 +267,7 @@ def leave_out(owner: Plugin | None, error: UserError) -> None:
 @functools.cache
 def warn(text: str) -> None:
     """Print a warning, once a process; standard output is for results."""
-    print(f"mimbench: warning: {printable(text)}", file=sys.stderr)
+    print(f"mimbench: warning: {visible(text, lines=True)}", file=sys.stderr)
 
 
 def forget() -> None:

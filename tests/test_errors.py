@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from mimbench.data.image_folder import CorruptPicture
-from mimbench.errors import RunFailed, UserError, printable
+from mimbench.errors import RunFailed, UserError, visible
 
 
 @pytest.mark.parametrize(
@@ -35,5 +35,5 @@ def test_messages(error: Exception, message: str) -> None:
 
 
 def test_a_terminal_obeys_nothing_in_a_message() -> None:
-    assert printable("a\x1b[31m\x07b\rc\u202ed\udcff") == r"a\x1b[31m\x07b\rc\u202ed\udcff"
-    assert printable("Größe 日本\n\tok [/red]") == "Größe 日本\n\tok [/red]"
+    assert visible("a\x1b[31m\x07b\rc\u202ed\udcff", lines=True) == r"a\x1b[31m\x07b\rc\u202ed\udcff"
+    assert visible("Größe 日本\n\tok [/red]", lines=True) == "Größe 日本\n\tok [/red]"

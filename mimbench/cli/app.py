@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from mimbench.atomic import trouble
 from mimbench.cli.help import SETTINGS, Command, Group
 from mimbench.cli.include import to_front
-from mimbench.errors import RunFailed, UserError, printable
+from mimbench.errors import RunFailed, UserError, visible
 
 
 class Guarded(TyperGroup):
@@ -38,7 +38,7 @@ class Guarded(TyperGroup):
 
 
 def _end(message: str, status: int) -> typer.Exit:
-    typer.echo(f"mimbench: {printable(message)}", err=True)
+    typer.echo(f"mimbench: {visible(message, lines=True)}", err=True)
     return typer.Exit(status)
 
 
@@ -94,22 +94,10 @@ def command(
     )
 
 
-def version() -> str:
-    """The installed version, or that of the checkout that is on the path."""
-    import importlib.metadata
-
-    from mimbench.paths import PACKAGE
-
-    try:
-        return importlib.metadata.version("mimbench")
-    except importlib.metadata.PackageNotFoundError:
-        pyproject = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
-        found = next(line for line in pyproject.splitlines() if line.startswith("version = "))
-        return f"{found[11:-1]} (checkout at {PACKAGE.parent})"
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from mimbench.paths import version
+
         typer.echo(f"mimbench {version()}")
         raise typer.Exit
 

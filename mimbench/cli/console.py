@@ -28,4 +28,4 @@ class TextConsole(Console):
 
 def as_text(text: str) -> str:
     """`visible`, line by line."""
-    return text if text.isprintable() else "\n".join(map(visible, text.split("\n")))
+    return text if text.isprintable() else visible(text, lines=True)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from rich.console import Console
 
 from mimbench import paths, plugin
-from mimbench.commands.outcomes import version
 from mimbench.commands.stored import stored_tables
 from mimbench.errors import UserError
+from mimbench.paths import version
 from mimbench.plan.request import Request, report_name
 from mimbench.render import Context, terminal, write_all
 from mimbench.render import index as index_page

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 from mimbench import discovery
 from mimbench.catalog import Resolved
 from mimbench.execute.pool import Report
+from mimbench.paths import version
 from mimbench.plan.graph import Node, Plan
 from mimbench.plan.request import Request, settings
 from mimbench.render import Context, UsedRecipe
@@ -95,10 +94,3 @@ def used_recipes(spec: TableSpec, plan: Plan) -> list[UsedRecipe]:
         fields = {name: (value, resolved.sources.get(name, "")) for name, value in resolved.values.items()}
         used.append(UsedRecipe(title, tuple(by_row), fields))
     return used
-
-
-def version() -> str:
-    try:
-        return importlib.metadata.version("mimbench")
-    except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
-        return "not installed"

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from mimbench import paths
 from mimbench.atomic import read_json
-from mimbench.errors import RunFailed, UserError, printable
+from mimbench.errors import RunFailed, UserError, visible
 from mimbench.execute import worker
 from mimbench.execute.machine import environment
 from mimbench.store.folder import RunFolder, RunLocked
@@ -102,7 +102,9 @@ def restamp(because: str, console: Console, *, lines: int = 1, dry_run: bool = F
                 if not dry_run:
                     _write(run, because.strip(), checked)
         except (Differs, RunLocked, RunFailed, UserError) as error:
-            reason = "it is being computed" if isinstance(error, RunLocked) else printable(str(error))
+            reason = (
+                "it is being computed" if isinstance(error, RunLocked) else visible(str(error), lines=True)
+            )
             console.print(f"left stale {run.path.name}: {reason}", markup=False, soft_wrap=True)
             continue
         accepted.add(run.spec.key)

@@ -24,6 +24,7 @@ def results(document: Path, request: Request, console: Console, *, excerpt: str 
     Raises:
         UserError: no table is computed, or not that of `excerpt`.
     """
+    readme.around(document)
     known = stored_tables(request, console)
     found = [stored for stored in known if any(cell.complete for cell in stored.cells)]
     if excerpt:
@@ -43,8 +44,8 @@ def ablations(document: Path, request: Request, console: Console) -> int:
     known = stored_tables(request, console, ablations=True)
     found = [stored for stored in known if not any(cell.open for cell in stored.cells)]
     if not found:
-        remedy = "Make a table first: mimbench reproduce-table METHOD --table TABLE."
-        raise UserError("ablations", "none", remedy=remedy)
+        remedy = "No ablation table is complete. Make one: mimbench reproduce-table METHOD --table TABLE."
+        raise UserError("--ablations", remedy=remedy)
     whole = _write(document.parent / "ABLATIONS.md", "Ablations", found, request)
     console.print(f"{whole} brought up to date", markup=False, highlight=False)
     return 0

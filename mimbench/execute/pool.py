@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from mimbench import plugin
-from mimbench.errors import RunFailed, printable
+from mimbench.errors import RunFailed, visible
 from mimbench.execute.machine import default_jobs, gpu_ids, num_cores
 from mimbench.execute.progress import Progress
 from mimbench.plan.graph import Node, Plan
@@ -91,7 +91,7 @@ class Worker:
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         code = self.process.returncode
         how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-        return f"its worker process died ({how})" + (f": {printable(lines[-1])}" if lines else "")
+        return f"its worker process died ({how})" + (f": {visible(lines[-1], lines=True)}" if lines else "")
 
     def close(self) -> None:
         assert self.process.stdin is not None

@@ -23,7 +23,7 @@ from typing import Any
 
 from mimbench import catalog, discovery
 from mimbench.atomic import trouble
-from mimbench.errors import RunFailed, UserError, printable
+from mimbench.errors import RunFailed, UserError, visible
 from mimbench.execute.machine import environment
 from mimbench.store.folder import RunFolder, RunLocked
 from mimbench.store.runs import RunStore
@@ -100,7 +100,7 @@ def _failure(error: Exception, place: Path) -> dict[str, Any]:
         message, user = found.message, found.status == 2
     else:
         message = f"{type(error).__name__}: {error}"
-    return {"event": "failed", "message": printable(message), "user": user}
+    return {"event": "failed", "message": visible(message, lines=True), "user": user}
 
 
 def stage(folder: RunFolder) -> dict[str, float]:

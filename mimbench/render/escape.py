@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# Control characters but tab and line feed, and what turns the direction of writing.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+from mimbench import errors
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
@@ -24,13 +24,8 @@ _LINK = re.compile(
 
 
 def visible(value: str) -> str:
-    r"""The text with control characters written out: a terminal's ESC becomes `\x1b`."""
-    return _HIDDEN.sub(_written, value.replace("\r\n", "\n"))
-
-
-def _written(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    r"""The text with control characters written out, lines kept: a terminal's ESC becomes `\x1b`."""
+    return errors.visible(value.replace("\r\n", "\n"), lines=True)
 
 
 def one_line(value: str) -> str:

@@ -18,14 +18,21 @@ def update(document: Path, tables: Iterable[str]) -> None:
     Raises:
         UserError: the document is missing or has not exactly one pair of marks; there is no table.
     """
+    before, after = around(document)
     tables = list(tables)
     if not tables:
-        raise UserError("results", "none", remedy="Make a table first: mimbench reproduce-table METHOD.")
+        raise UserError(
+            "results", remedy="Nothing is computed yet. Make a table: mimbench reproduce-table METHOD."
+        )
+    lower = [re.sub(r"^#", "###", table, flags=re.MULTILINE).strip() for table in tables]
+    write_text(document, before + "\n\n".join([BEGIN, *lower, END]) + after)
+
+
+def around(document: Path) -> tuple[str, str]:
+    """What stands before and after the marks. Raises UserError as `update`."""
     if not document.is_file():
         raise UserError("document", str(document), remedy="There is no such file.")
     text = document.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
         raise UserError("document", str(document), remedy=f"It needs one {BEGIN} and, after it, one {END}.")
-    lower = [re.sub(r"^#", "###", table, flags=re.MULTILINE).strip() for table in tables]
-    section = "\n\n".join([BEGIN, *lower, END])
-    write_text(document, text[: text.index(BEGIN)] + section + text[text.index(END) + len(END) :])
+    return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AllowInfNan, Field, Strict, TypeAdapter, ValidationError
 
 from mimbench.atomic import read_json, write_json
-from mimbench.errors import RunFailed, printable
+from mimbench.errors import RunFailed, visible
 from mimbench.store.spec import RunSpec
 
 RESULT_SCHEMA = 2  # 1: `parents` holds the parents' own sources, not their lineages
@@ -135,7 +135,7 @@ def write_result(folder: Path, result: Result) -> None:
 def read_status(folder: Path) -> Status | None:
     """A run's last heartbeat; None before the first. Raises Damaged."""
     status = _read(STATUS, folder / "status.json", STATUS_SCHEMA)
-    return status and replace(status, message=printable(status.message))
+    return status and replace(status, message=visible(status.message, lines=True))
 
 
 def write_status(folder: Path, status: Status) -> None:
@@ -190,6 +190,5 @@ def _read(kind: TypeAdapter[Record], path: Path, schema: int | None) -> Record |
 
 
 def _damaged(path: Path, why: str) -> Damaged:
-    return Damaged(
-        printable(f"{path} is damaged ({why}): `mimbench runs rm {path.parent.name}` removes the run.")
-    )
+    message = f"{path} is damaged ({why}): `mimbench runs rm {path.parent.name}` removes the run."
+    return Damaged(visible(message, lines=True))

@@ -173,8 +173,8 @@ def test_a_workspace_that_cannot_be_is_the_users_mistake(
         (["reproduce-table", "plain", "--seeds", "abc"], "--seeds: 'abc' is not valid. Give a whole number"),
         (["reproduce-table", "plain", "--jobs", "0"], "--jobs: '0' is not valid. Give a whole number from 1"),
         (["run", "plain", "--seed", "-1"], "--seed: '-1' is not valid. Give a whole number from 0"),
-        (["reproduce-table", "plain", "main"], "named with --table: plain --table main"),
-        (["plan", "plain", "main"], "named with --table: plain --table main"),
+        (["reproduce-table", "plain", "main"], "its tables: plain --table main"),
+        (["plan", "plain", "main"], "its tables: plain --table main"),
         (["data", "toy", "--size", "tiny"], "Allowed: toy, smoke"),
         (
             ["reproduce-table", "plain", "--scale", "smoke", "--set", "mask_ratoi=1"],

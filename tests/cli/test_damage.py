@@ -158,3 +158,18 @@ def test_a_workspace_that_is_a_loop_of_links(
     for words in (("runs", "list"), TABLE, PLAN):
         ended = bench.call(*words)
         assert ended.exit_code in (0, 2) and (ended.exit_code == 0 or "loop" in ended.stderr)
+
+
+def test_a_workspace_that_cannot_be_made_is_named(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIMBENCH_HOME", "/proc/nowhere")
+    done = bench.call("reproduce-table", "plain", "--scale", "smoke")
+    assert done.exit_code == 2 and "/proc/nowhere" in done.stderr
+    monkeypatch.delenv("MIMBENCH_HOME")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = bench.call("runs", "list")
+    assert done.exit_code == 2 and "current folder is gone" in done.stderr

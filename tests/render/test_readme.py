@@ -37,5 +37,6 @@ def test_a_document_without_one_pair_of_marks_is_left_alone(tmp_path: Path, text
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         readme.update(tmp_path / "absent.md", [PAGE])
+    (tmp_path / "README.md").write_text(readme.BEGIN + readme.END)
     with pytest.raises(UserError, match="reproduce-table"):
-        readme.update(tmp_path / "absent.md", [])
+        readme.update(tmp_path / "README.md", [])
