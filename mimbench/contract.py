@@ -48,7 +48,7 @@ class MethodCard:
             role.
         augment: `augment(recipe)` gives the function from a picture to what the loader batches: a tensor of
             uint8 `[3, H, W]`, or a tuple, list or dictionary of them. Default: one crop (`PretrainAugment`).
-        transfer: what fine-tuning must do otherwise for this method.
+        transfer: where fine-tuning differs for this method.
         load: `load(folder)` gives the trained network, frozen, in eval mode, from `teacher.safetensors` in
             the run's folder, which holds the whole module, or from the checkpoint that the recipe's `weights`
             names. Teachers, and methods that others build on.

@@ -271,7 +271,7 @@ class PretrainRecipe(Recipe):
         )
 
     def _scaled(self, scale: str, *groups: Cited) -> Self:
-        """`vary`, where what a group of that scale leaves as it is keeps its source."""
+        """`vary`, where unchanged values keep their source."""
         last = {name: value for group in groups for name, value in group.values.items()}
         same = {name for name, value in last.items() if getattr(self, name) == value}
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what is said of a place that cannot be written."""
+"""Files are whole or absent, and a place that cannot be written is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders of other people's checkpoints: MAE's, BEiT's, iBOT's and their kin's names to this project's."""
+"""Encoders of other people's checkpoints: parameter names of MAE, BEiT, iBOT and related codes to ours."""
 
 from __future__ import annotations
 

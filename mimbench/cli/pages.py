@@ -14,7 +14,7 @@ from mimbench.cli.options import DataOption, ScaleOption, SeedsOption, make_cons
 
 @command(panel=LOOK, examples="mimbench leaderboard\nmimbench leaderboard --scale small --seeds 3")
 def leaderboard(scale: ScaleOption = "toy", seeds: SeedsOption = 1, data: DataOption = None) -> None:
-    """Every pretraining of the papers' main tables on one page, best first, as far as it is computed."""
+    """Every pretraining of the papers' main tables on one page, best first: those that are finished."""
     from mimbench.commands.leaderboard import leaderboard as show
 
     raise typer.Exit(show(request_of(scale, seeds, data, None, None, False), make_console()))
@@ -41,7 +41,7 @@ def results(
         bool, typer.Option("--ablations", help="The finished ablation tables instead, into ABLATIONS.md.")
     ] = False,
 ) -> None:
-    """Write the main tables, as far as they are done, between the marks of a document and into RESULTS.md."""
+    """Write the finished main tables between the marks of a document and into RESULTS.md."""
     from mimbench.commands import results as documents
 
     request, console = request_of(scale, seeds, data, None, None, False), make_console()

@@ -101,7 +101,7 @@ def reproduce_table(
     jobs: JobsOption = None,
     dry_run: DryOption = False,
 ) -> None:
-    """Pretrain, fine-tune and render one table; what is done already is not done again."""
+    """Pretrain, fine-tune and render one table; finished runs are kept."""
     from mimbench.commands import reproduce
 
     _refuse_extra(ctx, method)

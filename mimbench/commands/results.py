@@ -1,4 +1,4 @@
-"""The tables, as far as they are computed, written into documents."""
+"""The finished tables, written into documents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mimbench.render import markdown, readme
 
 
 def results(document: Path, request: Request, console: Console, *, excerpt: str = "") -> int:
-    """The main tables, as far as they are done: briefly between a document's marks, whole in RESULTS.md.
+    """The main tables, as far as they are finished: briefly between a document's marks, whole in RESULTS.md.
 
     Args:
         excerpt: a paper; the document shows only its finished rows.

@@ -88,7 +88,7 @@ def refuse_for_stored(request: Request, seed: int) -> None:
         *(["--skip-corrupt"] if request.skip_corrupt else []),
     ]
     if given:
-        remedy = "A run of the store is what it is; name its method to compute another one."
+        remedy = "These options cannot change a stored run. Name its method instead."
         raise UserError("RUN", ", ".join(given), remedy=remedy)
 
 

@@ -23,7 +23,7 @@ START_SECONDS, HAND_OVER_SECONDS = 5.0, 0.3
 """What a worker takes to import torch, and between the end of a run and the begin of the next."""
 
 MORE_THAN_FLOPS = 1.15
-"""What a run of a kind never seen takes, over what its FLOPs say at the speed of other kinds.
+"""How much longer an unknown kind of run takes than its FLOPs suggest at the speed of other kinds.
 
 FLOPs count training alone. In DTM's table at scale toy, evaluation and slower operations make classification,
 segmentation and detection 1.0, 1.0 and 1.5 times as long.

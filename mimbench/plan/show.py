@@ -73,7 +73,7 @@ def _show_runs(plan: Plan, console: Console) -> None:
 def time_line(expected: Estimate) -> str:
     """The estimate in words."""
     if expected.seconds is None:
-        return "time: no run like these is done yet"
+        return "time: unknown until a run like these has finished"
     workers = f"{expected.workers} worker{'s' if expected.workers > 1 else ''}"
     if not expected.unknown:
         return f"time: about {duration(expected.seconds)} with {workers}, by finished runs like these"

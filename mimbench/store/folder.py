@@ -228,7 +228,7 @@ class RunFolder:
     def lineage(self) -> str:
         """The fingerprint of the code behind this run and behind all that it stands on.
 
-        What its result says, or, where there is none, what a result would say now. Raises Damaged.
+        From its result; without one, as a result would record it now. Raises Damaged.
         """
         result = self.result
         source, parents = (result.source, result.parents) if result else (self.source, self.lineages())

@@ -59,7 +59,7 @@ def test_looking_makes_nothing(place: Path, scale: str) -> None:
     assert leaderboard(request, seen) == 0
     text = seen.export_text()
     assert list(place.iterdir()) == []
-    assert "to do: 2 of 2 runs" in text and "time: no run like these is done yet" in text
+    assert "to do: 2 of 2 runs" in text and "time: unknown until a run like these has finished" in text
     assert "[/x] plain" in text, "a label is shown as it is written"
     assert f"Nothing is computed at scale {scale} yet" in text and "reproduce-table METHOD" in text
 

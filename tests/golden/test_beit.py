@@ -37,7 +37,7 @@ def official_name(name: str) -> str:
 
 
 class Ids(nn.Module):
-    """A tokenizer that gives what it is told."""
+    """A tokenizer that returns given tokens."""
 
     def __init__(self, ids: torch.Tensor) -> None:
         super().__init__()

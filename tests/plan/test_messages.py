@@ -1,4 +1,4 @@
-"""What is wrong with a recipe's value is said with the method or task that it belongs to, and what works."""
+"""A message about a recipe's value names its method or task, and a value that works."""
 
 from __future__ import annotations
 
