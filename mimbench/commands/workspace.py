@@ -64,7 +64,7 @@ def make_toy_data(todo: Iterable[Node], console: Console) -> None:
         for role, path in roles.items():
             if not _is_sound(size, role, path):
                 raise UserError(
-                    "toy data", str(path), remedy=f"It is damaged: delete {root}, mimbench makes it again."
+                    "toy data", str(path), remedy=f"It is damaged. Delete {root}; mimbench makes it again."
                 )
 
 

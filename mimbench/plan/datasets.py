@@ -203,7 +203,7 @@ def data_fingerprint(path: Path, *, field: str = "--data") -> str:
             return str(json.loads(toy.read_text(encoding="utf-8"))["fingerprint"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                field, str(toy), remedy="The file is damaged: delete the folder, mimbench makes it again."
+                field, str(toy), remedy="The file is damaged. Delete the folder; mimbench makes it again."
             ) from error
     total = hashlib.sha256()
     count = 0

@@ -108,7 +108,7 @@ def test_damaged_data_of_the_projects_own_is_noticed_before_a_run_reads_it(place
         (imagenet / "train_labelled.txt").write_text("")
     else:
         imagenet.rename(root / "elsewhere")
-    with pytest.raises(UserError, match="It is damaged: delete .*smoke, it is made again"):
+    with pytest.raises(UserError, match="It is damaged. Delete .*smoke; mimbench makes it again"):
         make_toy_data(todo(), console())
 
 
