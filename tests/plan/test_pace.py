@@ -107,7 +107,7 @@ def test_this_machines_own_runs_go_before_those_of_others(store: RunStore) -> No
 
 def test_an_estimate_says_what_it_goes_by(store: RunStore) -> None:
     plan = plan_of(("plain", 100), ("plain", 100), ("taught", 100))
-    assert "no run like these" in time_line(estimate(plan.todo(), Pace(), 2))
+    assert "a run like these has finished" in time_line(estimate(plan.todo(), Pace(), 2))
     kind = ("pretrain", "plain", "vit")
     told = estimate(plan.todo(), Pace([Timed(kind, 1e8, 60.0)]), 2)
     assert told.unknown == ("taught",) and told.seconds is not None and 120 < told.seconds < 140
