@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -79,11 +79,11 @@ class RunStore:
             raise UserError("run", key, remedy="`mimbench runs list` shows the runs there are.")
         return folder
 
-    def find(self, text: str, also: Iterable[str] = ()) -> RunFolder:
+    def find(self, text: str) -> RunFolder:
         """The one run whose folder's name or key starts with what the user typed.
 
         Raises:
-            UserError: none or several do; `also` are the other words that were valid in its place.
+            UserError: none or several do.
         """
         folders = [RunFolder(self, path) for path in self._folders()]
         found = [f for f in folders if f.path.name == text]
@@ -94,7 +94,7 @@ class RunStore:
             raise UserError(
                 "RUN",
                 text,
-                allowed=[*also, *names[:20], *([f"and {len(names) - 20} more"] if len(names) > 20 else [])],
+                allowed=[*names[:20], *([f"and {len(names) - 20} more"] if len(names) > 20 else [])],
                 remedy=f"{why}; `mimbench runs list` shows them all.",
             )
         return found[0]
