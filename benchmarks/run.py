@@ -113,7 +113,7 @@ def bench_cost(repeat: int) -> None:
                 continue
             step, seconds = Step(card, Path(folder)), []
             for _ in range(4 * repeat):  # in turn, so that both meet the same machine
-                seconds.append((step.seconds_a_picture(), of_mae.seconds_a_picture()))
+                seconds.append((step.seconds_an_image(), of_mae.seconds_an_image()))
             own, reference = (statistics.median(times) for times in zip(*seconds, strict=True))
             said = catalog.step_flops(card, card.recipes()["toy"], "toy")
             time_ratio, flop_ratio = own / reference, said / flops
@@ -121,7 +121,7 @@ def bench_cost(repeat: int) -> None:
 
 
 class Step:
-    """One toy pretraining step of a method, with untrained teachers, on random pictures."""
+    """One toy pretraining step of a method, with untrained teachers, on random images."""
 
     def __init__(self, card: MethodCard, home: Path) -> None:
         import torch
@@ -140,11 +140,11 @@ class Step:
         seed_everything(0, 0, 0)
         view = pretraining.augmentation(card, recipe)
         pixels = torch.randint(0, 256, (recipe.global_batch_size, 96, 96, 3), dtype=torch.uint8).numpy()
-        views = default_collate([view(Image.fromarray(picture)) for picture in pixels])
+        views = default_collate([view(Image.fromarray(image)) for image in pixels])
         self.batch = pretraining.prepare(views, torch.device("cpu"))
-        self.seconds_a_picture()  # the first step is slower
+        self.seconds_an_image()  # the first step is slower
 
-    def seconds_a_picture(self) -> float:
+    def seconds_an_image(self) -> float:
         start = time.process_time()
         self.method(self.batch, 0.5)["loss"].backward()
         self.optimizer.step()
@@ -160,7 +160,7 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     from mimbench import catalog
     from mimbench.data import toy
     from mimbench.data.augment import PretrainAugment
-    from mimbench.data.image_folder import ImageFolder, PretrainPictures
+    from mimbench.data.image_folder import ImageFolder, PretrainImages
     from mimbench.store.folder import Inputs, Options
     from mimbench.store.runs import RunStore
     from mimbench.store.spec import RunSpec
@@ -173,9 +173,9 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     recipe = card.recipes()["toy"]
     data = toy.ensure(home / "data", size="toy")
     model = pretraining.MethodModel(built(card, home), steps)
-    pictures = ImageFolder(data / "imagenet", "train")
-    for index in range(len(pictures)):  # a run reads each file once; its epochs come from memory
-        pictures.load(index)
+    images = ImageFolder(data / "imagenet", "train")
+    for index in range(len(images)):  # a run reads each file once; its epochs come from memory
+        images.load(index)
     spec = RunSpec("pretrain", method, recipe.arch, recipe.values(), {}, 0)
     store = RunStore(Path(tempfile.mkdtemp(dir=home)))  # a run that is done would not be done again
     folder = store.create(spec, Inputs(options=Options(checkpoint_seconds=2.0)))
@@ -194,14 +194,12 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     model.train_step = measured
     fit(
         model,
-        PretrainPictures(
-            pictures, PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)
-        ),
+        PretrainImages(images, PretrainAugment(recipe.img_size, recipe.min_crop_scale, recipe.color_jitter)),
         folder,
         recipe,
         steps=steps,
         param_groups=param_groups(model, recipe.weight_decay),
-        log_every=pretraining.num_steps(recipe, len(pictures)) // 100,  # as in a whole run
+        log_every=pretraining.num_steps(recipe, len(images)) // 100,  # as in a whole run
     )
     total = end - begin
     return 1 - inside / total, steps * recipe.global_batch_size / total

@@ -1,4 +1,4 @@
-"""The pretrained ViT as a backbone of mmsegmentation and mmdetection: pictures in, feature maps out."""
+"""The pretrained ViT as a backbone of mmsegmentation and mmdetection: images in, feature maps out."""
 
 from __future__ import annotations
 

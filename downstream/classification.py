@@ -63,7 +63,7 @@ class ClassificationRecipe(TransferRecipe):
         require_range("ema_momentum", self.ema_momentum or 0.0, 0, 1)
         require_range("num_blocks", self.num_blocks, 0)
         if self.global_batch_size % 2:
-            remedy = "Mixup pairs pictures: give an even one."
+            remedy = "Mixup pairs images: give an even one."
             raise UserError("global_batch_size", self.global_batch_size, remedy=remedy)
         if self.rand_augment and not self.rand_augment.startswith("rand-"):
             remedy = "Give a policy of timm's such as 'rand-m9-mstd0.5-inc1', or '' for none."
@@ -162,13 +162,13 @@ def keep_blocks(encoder: ViT, num_blocks: int) -> list[str]:
 
 
 def run(folder: RunFolder) -> dict[str, float]:
-    """Fine-tune on the labelled pictures and evaluate the last epoch; top-1 and top-5 accuracy in percent."""
+    """Fine-tune on the labelled images and evaluate the last epoch; top-1 and top-5 accuracy in percent."""
     from downstream.backbone import remove_final_norm
     from downstream.layer_decay import param_groups
     from downstream.transfer import labelled_splits, seed_weights
     from mimbench.checkpoint.encoder import load_encoder
     from mimbench.data.augment import eval_transform, finetune_transform
-    from mimbench.data.image_folder import LabelledPictures
+    from mimbench.data.image_folder import LabelledImages
     from mimbench.train.runner import fit
 
     spec = folder.spec
@@ -183,7 +183,7 @@ def run(folder: RunFolder) -> dict[str, float]:
     model = Classifier(encoder, len(train.classes), recipe)
     epoch_steps = len(train) / recipe.global_batch_size
     steps = max(round(recipe.epochs * epoch_steps), 1)
-    folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train), "steps": steps}
+    folder.details |= {"load_report": report.as_dict(), "labelled_images": len(train), "steps": steps}
     augment = finetune_transform(
         recipe.img_size,
         recipe.rand_augment or None,
@@ -192,7 +192,7 @@ def run(folder: RunFolder) -> dict[str, float]:
     )
     fit(
         model,
-        LabelledPictures(train, augment),
+        LabelledImages(train, augment),
         folder,
         recipe,
         steps=steps,
@@ -205,8 +205,8 @@ def run(folder: RunFolder) -> dict[str, float]:
         ),
         ema_momentum=recipe.ema_momentum,
     )
-    pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
-    return accuracy(model, pictures, num_workers=folder.options.num_workers)
+    images = LabelledImages(val, eval_transform(recipe.img_size, recipe.crop_pct))
+    return accuracy(model, images, num_workers=folder.options.num_workers)
 
 
 @torch.no_grad()

@@ -57,8 +57,8 @@ def recipes() -> Mapping[str, KNNRecipe]:
         cite(FROZEN, drop_path=0.0, global_batch_size=128, base_lr=0.0, lr_rule="absolute", layer_decay=1.0),
         cite(FROZEN, weight_decay=0.0, betas=(0.9, 0.999), clip_grad=None, precision="fp32"),
     )
-    small = paper.vary(cite("ours: small pictures, taken whole", img_size=64, crop_pct=1.0))
-    toy = small.vary(cite("ours: 20 labelled pictures a class", k=10))
+    small = paper.vary(cite("ours: small images, taken whole", img_size=64, crop_pct=1.0))
+    toy = small.vary(cite("ours: 20 labelled images a class", k=10))
     smoke = toy.vary(cite("ours: seconds", img_size=32, k=3))
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
@@ -68,20 +68,20 @@ def run(folder: RunFolder) -> dict[str, float]:
     from downstream.transfer import labelled_splits, share_of
     from mimbench.checkpoint.encoder import load_encoder
     from mimbench.data.augment import eval_transform
-    from mimbench.data.image_folder import LabelledPictures
+    from mimbench.data.image_folder import LabelledImages
 
     recipe = KNNRecipe.from_values(folder.spec.recipe)
     train, val = labelled_splits(folder)
     if recipe.k > len(train):
-        raise UserError("k", recipe.k, remedy=f"There are {len(train)} labelled pictures.")
+        raise UserError("k", recipe.k, remedy=f"There are {len(train)} labelled images.")
     encoder, report = load_encoder(folder.parents["encoder"].encoder_path, img_size=recipe.img_size)
-    folder.details |= {"load_report": report.as_dict(), "labelled_pictures": len(train)}
+    folder.details |= {"load_report": report.as_dict(), "labelled_images": len(train)}
     encoder.to(device()).eval()
     transform = eval_transform(recipe.img_size, recipe.crop_pct)
     workers = folder.options.num_workers
     # Every process has the whole bank, and its share of the queries.
-    bank, bank_labels = features(encoder, LabelledPictures(train, transform), recipe, workers)
-    query, labels = features(encoder, share_of(LabelledPictures(val, transform)), recipe, workers)
+    bank, bank_labels = features(encoder, LabelledImages(train, transform), recipe, workers)
+    query, labels = features(encoder, share_of(LabelledImages(val, transform)), recipe, workers)
     hits = torch.zeros((), device=bank.device)
     for x, y in zip(query.split(256), labels.split(256), strict=True):
         scores = vote(x, bank, bank_labels, len(train.classes), recipe.k, recipe.temperature)

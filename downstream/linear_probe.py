@@ -117,11 +117,11 @@ class LinearProbe(BaseModel):
 
 
 def run(folder: RunFolder) -> dict[str, float]:
-    """Train the linear layer on the labelled pictures; top-1 accuracy after the last epoch, in percent."""
+    """Train the linear layer on the labelled images; top-1 accuracy after the last epoch, in percent."""
     from downstream.transfer import fit_head, labelled_splits, seed_weights
     from mimbench.checkpoint.encoder import load_encoder
     from mimbench.data.augment import eval_transform, finetune_transform
-    from mimbench.data.image_folder import LabelledPictures
+    from mimbench.data.image_folder import LabelledImages
 
     spec = folder.spec
     recipe = LinearRecipe.from_values(spec.recipe)
@@ -133,9 +133,9 @@ def run(folder: RunFolder) -> dict[str, float]:
     steps = max(round(recipe.epochs * epoch_steps), 1)
     folder.details["load_report"] = report.as_dict()
     augment = finetune_transform(recipe.img_size, None, 0.0, min_crop_scale=recipe.min_crop_scale)
-    fit_head(model, LabelledPictures(train, augment), folder, recipe, steps=steps)
-    pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
-    return {"top1_linear": accuracy(model, pictures, num_workers=folder.options.num_workers)["top1"]}
+    fit_head(model, LabelledImages(train, augment), folder, recipe, steps=steps)
+    images = LabelledImages(val, eval_transform(recipe.img_size, recipe.crop_pct))
+    return {"top1_linear": accuracy(model, images, num_workers=folder.options.num_workers)["top1"]}
 
 
 TASK = TaskCard(

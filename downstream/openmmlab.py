@@ -18,7 +18,7 @@ from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
-from mimbench.data.image_folder import CorruptPicture, decode
+from mimbench.data.image_folder import CorruptImage, decode
 from mimbench.device import device
 from mimbench.errors import RunFailed, UserError
 from mimbench.ops import ensure_mmcv_ops
@@ -95,7 +95,7 @@ def usable(dataset: Any, folder: RunFolder, root: Path) -> Any:
     if folder.spec.skip_corrupt:
         _leave_out_corrupt(dataset, folder)
     if len(dataset) == 0:
-        raise UserError("data", str(root), remedy="It holds no usable picture; see `mimbench data check`.")
+        raise UserError("data", str(root), remedy="It holds no usable image; see `mimbench data check`.")
     return dataset
 
 
@@ -107,11 +107,11 @@ def _leave_out_corrupt(dataset: Any, folder: RunFolder) -> None:
         try:
             decode(Path(path))
             good.append(index)
-        except CorruptPicture:
+        except CorruptImage:
             bad.append(str(path))
     if bad:
         dataset.get_subset_(good)
-        folder.details.setdefault("skipped_pictures", []).extend(bad)
+        folder.details.setdefault("skipped_images", []).extend(bad)
 
 
 def evaluate(

@@ -4,13 +4,13 @@ Kim et al., Morphing Tokens Draw Strong Masked Image Models (ICLR 2025, arXiv 24
 pretrained, the patch tokens of the teacher are merged by similarity, and the merged tokens classify better.
 Measured here token by token, every patch having its group's mean:
 
-    zero-shot    share of patches nearest, by cosine, to the caption of the picture's own class
-    linear       share of patches that a linear layer, trained on patches, puts in the picture's own class
+    zero-shot    share of patches nearest, by cosine, to the caption of the image's own class
+    linear       share of patches that a linear layer, trained on patches, puts in the image's own class
     cosine       mean cosine similarity of patches that are neighbours in the grid
 
 How the paper aggregates and counts could not be read; token by token is our reading, and the merging is that
 of DTM's code (naver-ai/dtm@322df2e) at its midpoint, half of the tokens in half of the rounds. As there, the
-teacher gets pictures normalised with ImageNet's statistics. Zero-shot accuracy needs the text tower, which
+teacher gets images normalised with ImageNet's statistics. Zero-shot accuracy needs the text tower, which
 only a CLIP that was trained here has; without it that number is missing from the result.
 """
 
@@ -71,7 +71,7 @@ def recipes() -> Mapping[str, TokenRecipe]:
         cite(BEIT, global_batch_size=1024, base_lr=4e-3, lr_rule="absolute", weight_decay=1e-4),
         cite(BEIT, betas=(0.9, 0.999), clip_grad=None, precision="fp16", head_init_std=0.01),
         cite(BEIT, img_size=224, min_crop_scale=0.08, crop_pct=0.875),
-        cite("ours: a patch token each, 196 to a picture", epochs=10.0),
+        cite("ours: a patch token each, 196 to an image", epochs=10.0),
         cite("a frozen teacher has neither", layer_decay=1.0, drop_path=0.0),
     )
     small = paper.vary(
@@ -122,7 +122,7 @@ class TokenClassifier(BaseModel):
     """A frozen teacher, its aggregated patch tokens, a batch norm without weights and a linear layer.
 
     Args:
-        teacher: pictures to all projected tokens `[B, 1+N, C]`, class token first.
+        teacher: images to all projected tokens `[B, 1+N, C]`, class token first.
         dim: C.
     """
 
@@ -165,12 +165,12 @@ def class_texts(run: RunFolder, classes: Sequence[str]) -> Tensor | None:
     from safetensors.torch import load_file
 
     from mimbench import catalog
-    from mimbench.data.image_folder import CaptionedPictures, ImageFolder
+    from mimbench.data.image_folder import CaptionedImages, ImageFolder
 
     if run.spec.recipe.get("weights"):
         return None
-    pictures = ImageFolder(run.data("captions"), "train", skip_corrupt=run.spec.skip_corrupt)
-    tokenizer = CaptionedPictures(pictures, augment=lambda picture: picture).tokenizer
+    images = ImageFolder(run.data("captions"), "train", skip_corrupt=run.spec.skip_corrupt)
+    tokenizer = CaptionedImages(images, augment=lambda image: image).tokenizer
     card = catalog.teacher(run.spec.name)
     recipe = type(card.recipes()["paper"]).from_values(run.spec.recipe)
     towers: Any = card.build(recipe, tokenizer=tokenizer)
@@ -186,10 +186,10 @@ def class_texts(run: RunFolder, classes: Sequence[str]) -> Tensor | None:
 
 
 def run(folder: RunFolder) -> dict[str, float]:
-    """Train the linear layer on the labelled pictures' tokens; measure the validation pictures' tokens."""
+    """Train the linear layer on the labelled images' tokens; measure the validation images' tokens."""
     from downstream.transfer import fit_head, labelled_splits, seed_weights
     from mimbench.data.augment import eval_transform, finetune_transform
-    from mimbench.data.image_folder import LabelledPictures
+    from mimbench.data.image_folder import LabelledImages
     from mimbench.train.pretraining import load_teacher
 
     spec = folder.spec
@@ -202,9 +202,9 @@ def run(folder: RunFolder) -> dict[str, float]:
     model = TokenClassifier(load_teacher(folder, "encoder"), dim, len(train.classes), recipe)
     steps = max(round(recipe.epochs * len(train) / recipe.global_batch_size), 1)
     augment = finetune_transform(recipe.img_size, None, 0.0, min_crop_scale=recipe.min_crop_scale)
-    fit_head(model, LabelledPictures(train, augment), folder, recipe, steps=steps)
-    pictures = LabelledPictures(val, eval_transform(recipe.img_size, recipe.crop_pct))
-    return measure(model, pictures, texts, num_workers=folder.options.num_workers)
+    fit_head(model, LabelledImages(train, augment), folder, recipe, steps=steps)
+    images = LabelledImages(val, eval_transform(recipe.img_size, recipe.crop_pct))
+    return measure(model, images, texts, num_workers=folder.options.num_workers)
 
 
 @torch.no_grad()

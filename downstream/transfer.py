@@ -42,14 +42,12 @@ def labelled_splits(folder: RunFolder) -> tuple[ImageFolder, ImageFolder]:
     train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=skip)
     val = ImageFolder(root, "val", skip_corrupt=skip)
     if train.skipped or val.skipped:
-        folder.details["skipped_pictures"] = train.skipped + val.skipped
+        folder.details["skipped_images"] = train.skipped + val.skipped
     return train, val
 
 
-def fit_head(
-    model: BaseModel, pictures: Any, folder: RunFolder, recipe: TransferRecipe, *, steps: int
-) -> None:
+def fit_head(model: BaseModel, images: Any, folder: RunFolder, recipe: TransferRecipe, *, steps: int) -> None:
     """Train `model.head` alone."""
-    folder.details |= {"labelled_pictures": len(pictures), "steps": steps}
+    folder.details |= {"labelled_images": len(images), "steps": steps}
     groups = param_groups(model.head, recipe.weight_decay)
-    fit(model, pictures, folder, recipe, steps=steps, param_groups=groups)
+    fit(model, images, folder, recipe, steps=steps, param_groups=groups)

@@ -68,5 +68,5 @@ def transformer_flops(embed_dim: int, depth: int, num_tokens: int, mlp_ratio: fl
 
 
 def patch_embed_flops(embed_dim: int, num_patches: int, patch_size: int) -> float:
-    """Forward FLOPs of the patch embedding of an RGB picture."""
+    """Forward FLOPs of the patch embedding of an RGB image."""
     return 2.0 * num_patches * embed_dim * 3 * patch_size**2

@@ -46,7 +46,7 @@ class MethodCard:
         recipes: scale to recipe; every field with its source.
         build: `build(recipe, **teachers)` makes the `mimbench.method.Method`; the teachers come frozen, by
             role.
-        augment: `augment(recipe)` gives the function from a picture to what the loader batches: a tensor of
+        augment: `augment(recipe)` gives the function from an image to what the loader batches: a tensor of
             uint8 `[3, H, W]`, or a tuple, list or dictionary of them. Default: one crop (`PretrainAugment`).
         transfer: where fine-tuning differs for this method.
         load: `load(folder)` gives the trained network, frozen, in eval mode, from `teacher.safetensors` in
@@ -163,8 +163,8 @@ class TaskCard:
         run: `run(folder)` fine-tunes or probes the encoder at `folder.parents["encoder"].encoder_path` (or,
             where it takes a teacher, what its card's `load` gives for that folder), evaluates the last epoch
             and returns the metrics. It resumes by itself from `folder.trainer_path`.
-        flops: `flops(recipe_values, arch, patch_size)`: FLOPs of one training picture, forward and backward.
-        images: `images(recipe_values, data_size)`: pictures seen in training, for the plan's estimate.
+        flops: `flops(recipe_values, arch, patch_size)`: FLOPs of one training image, forward and backward.
+        images: `images(recipe_values, data_size)`: images seen in training, for the plan's estimate.
     """
 
     name: str

@@ -25,8 +25,8 @@ Scale = Literal["smoke", "toy", "small", "paper"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 # The sources of what a smaller scale has in its own way; see `PretrainRecipe.at_small`.
-SMALL = "ours: minutes on two CPU cores for a few thousand pictures"
-TOY = "ours: two CPU cores, pictures of few patches"
+SMALL = "ours: minutes on two CPU cores for a few thousand images"
+TOY = "ours: two CPU cores, images of few patches"
 SMOKE = "ours: seconds"
 
 

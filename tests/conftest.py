@@ -37,7 +37,7 @@ def shared_data() -> Path:
     """Small real datasets beside the checkout; CONTRIBUTING.md says what is expected there."""
     folder = SHARED / "data"
     if not folder.is_dir():
-        pytest.skip(f"no real pictures at {folder}")
+        pytest.skip(f"no real images at {folder}")
     return folder
 
 
@@ -80,7 +80,7 @@ def pretraining_folder(tmp_path: Path, smoke_data: Path) -> Callable[..., RunFol
     ) -> RunFolder:
         recipe = card.recipes()["smoke"].vary("test", **changes)
         if steps is not None:
-            epochs = steps * recipe.global_batch_size / 48  # the smoke data's pictures
+            epochs = steps * recipe.global_batch_size / 48  # the smoke data's images
             recipe = recipe.vary("test", epochs=epochs, warmup_epochs=epochs / 4)
         store, parents = RunStore(tmp_path / root), {}
         for role, name in card.needed(recipe).items():

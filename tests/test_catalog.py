@@ -49,7 +49,7 @@ def test_resolve_applies_overrides_in_order_and_keeps_sources(world: Path) -> No
     assert (found.images, found.flops) == (30, 3000.0)
 
 
-def test_a_method_that_does_not_train_sees_no_picture(world: Path) -> None:
+def test_a_method_that_does_not_train_sees_no_image(world: Path) -> None:
     found = Catalog(None).resolve("method", "none-at-all", "smoke", data_size=10)
     assert (found.images, found.flops) == (0, 0.0)
 

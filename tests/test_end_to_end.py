@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "dtm_main_smoke.csv"
 KEPT = ("kind", "row", "metric", "status", "provenance", "n", "reported", "reported_kind", "against")
-TOLERANCE = {"top1": 12.5, "miou": 3.0, "box_ap": 3.0, "mask_ap": 3.0}  # 24 pictures: three of them in top-1
+TOLERANCE = {"top1": 12.5, "miou": 3.0, "box_ap": 3.0, "mask_ap": 3.0}  # 24 images: three of them in top-1
 
 
 def test_dtm_main_at_scale_smoke(workspace: Path) -> None:

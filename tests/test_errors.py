@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from mimbench.data.image_folder import CorruptPicture
+from mimbench.data.image_folder import CorruptImage
 from mimbench.errors import RunFailed, UserError, visible
 
 
@@ -23,7 +23,7 @@ from mimbench.errors import RunFailed, UserError, visible
         (UserError("METHOD", allowed=["mae", "dtm"]), "METHOD: Allowed: mae, dtm."),
         (UserError("a whole sentence"), "a whole sentence"),
         (UserError("UserError: a", ("b", 1), remedy="c: 'd' is not valid."), "UserError: a: ('b', 1) is not"),
-        (CorruptPicture("picture", "/a/it's.jpg", remedy="Replace it."), 'picture: "/a/it\'s.jpg" is not'),
+        (CorruptImage("image", "/a/it's.jpg", remedy="Replace it."), 'image: "/a/it\'s.jpg" is not'),
         (RunFailed("The disk is full."), "The disk is full."),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_scale_changes_what_differs_there_and_lets_the_rest_keep_its_source() 
     assert (
         small.sources["epochs"]
         == small.sources["arch"]
-        == "ours: minutes on two CPU cores for a few thousand pictures"
+        == "ours: minutes on two CPU cores for a few thousand images"
     )
     assert small.sources["img_size"] == paper.sources["img_size"]
     assert small.at_toy(min_crop_scale=0.5).min_crop_scale == 0.5

@@ -82,7 +82,7 @@ def run(folder):
     if mode == "raise":
         raise ValueError("broken on purpose")
     if mode == "user":
-        raise UserError("picture", "a.jpg", remedy="It is unreadable.")
+        raise UserError("image", "a.jpg", remedy="It is unreadable.")
     if mode == "full":
         raise OSError(errno.ENOSPC, "No space left on device")
     if mode == "nan":

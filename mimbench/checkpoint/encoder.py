@@ -84,7 +84,7 @@ def load_encoder(
 
     Args:
         drop_path: stochastic depth of the fine-tuned network.
-        img_size: the fine-tuning picture's side in pixels; None = as pretrained.
+        img_size: the fine-tuning image's side in pixels; None = as pretrained.
         add_rel_pos: give an encoder without relative positions a table of zeros in each block (MAE's transfer
             to ADE20K, appendix A.4).
         add_layer_scale: give an encoder without layer scale one that starts at this value (1 in the same).

@@ -53,7 +53,7 @@ def convert(state: Mapping[str, Tensor], config: ViTConfig, path: Path) -> tuple
     """A plain ViT with the encoder's weights among `state`.
 
     Args:
-        config: size, patch and picture of the recipe; the variant (positions, biases, layer scale) follows
+        config: size, patch and image of the recipe; the variant (positions, biases, layer scale) follows
             from the names found.
 
     Raises:

@@ -26,7 +26,7 @@ class PretrainAugment:
 
     Args:
         img_size: side of the result, in pixels.
-        min_crop_scale: lower bound of the crop's share of the picture's area.
+        min_crop_scale: lower bound of the crop's share of the image's area.
         color_jitter: brightness, contrast, saturation each vary by this share, in random order; 0 = off.
         hflip: probability of the flip.
     """
@@ -35,22 +35,22 @@ class PretrainAugment:
         self.img_size, self.min_crop_scale = img_size, min_crop_scale
         self.color_jitter, self.hflip = color_jitter, hflip
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """RGB picture to [3, img_size, img_size] of uint8."""
-        picture = self.crop(picture).resize((self.img_size, self.img_size), Image.Resampling.BICUBIC)
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image to [3, img_size, img_size] of uint8."""
+        image = self.crop(image).resize((self.img_size, self.img_size), Image.Resampling.BICUBIC)
         if random.random() < self.hflip:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # [3, H, W]; batching makes it contiguous
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]; batching makes it contiguous
 
-    def crop(self, picture: Image.Image) -> Image.Image:
-        """The jittered picture's random crop, in its own size."""
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The jittered image's random crop, in its own size."""
         if self.color_jitter > 0:
             low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
             for enhance in random.sample(JITTERS, k=3):
-                picture = enhance(picture).enhance(random.uniform(low, high))
-        top, left, height, width = crop_box(picture.width, picture.height, (self.min_crop_scale, 1.0))
+                image = enhance(image).enhance(random.uniform(low, high))
+        top, left, height, width = crop_box(image.width, image.height, (self.min_crop_scale, 1.0))
         # Cut first, as torchvision does: `resize(box=...)` would let bicubic look at pixels beyond the crop.
-        return picture.crop((left, top, left + width, top + height))
+        return image.crop((left, top, left + width, top + height))
 
 
 def crop_box(width: int, height: int, scale: tuple[float, float]) -> tuple[int, int, int, int]:
@@ -79,10 +79,10 @@ def _scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
     return 1 / (255 * std), -mean / std
 
 
-def normalise(pictures: Tensor) -> Tensor:
+def normalise(images: Tensor) -> Tensor:
     """[B, 3, H, W] of uint8 to float32 with ImageNet's mean and standard deviation, on the same device."""
-    scale, shift = _scale_and_shift(pictures.device)
-    return pictures.float().mul_(scale).add_(shift)
+    scale, shift = _scale_and_shift(images.device)
+    return images.float().mul_(scale).add_(shift)
 
 
 def finetune_transform(
@@ -124,11 +124,11 @@ def finetune_transform(
     return transform
 
 
-def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     """timm's operation; at its highest level it keeps 0 bits: black, where Pillow >= 13 would raise."""
     if bits < 1:
-        return Image.new(picture.mode, picture.size)
-    return picture if bits >= 8 else ImageOps.posterize(picture, bits)
+        return Image.new(image.mode, image.size)
+    return image if bits >= 8 else ImageOps.posterize(image, bits)
 
 
 def eval_transform(img_size: int, crop_pct: float = 0.875) -> Callable[[Image.Image], Tensor]:

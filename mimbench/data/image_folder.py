@@ -1,4 +1,4 @@
-"""ImageNet's layout, `<split>/<class>/<picture>`, and the datasets that training draws from it."""
+"""ImageNet's layout, `<split>/<class>/<image>`, and the datasets that training draws from it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from mimbench.data import EXTENSIONS
 from mimbench.data.captions import Tokenizer
 from mimbench.errors import UserError
 
-CACHE_BYTES = 2**30  # decoded pictures kept in memory
+CACHE_BYTES = 2**30  # decoded images kept in memory
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-class CorruptPicture(UserError):
-    """A picture that cannot be decoded; `value` is its path."""
+class CorruptImage(UserError):
+    """An image that cannot be decoded; `value` is its path."""
 
 
 def decode(path: Path) -> np.ndarray:
-    """The picture's pixels, [H, W, 3] of uint8. Raises CorruptPicture."""
+    """The image's pixels, [H, W, 3] of uint8. Raises CorruptImage."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except UNREADABLE as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
-        remedy = "It cannot be decoded: replace the file, or leave such pictures out with --skip-corrupt."
-        raise CorruptPicture("picture", str(path), remedy=remedy) from error
+        remedy = "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."
+        raise CorruptImage("image", str(path), remedy=remedy) from error
 
 
 def class_folders(split_folder: Path) -> list[str]:
@@ -42,28 +42,28 @@ def class_folders(split_folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(split_folder) if entry.is_dir() and entry.name[0] != ".")
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures directly in `folder`, by name."""
+def image_files(folder: Path) -> list[Path]:
+    """The images directly in `folder`, by name."""
     names = (entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(EXTENSIONS))
     return [folder / name for name in sorted(names) if name[0] != "."]
 
 
 class ImageFolder:
-    """The pictures and labels of one split; labels follow the sorted class folders of `train`.
+    """The images and labels of one split; labels follow the sorted class folders of `train`.
 
     Args:
         root: the dataset's folder.
         split: `train` or `val`.
-        subset_file: a text file under `root`; only the pictures it lists (by path under `root`) are used.
-        skip_corrupt: decode every picture first and leave out those that cannot be read.
+        subset_file: a text file under `root`; only the images it lists (by path under `root`) are used.
+        skip_corrupt: decode every image first and leave out those that cannot be read.
 
     Attributes:
-        samples: path and class index of each picture.
+        samples: path and class index of each image.
         classes: class names by index.
-        skipped: relative paths of the pictures left out.
+        skipped: relative paths of the images left out.
 
     Raises:
-        UserError: a folder or a listed picture is missing or empty; a class of `val` is not in `train`.
+        UserError: a folder or a listed image is missing or empty; a class of `val` is not in `train`.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class ImageFolder:
             (path, label)
             for label, name in enumerate(self.classes)
             if (folder / name).is_dir()
-            for path in picture_files(folder / name)
+            for path in image_files(folder / name)
         ]
         if not self.samples:
             raise UserError(
                 "data folder",
                 str(folder),
-                remedy=f"It holds no pictures; ImageNet's layout is {split}/<class>/*.jpg.",
+                remedy=f"It holds no images; ImageNet's layout is {split}/<class>/*.jpg.",
             )
         if subset_file is not None:
             self.samples = self._listed(self.root / subset_file)
@@ -111,18 +111,18 @@ class ImageFolder:
         return len(self.samples)
 
     def load(self, index: int) -> Image.Image:
-        """The picture as RGB, not to be changed in place. Raises CorruptPicture, naming the file."""
-        picture = self._cache.get(index)
-        if picture is None:
-            picture = Image.fromarray(decode(self.samples[index][0]))
-            size = 4 * picture.width * picture.height  # Pillow keeps four bytes a pixel
+        """The image as RGB, not to be changed in place. Raises CorruptImage, naming the file."""
+        image = self._cache.get(index)
+        if image is None:
+            image = Image.fromarray(decode(self.samples[index][0]))
+            size = 4 * image.width * image.height  # Pillow keeps four bytes a pixel
             if size <= self._cache_room:
-                self._cache[index] = picture
+                self._cache[index] = image
                 self._cache_room -= size
-        return picture
+        return image
 
     def name(self, index: int) -> str:
-        """The picture's path relative to the root, as captions.json and the subset file write it."""
+        """The image's path relative to the root, as captions.json and the subset file write it."""
         return self.samples[index][0].relative_to(self.root).as_posix()
 
     def _listed(self, file: Path) -> list[tuple[Path, int]]:
@@ -133,18 +133,18 @@ class ImageFolder:
         for line in filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())):
             if self.root / line not in by_path:
                 raise UserError(
-                    f"picture listed in {file}", line, remedy=f"It is not in {self.root / self.split}."
+                    f"image listed in {file}", line, remedy=f"It is not in {self.root / self.split}."
                 )
             samples.append((self.root / line, by_path[self.root / line]))
         if not samples:
-            raise UserError("subset file", str(file), remedy="It lists no pictures.")
+            raise UserError("subset file", str(file), remedy="It lists no images.")
         return samples
 
     def _leave_out_corrupt(self) -> None:
         def readable(sample: tuple[Path, int]) -> bool:
             try:
                 decode(sample[0])
-            except CorruptPicture:
+            except CorruptImage:
                 return False
             return True
 
@@ -154,12 +154,12 @@ class ImageFolder:
         self.samples = [sample for sample, good in zip(self.samples, kept, strict=True) if good]
         if not self.samples:
             raise UserError(
-                "data folder", str(self.root / self.split), remedy="No picture in it can be decoded."
+                "data folder", str(self.root / self.split), remedy="No image in it can be decoded."
             )
 
 
-class PretrainPictures:
-    """Pictures without labels: `augment` makes each a uint8 tensor [3, H, W]."""
+class PretrainImages:
+    """Images without labels: `augment` makes each a uint8 tensor [3, H, W]."""
 
     def __init__(self, folder: ImageFolder, augment: Callable[[Image.Image], Any]) -> None:
         self.folder, self.augment = folder, augment
@@ -171,11 +171,11 @@ class PretrainPictures:
         return self.augment(self.folder.load(index))
 
 
-class CaptionedPictures(PretrainPictures):
-    """Pictures with the tokens of their captions, [T] of int64, from `captions.json` beside the splits.
+class CaptionedImages(PretrainImages):
+    """Images with the tokens of their captions, [T] of int64, from `captions.json` beside the splits.
 
     Raises:
-        UserError: there is no captions.json, or a picture has no caption in it.
+        UserError: there is no captions.json, or an image has no caption in it.
     """
 
     def __init__(self, folder: ImageFolder, augment: Callable[[Image.Image], Any]) -> None:
@@ -185,9 +185,9 @@ class CaptionedPictures(PretrainPictures):
         for index in range(len(folder)):
             if folder.name(index) not in captions:
                 raise UserError(
-                    f"picture without caption in {folder.root / 'captions.json'}",
+                    f"image without caption in {folder.root / 'captions.json'}",
                     folder.name(index),
-                    remedy="Add its caption, or remove the picture.",
+                    remedy="Add its caption, or remove the image.",
                 )
             self.captions.append(captions[folder.name(index)])
         self.tokenizer = Tokenizer.build(self.captions)
@@ -197,8 +197,8 @@ class CaptionedPictures(PretrainPictures):
         return super().__getitem__(index), self._tokens[index]
 
 
-class LabelledPictures:
-    """Pictures with labels: `transform` makes each a normalised float tensor [3, H, W]."""
+class LabelledImages:
+    """Images with labels: `transform` makes each a normalised float tensor [3, H, W]."""
 
     def __init__(self, folder: ImageFolder, transform: Callable[[Image.Image], Any]) -> None:
         self.folder, self.transform = folder, transform
@@ -221,10 +221,10 @@ def read_captions(root: Path) -> dict[str, str]:
         captions = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            "captions", str(path), remedy="The file does not exist; map pictures to sentences in it."
+            "captions", str(path), remedy="The file does not exist; map images to sentences in it."
         ) from None
     except ValueError as error:
         raise UserError("captions", str(path), remedy=f"It is not JSON: {error}.") from error
     if not isinstance(captions, dict) or not all(isinstance(text, str) for text in captions.values()):
-        raise UserError("captions", str(path), remedy='Write {"train/<class>/<picture>": "<sentence>", ...}.')
+        raise UserError("captions", str(path), remedy='Write {"train/<class>/<image>": "<sentence>", ...}.')
     return captions

@@ -266,7 +266,7 @@ def _ours(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
         axes.set_xticks([])
         return
     low, high = axes.get_xlim()
-    least = 2.0 if max(map(abs, means)) > 1.5 else 0.1  # points, or a cosine: less is noise, not a picture
+    least = 2.0 if max(map(abs, means)) > 1.5 else 0.1  # points, or a cosine: less is noise
     missing = max(least - (high - low), 0.0) / 2
     low, high = low - missing, high + missing
     if min(means) >= 0:

@@ -1,4 +1,4 @@
-"""Batches that depend on (seed, step) alone: any number of workers, any resume point, the same pictures."""
+"""Batches that depend on (seed, step) alone: any number of workers, any resume point, the same images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LOADER_STREAM, MODEL_STREAM = 0, 1
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (step, index) for steps `first..last-1`, cut from an endless row of epochs' permutations.
 
-    Every epoch visits every picture once; a batch may span two epochs, so none is dropped. With several
+    Every epoch visits every image once; a batch may span two epochs, so none is dropped. With several
     processes each takes its own contiguous part of the global batch.
     """
 

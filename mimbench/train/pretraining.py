@@ -16,7 +16,7 @@ from mimbench.atomic import write_bytes
 from mimbench.checkpoint.encoder import save_encoder
 from mimbench.contract import MethodCard
 from mimbench.data.augment import PretrainAugment, normalise
-from mimbench.data.image_folder import CaptionedPictures, ImageFolder, PretrainPictures
+from mimbench.data.image_folder import CaptionedImages, ImageFolder, PretrainImages
 from mimbench.errors import RunFailed
 from mimbench.method import Method, as_method
 from mimbench.recipe import PretrainRecipe
@@ -69,7 +69,7 @@ class Preparation(BaseDataPreprocessor):
 
 
 def prepare(data: Any, device: torch.device) -> Any:
-    """A batch, however nested, on the device; its uint8 tensors are pictures, which are normalised."""
+    """A batch, however nested, on the device; its uint8 tensors are images, which are normalised."""
     if isinstance(data, Mapping):
         return {name: prepare(part, device) for name, part in data.items()}
     if isinstance(data, (list, tuple)):
@@ -78,13 +78,13 @@ def prepare(data: Any, device: torch.device) -> Any:
     return normalise(data) if data.dtype == torch.uint8 else data
 
 
-def num_steps(recipe: PretrainRecipe, num_pictures: int) -> int:
-    """Optimizer steps of the recipe on that many pictures."""
-    return max(round(recipe.epochs * num_pictures / recipe.global_batch_size), 0)
+def num_steps(recipe: PretrainRecipe, num_images: int) -> int:
+    """Optimizer steps of the recipe on that many images."""
+    return max(round(recipe.epochs * num_images / recipe.global_batch_size), 0)
 
 
 def augmentation(card: MethodCard, recipe: PretrainRecipe) -> Callable[[Any], Any]:
-    """What a picture goes through before it is batched."""
+    """What an image goes through before it is batched."""
     if card.augment is not None:
         return card.augment(recipe)
     hflip = 0.0 if card.inputs == "image+caption" else 0.5  # a caption may say left or right
@@ -107,16 +107,16 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     """
     spec = folder.spec
     recipe = card.recipe.from_values(spec.recipe)
-    pictures = ImageFolder(folder.data(card.data), "train", skip_corrupt=spec.skip_corrupt)
+    images = ImageFolder(folder.data(card.data), "train", skip_corrupt=spec.skip_corrupt)
     augment = augmentation(card, recipe)
     parts: dict[str, Any] = {role: load_teacher(folder, role) for role in card.needed(recipe)}
     if card.inputs == "image+caption":
-        dataset: Any = CaptionedPictures(pictures, augment)
+        dataset: Any = CaptionedImages(images, augment)
         parts["tokenizer"] = dataset.tokenizer
     else:
-        dataset = PretrainPictures(pictures, augment)
+        dataset = PretrainImages(images, augment)
     method = initialise(card, recipe, spec.seed, **parts)
-    steps = num_steps(recipe, len(pictures)) if card.trains else 0
+    steps = num_steps(recipe, len(images)) if card.trains else 0
     model = MethodModel(method, max(steps, 1))
     method.before_train(steps)
     fit(
@@ -127,8 +127,8 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
         steps=steps,
         param_groups=param_groups(method, recipe.weight_decay, method.no_weight_decay()),
     )
-    if pictures.skipped:
-        folder.details["skipped_pictures"] = pictures.skipped
+    if images.skipped:
+        folder.details["skipped_images"] = images.skipped
     folder.details["steps"] = steps
     if card.load is not None:
         state = {name: tensor.cpu().contiguous() for name, tensor in method.state_dict().items()}

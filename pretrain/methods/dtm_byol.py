@@ -151,7 +151,7 @@ def host_recipes() -> Mapping[str, BYOLRecipe]:
         scale: BYOLRecipe.based_on(base, heads, alike, prefix="DTM's own recipe: ")
         for scale, base in base_recipes().items()
     }
-    views = "ours: two views cost as much as two pictures"
+    views = "ours: two views cost as much as two images"
     small = cite(views, hidden_dim=192, projection_dim=64, color_jitter=0.4)
     result["small"] = result["small"].vary(small, cite(views, epochs=3.0))
     result["toy"] = result["toy"].vary(small, cite(views, epochs=5.0))

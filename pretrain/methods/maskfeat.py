@@ -101,7 +101,7 @@ def recipes() -> Mapping[str, MaskFeatRecipe]:
         cite(shard, min_lr=8e-6),
         cite(share, num_masked=78, min_mask_block=15),
         cite("code, defaults.py@287ec00", betas=(0.9, 0.999), precision="fp32"),
-        cite("paper: 2048 pictures a step", global_batch_size=2048),
+        cite("paper: 2048 images a step", global_batch_size=2048),
         cite("code, projects/maskfeat: epochs of the published model", epochs=1600.0),
     )
     small = paper.at_small(

@@ -206,7 +206,7 @@ def recipes() -> Mapping[str, MixedAERecipe]:
     named = "named in a summary of the paper; where they act, recalled"
     mixing = (
         cite("paper, recalled", mixing_ratio=0.25, mixing="compose"),
-        cite("paper, recalled: what a picture does not give is masked", mask_ratio=0.75),
+        cite("paper, recalled: what an image does not give is masked", mask_ratio=0.75),
         cite(named, attention="topk", segment_embed="encoder"),
         cite("ours: not known; the plainer choice", cls_attention="plain"),
         cite("paper, recalled", contrastive_weight=0.1, temperature=0.25),

@@ -17,7 +17,7 @@ def recipes() -> Mapping[str, beit.BEiTRecipe]:
     result = {
         scale: beit.BEiTRecipe.based_on(base, prefix="as BEiT: ") for scale, base in beit.recipes().items()
     }
-    result["paper"] = result["paper"].vary("the codebook's own picture: the student's size", token_size=224)
+    result["paper"] = result["paper"].vary("the codebook's own image: the student's size", token_size=224)
     return result
 
 

@@ -103,7 +103,7 @@ def recipes() -> Mapping[str, SimMIMRecipe]:
         cite(config, arch="vit_base", img_size=224, drop_path=0.1, weight_decay=0.05),
         cite(config, mask_patch_size=32, mask_ratio=0.6),
         cite(config, epochs=800.0, warmup_epochs=10.0, decay_at=700 / 800),
-        cite("code, the same file: 1e-4 for 512 pictures", base_lr=5e-5, lr_rule="linear"),
+        cite("code, the same file: 1e-4 for 512 images", base_lr=5e-5, lr_rule="linear"),
         cite(parser, patch_size=16, layer_scale_init=0.1, betas=(0.9, 0.999), clip_grad=5.0),
         cite(f"{parser}: not used by a multistep schedule", min_lr=5e-6),
         cite("code, README@d3e29bc: 16 GPUs of 128", global_batch_size=2048),
@@ -127,7 +127,7 @@ def transfer() -> TransferOverrides:
             "paper": [
                 cite(config, base_lr=6.25e-4, lr_rule="linear", layer_decay=0.65, drop_path=0.1),
                 cite(config, epochs=100.0, warmup_epochs=20.0),
-                cite(f"{config}: 2.5e-7 for 512 pictures", min_lr=5e-7),
+                cite(f"{config}: 2.5e-7 for 512 images", min_lr=5e-7),
                 cite("code, config.py@d3e29bc", clip_grad=5.0),
             ]
         }

@@ -250,7 +250,7 @@ def test_a_window_sees_nothing_of_the_others(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["mae", "block"])
-def test_a_window_as_large_as_the_picture_is_global_attention_of_the_patches(variant: str) -> None:
+def test_a_window_as_large_as_the_image_is_global_attention_of_the_patches(variant: str) -> None:
     vit = windowed(vit_of(variant), 4)
     images = torch.randn(2, 3, 32, 32)
     x = vit.embed(images)
@@ -271,7 +271,7 @@ def test_a_windows_bias_is_the_tables_own_for_near_offsets() -> None:
     assert torch.equal(window, wanted.float())
 
 
-def test_stochastic_depth_drops_whole_pictures_in_windows_too() -> None:
+def test_stochastic_depth_drops_whole_images_in_windows_too() -> None:
     vit = windowed(ViT(ViTConfig(32, 8, 16, 2, 2), drop_path=0.5), 2).train()
     x = torch.randn(64, 17, 16)
     torch.manual_seed(0)

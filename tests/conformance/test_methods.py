@@ -64,8 +64,8 @@ def batch_of(card: MethodCard, size: int = BATCH) -> Any:
         seed_everything(0, 0, LOADER_STREAM)
         view = card.augment(recipe)
         noise = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), dtype=np.uint8)
-        pictures = default_collate([view(Image.fromarray(picture)) for picture in noise])
-        return pretraining.prepare(pictures, torch.device("cpu"))
+        views = default_collate([view(Image.fromarray(pixels)) for pixels in noise])
+        return pretraining.prepare(views, torch.device("cpu"))
     images = torch.randn(size, 3, side, side, generator=torch.Generator().manual_seed(0))
     if card.inputs == "image":
         return images

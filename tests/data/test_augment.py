@@ -24,7 +24,7 @@ from mimbench.data.augment import (
 )
 
 
-def picture(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
+def noise_image(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -33,7 +33,7 @@ def test_crops_are_distributed_as_torchvisions(width: int, height: int, low: flo
     random.seed(0)
     torch.manual_seed(0)
     ours = np.array([crop_box(width, height, (low, 1.0)) for _ in range(3000)])
-    image = picture(width, height)
+    image = noise_image(width, height)
     theirs = np.array([RandomResizedCrop.get_params(image, [low, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)])
     for draws in (ours, theirs):
         assert (draws >= 0).all()
@@ -45,7 +45,7 @@ def test_crops_are_distributed_as_torchvisions(width: int, height: int, low: flo
 
 @pytest.mark.parametrize(("width", "height"), [(300, 10), (10, 300), (64, 64)])
 def test_fallback_is_torchvisions(width: int, height: int) -> None:
-    image = picture(width, height)
+    image = noise_image(width, height)
     impossible = [2.0, 2.0]  # no crop has twice the area: all ten tries fail
     assert crop_box(width, height, (2.0, 2.0)) == RandomResizedCrop.get_params(
         image, impossible, [3 / 4, 4 / 3]
@@ -53,7 +53,7 @@ def test_fallback_is_torchvisions(width: int, height: int) -> None:
 
 
 def test_pixels_are_torchvisions() -> None:
-    image = picture(80, 70)
+    image = noise_image(80, 70)
     random.seed(3)
     ours = PretrainAugment(32, 0.2, 0.0, hflip=0.0)(image)
     random.seed(3)
@@ -63,7 +63,7 @@ def test_pixels_are_torchvisions() -> None:
 
 
 def test_flip() -> None:
-    image = picture()
+    image = noise_image()
     random.seed(1)
     plain = PretrainAugment(32, 0.2, 0.0, hflip=0.0)(image)
     random.seed(1)
@@ -83,19 +83,19 @@ def test_draws_only_from_pythons_generator() -> None:
     transform = PretrainAugment(32, 0.2, 0.4)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
     random.seed(5)
-    first = transform(picture())
+    first = transform(noise_image())
     random.seed(5)
-    assert torch.equal(first, transform(picture()))
+    assert torch.equal(first, transform(noise_image()))
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])
 
 
 def test_normalise_is_to_tensor_and_normalize() -> None:
-    pictures = [picture(seed=seed) for seed in range(3)]
+    images = [noise_image(seed=seed) for seed in range(3)]
     reference = Compose([ToTensor(), Normalize(MEAN, STD)])
-    batch = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in pictures])
+    batch = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
     torch.testing.assert_close(
-        normalise(batch), torch.stack([reference(image) for image in pictures]), atol=1e-6, rtol=1e-5
+        normalise(batch), torch.stack([reference(image) for image in images]), atol=1e-6, rtol=1e-5
     )
     assert augment.MEAN == (0.485, 0.456, 0.406)
 
@@ -105,9 +105,9 @@ def test_finetune_transform() -> None:
     steps = {type(step).__name__: step for step in transform.transforms}  # type: ignore[attr-defined]
     assert "RandAugment" in steps and "RandomErasing" in steps
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    first = transform(picture())
+    first = transform(noise_image())
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    assert first.shape == (3, 32, 32) and torch.equal(first, transform(picture()))
+    assert first.shape == (3, 32, 32) and torch.equal(first, transform(noise_image()))
     plain = {type(step).__name__ for step in finetune_transform(32, None, 0.0).transforms}  # type: ignore[attr-defined]
     assert not plain & {"RandAugment", "RandomErasing", "ColorJitter"}
 
@@ -117,14 +117,14 @@ def test_posterize_to_no_bits_is_black() -> None:
     ops = next(step.ops for step in transform.transforms if hasattr(step, "ops"))  # type: ignore[attr-defined]
     posterize = next(op for op in ops if op.name == "PosterizeIncreasing")
     posterize.prob = 1.0
-    assert not np.asarray(posterize(picture())).any()
+    assert not np.asarray(posterize(noise_image())).any()
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     for seed in range(30):
-        assert transform(picture(seed=seed)).isfinite().all()
+        assert transform(noise_image(seed=seed)).isfinite().all()
 
 
 def test_eval_transform_cuts_the_centre() -> None:
-    image = picture(128, 64)
+    image = noise_image(128, 64)
     out = eval_transform(64, crop_pct=1.0)(image)
     expected = Compose([ToTensor(), Normalize(MEAN, STD)])(image.crop((32, 0, 96, 64)))
     torch.testing.assert_close(out, expected)

@@ -75,9 +75,9 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
         "empty folder",
         lambda r: [p.unlink() for p in (r / "imagenet/val/dotted-disc").iterdir()],
     ),
-    "imagenet truncated": ("unreadable picture", lambda r: truncate(first(r, "imagenet/train/*/*.jpg"))),
-    "imagenet not a picture": (
-        "unreadable picture",
+    "imagenet truncated": ("unreadable image", lambda r: truncate(first(r, "imagenet/train/*/*.jpg"))),
+    "imagenet not an image": (
+        "unreadable image",
         lambda r: first(r, "imagenet/val/*/*.jpg").write_text("no"),
     ),
     "imagenet class order": (
@@ -97,17 +97,17 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
         "broken reference",
         lambda r: edit_json(r / "imagenet/captions.json", lambda captions: captions.update(x="a disc")),
     ),
-    "captions lacking": ("picture without caption", half_captions),
+    "captions lacking": ("image without caption", half_captions),
     "ade no annotations": ("missing folder", lambda r: shutil.rmtree(r / "ade20k/annotations/training")),
     "ade no annotation": (
-        "picture without annotation",
+        "image without annotation",
         lambda r: first(r, "ade20k/annotations/training/*.png").unlink(),
     ),
-    "ade no picture": (
-        "annotation without picture",
+    "ade no image": (
+        "annotation without image",
         lambda r: first(r, "ade20k/images/training/*.jpg").unlink(),
     ),
-    "ade truncated": ("unreadable picture", lambda r: truncate(first(r, "ade20k/images/validation/*.jpg"))),
+    "ade truncated": ("unreadable image", lambda r: truncate(first(r, "ade20k/images/validation/*.jpg"))),
     "ade truncated png": (
         "unreadable annotation",
         lambda r: truncate(first(r, "ade20k/annotations/*/*.png")),
@@ -119,7 +119,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
     "ade size": ("size mismatch", lambda r: resize(first(r, "ade20k/annotations/training/*.png"))),
     "ade range": ("label out of range", lambda r: relabel(r, 16)),
     "ade blank": ("empty mask", blank_split),
-    "ade picture type": (
+    "ade image type": (
         "wrong file type",
         lambda r: retype(first(r, "ade20k/images/training/*.jpg"), ".png"),
     ),
@@ -135,7 +135,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
         "class order",
         lambda r: (r / "ade20k/classes.txt").write_text("wall\nsky\nwall\n" * 9),
     ),
-    "coco no pictures": ("missing folder", lambda r: shutil.rmtree(r / "coco/val2017")),
+    "coco no images": ("missing folder", lambda r: shutil.rmtree(r / "coco/val2017")),
     "coco no file": ("missing file", lambda r: (r / TRAIN_JSON).unlink()),
     "coco json": ("bad JSON", lambda r: truncate(r / TRAIN_JSON)),
     "coco field": (
@@ -147,9 +147,9 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
     "coco entry": ("bad JSON", lambda r: edit_json(r / TRAIN_JSON, lambda d: d["images"].append(5))),
     "coco list": ("bad JSON", lambda r: (r / TRAIN_JSON).write_text("[]")),
     "coco bbox": ("bad JSON", annotation(bbox=[1, 2])),
-    "coco truncated": ("unreadable picture", lambda r: truncate(first(r, "coco/train2017/*.jpg"))),
+    "coco truncated": ("unreadable image", lambda r: truncate(first(r, "coco/train2017/*.jpg"))),
     "coco unlisted": (
-        "picture without annotation",
+        "image without annotation",
         lambda r: shutil.copy(first(r, "coco/train2017/*.jpg"), r / "coco/train2017/new.jpg"),
     ),
     "coco size": (
@@ -159,15 +159,15 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
     "coco mask size": ("size mismatch", annotation(segmentation={"size": [8, 8], "counts": [60, 4]})),
     "coco mask length": ("size mismatch", annotation(segmentation={"size": [64, 64], "counts": [60, 4]})),
     "coco mask kind": ("unreadable mask", annotation(segmentation=None)),
-    "coco box beyond": ("box outside picture", annotation(bbox=[60.0, 3.0, 9.0, 9.0])),
-    "coco box negative": ("box outside picture", annotation(bbox=[-2.0, 3.0, 9.0, 9.0])),
-    "coco box flat": ("box outside picture", annotation(bbox=[3.0, 3.0, 0.0, 9.0])),
+    "coco box beyond": ("box outside image", annotation(bbox=[60.0, 3.0, 9.0, 9.0])),
+    "coco box negative": ("box outside image", annotation(bbox=[-2.0, 3.0, 9.0, 9.0])),
+    "coco box flat": ("box outside image", annotation(bbox=[3.0, 3.0, 0.0, 9.0])),
     "coco no polygon": ("empty mask", annotation(segmentation=[])),
     "coco flat polygon": ("empty mask", annotation(segmentation=[[1, 1, 5, 5, 9, 9]])),
     "coco empty runs": ("empty mask", annotation(segmentation={"size": [64, 64], "counts": [4096]})),
     "coco category": ("unknown category", annotation(category_id=99)),
     "coco image": ("broken reference", annotation(image_id=10**6)),
-    "coco picture gone": ("broken reference", lambda r: first(r, "coco/train2017/*.jpg").unlink()),
+    "coco image gone": ("broken reference", lambda r: first(r, "coco/train2017/*.jpg").unlink()),
     "coco ids": (
         "duplicate id",
         lambda r: edit_json(
@@ -195,11 +195,11 @@ def test_sound_data_has_none(smoke_data: Path) -> None:
     report = check(smoke_data)
     assert report.ok, report.first
     assert sorted(report.formats.values()) == ["ade20k", "coco", "imagenet"]
-    assert report.pictures == len(list(smoke_data.rglob("*.jpg")))
+    assert report.images == len(list(smoke_data.rglob("*.jpg")))
 
 
 @pytest.mark.parametrize("name", ["cifar10-mini", "ade-mini", "coco-mini"])
-def test_real_pictures_have_none(name: str, shared_data: Path) -> None:
+def test_real_images_have_none(name: str, shared_data: Path) -> None:
     report = check(shared_data / name)
     assert report.ok, report.first
 
@@ -215,7 +215,7 @@ def test_report_shows_the_first_and_counts_the_rest(data: Path) -> None:
     assert report.first["label out of range"][0] in text.getvalue()  # whole: a path is not broken over lines
 
 
-def test_unlabelled_picture_is_a_note(data: Path) -> None:
+def test_unlabelled_image_is_a_note(data: Path) -> None:
     relabel(data, 0)
     report = check(data / "ade20k")
     assert report.ok and "1 annotations" in report.notes[0]
@@ -302,7 +302,7 @@ def test_require_wants_the_parts_of_cocos_json(text: str, lacking: str, data: Pa
 @pytest.mark.parametrize(
     "line", ["train/dotted-disc/gone.jpg", "val/dotted-disc/0000.jpg", "dotted-disc/0000.jpg"]
 )
-def test_require_wants_every_labelled_picture(line: str, data: Path) -> None:
+def test_require_wants_every_labelled_image(line: str, data: Path) -> None:
     root = data / "imagenet"
     listed = root / "train_labelled.txt"
     listed.write_text(f"train/dotted-disc/0000.jpg\n\n  ./train/dotted-disc/0001.jpg\n{line}\n")

@@ -1,4 +1,4 @@
-"""Pictures as training sees them: labels, the labelled subset, captions, and pictures that cannot be read."""
+"""Images as training sees them: labels, the labelled subset, captions, and images that cannot be read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mimbench.data import image_folder
 from mimbench.data.augment import PretrainAugment, eval_transform
 from mimbench.data.captions import UNKNOWN, Tokenizer
 from mimbench.data.image_folder import (
-    CaptionedPictures,
-    CorruptPicture,
+    CaptionedImages,
+    CorruptImage,
     ImageFolder,
-    LabelledPictures,
-    PretrainPictures,
+    LabelledImages,
+    PretrainImages,
 )
 from mimbench.errors import UserError
 from mimbench.train.worker_errors import Loader
@@ -68,7 +68,7 @@ def test_missing_or_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         ImageFolder(tmp_path, "train")
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="holds no images"):
         ImageFolder(tmp_path, "train")
 
 
@@ -77,7 +77,7 @@ def test_cache_holds_no_more_than_its_budget(root: Path, monkeypatch: pytest.Mon
     folder = ImageFolder(root, "train")
     before = [np.asarray(folder.load(index)) for index in range(len(folder))]
     assert len(folder._cache) == 5
-    shutil.rmtree(root / "train" / "checked-cross")  # four pictures, all cached by now
+    shutil.rmtree(root / "train" / "checked-cross")  # four images, all cached by now
     for index in range(4):
         assert np.array_equal(folder.load(index), before[index])
 
@@ -92,15 +92,15 @@ def test_other_modes_become_rgb(root: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("class_name", ["dotted-disc", "dotted 'disc' \"é\\"])
-def test_corrupt_picture_is_named(root: Path, num_workers: int, class_name: str) -> None:
+def test_corrupt_image_is_named(root: Path, num_workers: int, class_name: str) -> None:
     for split in ("train", "val"):
         (root / split / "dotted-disc").rename(root / split / class_name)
     path = spoil(root, class_name)
-    pictures = PretrainPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
-    with pytest.raises(CorruptPicture, match="--skip-corrupt") as caught:
-        list(Loader(pictures, batch_size=48, num_workers=num_workers))
+    images = PretrainImages(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
+    with pytest.raises(CorruptImage, match="--skip-corrupt") as caught:
+        list(Loader(images, batch_size=48, num_workers=num_workers))
     assert caught.value.value == str(path)
-    assert str(caught.value).startswith(f"picture: {str(path)!r} is not valid. It cannot be decoded")
+    assert str(caught.value).startswith(f"image: {str(path)!r} is not valid. It cannot be decoded")
 
 
 def test_skip_corrupt_leaves_it_out_and_says_so(root: Path) -> None:
@@ -111,28 +111,28 @@ def test_skip_corrupt_leaves_it_out_and_says_so(root: Path) -> None:
     assert ImageFolder(root, "val", skip_corrupt=True).skipped == []
 
 
-def test_captioned_pictures(root: Path) -> None:
-    pictures = CaptionedPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
-    images, tokens = next(iter(Loader(pictures, batch_size=4)))
+def test_captioned_images(root: Path) -> None:
+    dataset = CaptionedImages(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
+    images, tokens = next(iter(Loader(dataset, batch_size=4)))
     assert images.shape == (4, 3, 32, 32) and images.dtype == torch.uint8
     assert tokens.shape == (4, 24) and tokens.dtype == torch.int64
-    assert (tokens == pictures.tokenizer.eos).sum(1).tolist() == [1] * 4
-    first = " ".join(pictures.tokenizer.words[index] for index in tokens[0] if index > UNKNOWN)
-    assert first == pictures.captions[0].replace(",", "")
+    assert (tokens == dataset.tokenizer.eos).sum(1).tolist() == [1] * 4
+    first = " ".join(dataset.tokenizer.words[index] for index in tokens[0] if index > UNKNOWN)
+    assert first == dataset.captions[0].replace(",", "")
 
 
 def test_captions_are_needed(root: Path) -> None:
     (root / "captions.json").write_text("{}")
     with pytest.raises(UserError, match="without caption"):
-        CaptionedPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
+        CaptionedImages(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
     (root / "captions.json").unlink()
     with pytest.raises(UserError, match="does not exist"):
-        CaptionedPictures(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
+        CaptionedImages(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
 
 
-def test_labelled_pictures(root: Path) -> None:
-    pictures = LabelledPictures(ImageFolder(root, "val"), eval_transform(32))
-    images, labels = next(iter(Loader(pictures, batch_size=24)))
+def test_labelled_images(root: Path) -> None:
+    dataset = LabelledImages(ImageFolder(root, "val"), eval_transform(32))
+    images, labels = next(iter(Loader(dataset, batch_size=24)))
     assert images.shape == (24, 3, 32, 32) and images.dtype == torch.float32
     assert labels.tolist() == [label for label in range(12) for _ in range(2)]
 

@@ -112,8 +112,8 @@ def test_labelled_subset_is_balanced_and_captions_are_complete(smoke_data: Path)
     assert len(set(labelled)) == len(toy.CLASSES) * plan.labelled_per_class
     assert {Path(name).parent.name for name in labelled} == set(toy.CLASSES)
     captions = json.loads((root / "captions.json").read_text())
-    pictures = {path.relative_to(root).as_posix() for path in (root / "train").rglob("*.jpg")}
-    assert set(captions) == pictures and len(pictures) == plan.train
+    images = {path.relative_to(root).as_posix() for path in (root / "train").rglob("*.jpg")}
+    assert set(captions) == images and len(images) == plan.train
     for name, caption in captions.items():
         texture, shape = Path(name).parent.name.split("-")
         assert any(word in caption for word in draw.SYNONYMS[texture])
@@ -156,9 +156,9 @@ def test_ade20k_labels(smoke_data: Path) -> None:
         assert labels.dtype == np.uint8 and labels.max() <= len(names)
 
 
-def colour_features(picture: Image.Image) -> np.ndarray:
+def colour_features(image: Image.Image) -> np.ndarray:
     """Mean and spread of each channel, a 4x4x4 histogram, and the same histogram sorted."""
-    pixels = np.asarray(picture).astype(int).reshape(-1, 3)
+    pixels = np.asarray(image).astype(int).reshape(-1, 3)
     histogram = np.bincount((pixels // 64) @ [16, 4, 1], minlength=64) / len(pixels)
     return np.concatenate([pixels.mean(0), pixels.std(0), histogram, np.sort(histogram)])
 
@@ -173,10 +173,10 @@ def ridge_accuracy(features: np.ndarray, labels: np.ndarray, num_train: int) -> 
 
 def test_colour_does_not_give_the_class() -> None:
     labels = np.arange(1200) % len(toy.CLASSES)
-    pictures = [
-        draw.draw_picture(np.random.default_rng((7, i)), 64, int(label))[0] for i, label in enumerate(labels)
+    images = [
+        draw.draw_image(np.random.default_rng((7, i)), 64, int(label))[0] for i, label in enumerate(labels)
     ]
-    features = np.stack([colour_features(picture) for picture in pictures])
+    features = np.stack([colour_features(image) for image in images])
     accuracy = ridge_accuracy(features, labels, 800)
     assert accuracy < 1 / 12 + 4 * np.sqrt(1 / 12 * 11 / 12 / 400)  # chance + 4 standard deviations
     leak = (

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from downstream.knn import TASK, features, vote
 from mimbench.checkpoint.encoder import load_encoder
 from mimbench.data.augment import eval_transform
-from mimbench.data.image_folder import ImageFolder, LabelledPictures
+from mimbench.data.image_folder import ImageFolder, LabelledImages
 from mimbench.errors import UserError
 from mimbench.store.folder import RunFolder
 
@@ -22,7 +22,7 @@ SMOKE = TASK.recipes()["smoke"]
 
 
 def test_votes_by_hand() -> None:
-    """Two near neighbours of class 1 outvote the nearest one, of class 0; the fourth picture is not asked."""
+    """Two near neighbours of class 1 outvote the nearest one, of class 0; the fourth image is not asked."""
     angles = torch.tensor([0.1, 0.2, -0.2, 0.3])
     bank = torch.stack([angles.cos(), angles.sin()], dim=1)
     labels = torch.tensor([0, 1, 1, 2])
@@ -40,22 +40,22 @@ def test_features_are_the_normed_tokens_at_unit_length(
 ) -> None:
     encoder, _ = load_encoder(encoder_file)
     torch.nn.init.normal_(encoder.eval().norm.bias)  # the final norm must show
-    pictures = LabelledPictures(ImageFolder(smoke_data / "imagenet", "val"), eval_transform(32, 1.0))
+    images = LabelledImages(ImageFolder(smoke_data / "imagenet", "val"), eval_transform(32, 1.0))
     recipe = SMOKE.vary("test", token=token, global_batch_size=5)
-    rows, labels = features(encoder, pictures, recipe, 0)
-    assert rows.shape == (len(pictures), encoder.embed_dim)
-    assert labels.tolist() == [label for _, label in pictures.folder.samples]
-    tokens = encoder(pictures[7][0].unsqueeze(0))[0]
+    rows, labels = features(encoder, images, recipe, 0)
+    assert rows.shape == (len(images), encoder.embed_dim)
+    assert labels.tolist() == [label for _, label in images.folder.samples]
+    tokens = encoder(images[7][0].unsqueeze(0))[0]
     expected = tokens[0] if token == "cls" else tokens[1:].mean(dim=0)
     torch.testing.assert_close(rows[7], F.normalize(expected, dim=0))
 
 
-def test_smoke_run_uses_the_labelled_pictures_only(task_folder: MakeFolder) -> None:
+def test_smoke_run_uses_the_labelled_images_only(task_folder: MakeFolder) -> None:
     folder = task_folder("knn", "imagenet", SMOKE)
     metrics = TASK.run(folder)
     assert list(metrics) == ["top1_knn"] and 0 <= metrics["top1_knn"] <= 100
     listed = (folder.data("imagenet") / "train_labelled.txt").read_text().split()
-    assert folder.details["labelled_pictures"] == len(listed) < 48
+    assert folder.details["labelled_images"] == len(listed) < 48
     assert folder.details["load_report"]["dropped"] == [] == folder.details["load_report"]["new"]
     assert TASK.run(folder) == metrics
 
@@ -70,6 +70,6 @@ def test_a_bank_that_holds_the_queries_scores_100(
     assert TASK.run(folder) == {"top1_knn": 100.0}
 
 
-def test_more_neighbours_than_pictures(task_folder: MakeFolder) -> None:
-    with pytest.raises(UserError, match="labelled pictures"):
+def test_more_neighbours_than_images(task_folder: MakeFolder) -> None:
+    with pytest.raises(UserError, match="labelled images"):
         TASK.run(task_folder("knn", "imagenet", SMOKE.vary("test", k=1000)))

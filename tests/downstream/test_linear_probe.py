@@ -108,7 +108,7 @@ def test_smoke_run(task_folder: MakeFolder) -> None:
     assert list(metrics) == ["top1_linear"] and 0 <= metrics["top1_linear"] <= 100
     report = folder.details["load_report"]
     assert "norm.weight" in report["loaded"] and report["dropped"] == report["new"] == []
-    assert folder.details["steps"] == round(folder.details["labelled_pictures"] / 8)
+    assert folder.details["steps"] == round(folder.details["labelled_images"] / 8)
     logged = folder.metrics()
     assert logged and all(np.isfinite(line["loss"]) for line in logged)
     assert TASK.run(folder) == metrics and folder.metrics() == logged  # done already: evaluated again

@@ -23,11 +23,11 @@ def test_cosine_after_a_warmup_of_epochs(task: str) -> None:
     assert lr[104] == 0.5
 
 
-@pytest.mark.parametrize(("pictures", "warmup"), [(25, 2), (26, 3), (31, 3)])
-def test_the_warmup_is_rounded_from_the_pictures_not_from_the_steps(pictures: int, warmup: int) -> None:
-    """1 epoch of warm-up, batches of 10: 25 pictures are 2.5 steps, whatever the run's steps round to."""
+@pytest.mark.parametrize(("images", "warmup"), [(25, 2), (26, 3), (31, 3)])
+def test_the_warmup_is_rounded_from_the_images_not_from_the_steps(images: int, warmup: int) -> None:
+    """1 epoch of warm-up, batches of 10: 25 images are 2.5 steps, whatever the run's steps round to."""
     card = recipe("classification", epochs=1.0, warmup_epochs=1.0, global_batch_size=10, min_lr=0.0)
-    lr = [card.lr_at(step, 8, pictures / 10) for step in range(8)]
+    lr = [card.lr_at(step, 8, images / 10) for step in range(8)]
     assert lr.index(2.0) == warmup - 1
 
 

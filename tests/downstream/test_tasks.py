@@ -79,13 +79,13 @@ def _fixed_batch(name: str, root: Path, encoder: Path) -> tuple[Any, Any]:
         from downstream.backbone import remove_final_norm
         from mimbench.checkpoint.encoder import load_encoder
         from mimbench.data.augment import eval_transform
-        from mimbench.data.image_folder import ImageFolder, LabelledPictures
+        from mimbench.data.image_folder import ImageFolder, LabelledImages
 
         vit, _ = load_encoder(encoder)
         remove_final_norm(vit)
         model = module.Classifier(vit, 12, recipe.vary("test", mixup=0.0, cutmix=0.0))
-        pictures = LabelledPictures(ImageFolder(root / "imagenet", "train"), eval_transform(32, 1.0))
-        images, labels = zip(*(pictures[4 * i] for i in range(8)), strict=True)
+        dataset = LabelledImages(ImageFolder(root / "imagenet", "train"), eval_transform(32, 1.0))
+        images, labels = zip(*(dataset[4 * i] for i in range(8)), strict=True)
         return model, [torch.stack(images), torch.tensor(labels)]
     dataset = module.build_dataset(
         root / module.TASK.data, "training" if name == "segmentation" else "train", recipe
@@ -146,13 +146,13 @@ def test_the_classifier_may_end_at_an_earlier_block(encoder_file: Path, task_fol
         task.flops(values | {"num_blocks": depth + 1}, "vit_smoke", 8)
 
 
-def test_classifier_head_starts_small_and_only_labelled_pictures_are_used(task_folder: MakeFolder) -> None:
+def test_classifier_head_starts_small_and_only_labelled_images_are_used(task_folder: MakeFolder) -> None:
     task = card("classification")
     recipe = task.recipes()["smoke"]
     folder = task_folder("classification", "imagenet", recipe)
     task.run(folder)
     listed = (folder.data("imagenet") / "train_labelled.txt").read_text().split()
-    assert folder.details["labelled_pictures"] == len(listed) < 48
+    assert folder.details["labelled_images"] == len(listed) < 48
     assert folder.details["steps"] == round(recipe.epochs * len(listed) / recipe.global_batch_size)
 
 
@@ -173,15 +173,15 @@ def test_mixup_mixes_in_the_loss_only_and_is_seeded(encoder_file: Path) -> None:
     assert torch.equal(images, before)
 
 
-def test_accuracy_counts_every_picture_once() -> None:
+def test_accuracy_counts_every_image_once() -> None:
     from downstream.classification import accuracy
 
     logits = torch.eye(7)[torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])] + 0.01 * torch.arange(7).flip(0)
     labels = torch.tensor(
         [0, 1, 2, 4, 6, 6, 6, 0]
     )  # three are wrong; of those, only the 4 is among the five best
-    pictures = list(zip(logits, labels, strict=True))
-    found = accuracy(torch.nn.Identity(), pictures, batch_size=3)
+    images = list(zip(logits, labels, strict=True))
+    found = accuracy(torch.nn.Identity(), images, batch_size=3)
     assert found == pytest.approx({"top1": 62.5, "top5": 75.0})
 
 
@@ -338,7 +338,7 @@ def test_splits_with_other_categories_are_refused(smoke_data: Path, tmp_path: Pa
         class_names(root)
 
 
-# -- corrupt pictures ----------------------------------------------------------------------------------------
+# -- corrupt images ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -349,36 +349,36 @@ def test_splits_with_other_categories_are_refused(smoke_data: Path, tmp_path: Pa
         ("detection", "coco", "val2017"),
     ],
 )
-def test_a_corrupt_picture_is_named_or_left_out(
+def test_a_corrupt_image_is_named_or_left_out(
     name: str, role: str, split: str, task_folder: MakeFolder, smoke_data: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / role
     shutil.copytree(smoke_data / role, root)
-    picture = sorted((root / split).glob("*.jpg"))[0]
-    picture.write_bytes(b"no picture")
+    image = sorted((root / split).glob("*.jpg"))[0]
+    image.write_bytes(b"no image")
     task = card(name)
-    with pytest.raises(UserError, match=picture.name):
+    with pytest.raises(UserError, match=image.name):
         task.run(task_folder(name, role, task.recipes()["smoke"], root))
     folder = task_folder(name, role, task.recipes()["smoke"], root, skip_corrupt=True)
     task.run(folder)
-    assert [Path(path).name for path in folder.details["skipped_pictures"]] == [picture.name]
+    assert [Path(path).name for path in folder.details["skipped_images"]] == [image.name]
 
 
-def test_boxes_are_cut_at_the_edge_of_a_picture_that_is_no_square(
+def test_boxes_are_cut_at_the_edge_of_an_image_that_is_no_square(
     smoke_data: Path, tmp_path: Path, encoder_file: Path
 ) -> None:
-    """The network sees a padded square; a box in the padding would lie outside the picture."""
+    """The network sees a padded square; a box in the padding would lie outside the image."""
     from mmengine.dataset import pseudo_collate
 
     from downstream.detection import build_dataset, build_model
 
     root = tmp_path / "coco"
     shutil.copytree(smoke_data / "coco", root)
-    picture = next((root / "val2017").iterdir())
-    Image.open(picture).crop((0, 0, 64, 24)).save(picture)
+    image = next((root / "val2017").iterdir())
+    Image.open(image).crop((0, 0, 64, 24)).save(image)
     recipe = card("detection").recipes()["smoke"]
     dataset = build_dataset(root, "val", recipe)
-    item = next(item for item in dataset if item["data_samples"].img_path == str(picture))
+    item = next(item for item in dataset if item["data_samples"].img_path == str(image))
     model = build_model(encoder_file, recipe, 12).eval()
     batch = model.data_preprocessor(pseudo_collate([item]), False)
     assert batch["inputs"].shape[-2:] == (64, 64) and batch["data_samples"][0].img_shape == (24, 64)

@@ -30,7 +30,7 @@ SMOKE = TASK.recipes()["smoke"]
 
 
 class Fixed(nn.Module):
-    """A teacher whose tokens are the pictures themselves, `[B, 1+N, C]`."""
+    """A teacher whose tokens are the images themselves, `[B, 1+N, C]`."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images
@@ -63,7 +63,7 @@ def test_only_the_linear_layer_learns() -> None:
     assert model.head.weight.grad.abs().max() > 0
 
 
-def test_the_loss_is_of_every_patch_against_its_pictures_label() -> None:
+def test_the_loss_is_of_every_patch_against_its_images_label() -> None:
     model = classifier(matching="none").eval()
     nn.init.normal_(model.head.weight)
     images, labels = torch.randn(2, 17, 8), torch.tensor([2, 0])
@@ -79,11 +79,11 @@ def test_accuracies_are_shares_of_patches() -> None:
     model.norm = nn.Identity()
     model.head.weight.data, model.head.bias.data = torch.eye(3, 8).roll(1, dims=0), torch.zeros(3)
     tokens = torch.cat([torch.zeros(1, 8), torch.eye(8)[[0, 0, 1, 2]]])
-    pictures = [(tokens, 0), (tokens, 1), (tokens, 2)]
-    metrics = measure(model, pictures, torch.eye(3, 8), batch_size=2)
+    images = [(tokens, 0), (tokens, 1), (tokens, 2)]
+    metrics = measure(model, images, torch.eye(3, 8), batch_size=2)
     assert metrics["zero_shot_acc"] == pytest.approx(100 * (0.5 + 0.25 + 0.25) / 3)
     assert metrics["linear_probe_acc"] == pytest.approx(100 * (0.25 + 0.5 + 0.25) / 3)
-    linear = measure(model, pictures[:1], None)
+    linear = measure(model, images[:1], None)
     assert linear["linear_probe_acc"] == pytest.approx(25), "the linear layer calls direction 2 class 0"
     assert set(linear) == {"linear_probe_acc", "patchwise_cosine_similarity"}
 

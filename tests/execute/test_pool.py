@@ -90,7 +90,7 @@ def test_longest_chain_first(pool: Pool) -> None:
     ("mode", "message", "status"),
     [
         ("raise", "ValueError: broken on purpose", 1),
-        ("user", "picture: 'a.jpg' is not valid. It is unreadable.", 2),
+        ("user", "image: 'a.jpg' is not valid. It is unreadable.", 2),
         ("full", "disk is full", 1),
         ("nan", "score is nan", 1),
     ],

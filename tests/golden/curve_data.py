@@ -2,7 +2,7 @@
 
 Blocks of random colour with grains and simple shapes, drawn by NumPy in whole numbers and written as PNG:
 JPEG files, and what they decode to, differ between builds of libjpeg. The layouts are the real ones
-(ImageFolder with captions and a list of labelled pictures, ADE20K, COCO).
+(ImageFolder with captions and a list of labelled images, ADE20K, COCO).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-SHAPES = {  # corners (x, y) in quarters of the radius, clockwise in a picture
+SHAPES = {  # corners (x, y) in quarters of the radius, clockwise in an image
     "bar": [(-4, -1), (4, -1), (4, 1), (-4, 1)],
     "diamond": [(0, -4), (4, 0), (0, 4), (-4, 0)],
     "square": [(-3, -3), (3, -3), (3, 3), (-3, 3)],
@@ -28,9 +28,9 @@ COLOURS = {  # one for each class, which most of its objects have, so that twent
     "pink": (240, 130, 200), "red": (230, 30, 30), "white": (245, 245, 245), "yellow": (240, 220, 20),
 }  # fmt: skip
 GROUNDS = {"dark ground": (10, 90), "light ground": (130, 220)}  # ADE20K labels 1 and 2: least and greatest
-TRAIN, LABELLED, VAL = 6, 3, 6  # pictures of a class
+TRAIN, LABELLED, VAL = 6, 3, 6  # images of a class
 SCENES = {"train": 8, "val": 12}
-TRAINED_ON = {  # role to the pictures that a run trains on; a task on ImageNet uses the labelled ones
+TRAINED_ON = {  # role to the images that a run trains on; a task on ImageNet uses the labelled ones
     "imagenet": LABELLED * len(CLASSES),
     "captions": TRAIN * len(CLASSES),
     "ade20k": SCENES["train"],
@@ -54,11 +54,11 @@ def make_imagenet(root: Path) -> None:
             (root / name / class_name).mkdir(parents=True)
             for index in range(count):
                 rng = np.random.default_rng((split, label, index))
-                picture, colour = ground(rng, *IMAGENET), colour_of(rng, label)
+                image, colour = ground(rng, *IMAGENET), colour_of(rng, label)
                 corners = outline(rng, label, *IMAGENET, radius=rng.integers(9, 14))
-                paint(rng, picture, corners, label, colour)
+                paint(rng, image, corners, label, colour)
                 path = f"{name}/{class_name}/{index}.png"
-                save(picture, root / path)
+                save(image, root / path)
                 captions[path] = f"a {colour} {class_name.replace('-', ' ')}"
                 if name == "train" and index < LABELLED:
                     labelled.append(path)
@@ -69,12 +69,12 @@ def make_imagenet(root: Path) -> None:
 def make_ade20k(root: Path) -> None:
     for split, (name, folder) in enumerate({"train": "training", "val": "validation"}.items()):
         for index in range(SCENES[name]):
-            picture, labels, objects = scene(np.random.default_rng((10 + split, index)), *ADE20K)
+            image, labels, objects = scene(np.random.default_rng((10 + split, index)), *ADE20K)
             for label, corners in objects:
                 labels[inside(corners, *ADE20K)] = 1 + len(GROUNDS) + label
             labels[:2] = 0  # other
             # A PNG file, too: mmsegmentation wants this suffix, and what decodes looks at the content.
-            save(picture, root / "images" / folder / f"{index}.jpg")
+            save(image, root / "images" / folder / f"{index}.jpg")
             save(labels, root / "annotations" / folder / f"{index}.png")
     (root / "classes.txt").write_text("\n".join((*GROUNDS, *SHAPES)) + "\n")
 
@@ -85,8 +85,8 @@ def make_coco(root: Path) -> None:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in range(count):
-            picture, _, objects = scene(np.random.default_rng((20 + split, index)), *COCO)
-            save(picture, root / f"{name}2017" / f"{index}.png")
+            image, _, objects = scene(np.random.default_rng((20 + split, index)), *COCO)
+            save(image, root / f"{name}2017" / f"{index}.png")
             images.append({"id": index, "file_name": f"{index}.png", "height": COCO[0], "width": COCO[1]})
             for label, corners in objects:
                 ids = {"id": len(annotations) + 1, "image_id": index, "category_id": 3 * label + 1}
@@ -111,18 +111,18 @@ def annotation(corners: np.ndarray) -> dict[str, Any]:
 def scene(
     rng: Generator, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray]]]:
-    """A picture `[H, W, 3]`, the labels `[H, W]` of its two grounds, and shape and corners of its objects."""
+    """An image `[H, W, 3]`, the labels `[H, W]` of its two grounds, and shape and corners of its objects."""
     left, right = (ground(rng, height, width, *bounds) for bounds in GROUNDS.values())
     labels = np.ones((height, width), dtype=np.uint8)
     labels[:, rng.integers(width // 4, width - width // 4) :] = 2
-    picture = np.where(labels[..., None] == 1, left, right)
+    image = np.where(labels[..., None] == 1, left, right)
     objects = []
     for _ in range(rng.integers(1, 3)):
         label = int(rng.integers(len(SHAPES)))
         corners = outline(rng, label, height, width, radius=rng.integers(14, 22))
-        paint(rng, picture, corners, label, colour_of(rng, label))
+        paint(rng, image, corners, label, colour_of(rng, label))
         objects.append((label, corners))
-    return picture, labels, objects
+    return image, labels, objects
 
 
 def ground(rng: Generator, height: int, width: int, low: int = 60, high: int = 196) -> np.ndarray:
@@ -142,7 +142,7 @@ def colour_of(rng: Generator, label: int) -> str:
 
 
 def outline(rng: Generator, label: int, height: int, width: int, radius: int) -> np.ndarray:
-    """The corners `[K, 2]`, x before y, of an object that lies within the picture."""
+    """The corners `[K, 2]`, x before y, of an object that lies within the image."""
     centre = rng.integers(radius, (width - radius, height - radius))
     return centre + np.array(SHAPES[CLASSES[label].split("-")[1]]) * radius // 4
 
@@ -154,13 +154,13 @@ def inside(corners: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.all([(bx - ax) * (y - ay) >= (by - ay) * (x - ax) for (ax, ay), (bx, by) in edges], axis=0)
 
 
-def paint(rng: Generator, picture: np.ndarray, corners: np.ndarray, label: int, colour: str) -> None:
-    """Paint an object over the picture; of a striped one every other pair of rows."""
-    height, width, _ = picture.shape
+def paint(rng: Generator, image: np.ndarray, corners: np.ndarray, label: int, colour: str) -> None:
+    """Paint an object over the image; of a striped one every other pair of rows."""
+    height, width, _ = image.shape
     mask = inside(corners, height, width)
     if CLASSES[label].startswith("striped"):
         mask &= (np.arange(height) // 2 % 2 == 0)[:, None]
-    picture[mask] = (COLOURS[colour] + grains(rng, height, width))[mask]
+    image[mask] = (COLOURS[colour] + grains(rng, height, width))[mask]
 
 
 def save(pixels: np.ndarray, path: Path) -> None:

@@ -163,14 +163,14 @@ class CurveMaker:
         return {part: [rounded(line[part]) for line in lines] for part in ("loss", "lr") if lines}
 
 
-def of_steps(recipe: Any, steps: int, num_pictures: int) -> Any:
+def of_steps(recipe: Any, steps: int, num_images: int) -> Any:
     """The recipe with that many steps, a quarter of them warm-up.
 
-    Two more changes make so short a run tell something: batches of at least four pictures, and a classifier
+    Two more changes make so short a run tell something: batches of at least four images, and a classifier
     whose first outputs are not close to zero whatever the encoder gives.
     """
     batch = max(recipe.global_batch_size, 4)
-    epochs = steps * batch / num_pictures
+    epochs = steps * batch / num_images
     changes = {
         "global_batch_size": batch,
         "steps": steps,

@@ -77,7 +77,7 @@ def test_logits_loss_and_gradients(golden, method, monkeypatch):
     logits, indices, weight = method.predict(images, mask.float())
     raster = torch.zeros(4, 16, 32).scatter(1, indices.unsqueeze(-1).expand_as(logits), logits)
     np.testing.assert_allclose(raster[mask].detach(), golden[f"{variant}/logits"], atol=1e-5)
-    assert weight.sum() == mask.sum() < weight.numel(), "the last picture has fewer masked patches"
+    assert weight.sum() == mask.sum() < weight.numel(), "the last image has fewer masked patches"
 
     monkeypatch.setattr(method, "draw_masks", lambda images: mask.float())
     scalars = method((images, images), 0.0)

@@ -1,4 +1,4 @@
-"""HOG against numbers of the official code on random pictures; how they were made: README.md beside."""
+"""HOG against numbers of the official code on random images; how they were made: README.md beside."""
 
 from __future__ import annotations
 

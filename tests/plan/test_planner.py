@@ -182,7 +182,7 @@ def test_unknown_size_is_refused_when_planning(build) -> None:
         build([row_of("a", "plain", {"arch": "vit_bass"})])
 
 
-def test_estimates_count_labelled_pictures_for_tasks_only(build) -> None:
+def test_estimates_count_labelled_images_for_tasks_only(build) -> None:
     plan = build([row_of("a", "plain"), row_of("n", "none-at-all")], [column_of("echo")])
     nodes = {node.label: node for node in plan.nodes.values()}
     assert nodes["A"].images == 2 * 48 and nodes["A"].flops == 9600.0  # the smoke data's training images
@@ -375,7 +375,7 @@ def test_a_bare_setting_leaves_alone_what_does_not_train(build) -> None:
     assert untrained <= after.nodes.keys() and len(before.nodes.keys() & after.nodes.keys()) == len(untrained)
 
 
-def test_a_batch_larger_than_all_pictures_is_refused(build) -> None:
+def test_a_batch_larger_than_all_images_is_refused(build) -> None:
     with pytest.raises(UserError, match="plain sees 96 images in all its epochs .2.0.: less than a batch"):
         build([row_of("a", "plain")], changes={"global_batch_size": 1000})
 

@@ -76,15 +76,15 @@ def test_p01_the_recipe_asks_for_them(method: BEiT, monkeypatch: pytest.MonkeyPa
 
 
 def test_p02_tokenizer_sees_the_students_crop_and_flip() -> None:
-    """Of a picture whose colours say where they were, both views show the same corners."""
+    """Of an image whose colours say where they were, both views show the same corners."""
     ramp = np.linspace(0, 255, 300)
-    picture = np.stack(
+    image = np.stack(
         [np.tile(ramp, (300, 1)), np.tile(ramp[:, None], (1, 300)), np.zeros((300, 300))], axis=2
     )
     augment = METHOD.augment(PAPER.vary("test", color_jitter=0.0))  # type: ignore[misc]
     flipped = set()
     for _ in range(20):
-        student, tokenizer = augment(Image.fromarray(picture.astype(np.uint8)))
+        student, tokenizer = augment(Image.fromarray(image.astype(np.uint8)))
         assert (student.shape, tokenizer.shape) == ((3, 224, 224), (3, 112, 112))
         assert student.dtype == tokenizer.dtype == torch.uint8
         halved = F.avg_pool2d(student.float(), 2)
@@ -94,28 +94,28 @@ def test_p02_tokenizer_sees_the_students_crop_and_flip() -> None:
 
 
 def test_p02_bicubic_for_the_student_and_lanczos_for_the_tokenizer() -> None:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
-    student, tokenizer = TwoViews(20, 10, 1.0, 0.0)(picture)  # no crop other than the whole has its area
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    student, tokenizer = TwoViews(20, 10, 1.0, 0.0)(image)  # no crop other than the whole has its area
     for view, side, resampling in (
         (student, 20, Image.Resampling.BICUBIC),
         (tokenizer, 10, Image.Resampling.LANCZOS),
     ):
-        expected = torch.tensor(np.array(picture.resize((side, side), resampling))).permute(2, 0, 1).float()
+        expected = torch.tensor(np.array(image.resize((side, side), resampling))).permute(2, 0, 1).float()
         distances = [(view.float() - x).abs().max() for x in (expected, expected.flip(2))]
         assert min(distances) <= 1 < max(distances)
 
 
 def test_p02_both_views_have_one_colour_jitter() -> None:
-    picture, colours = Image.new("RGB", (40, 40), (120, 90, 60)), set()
+    image, colours = Image.new("RGB", (40, 40), (120, 90, 60)), set()
     for _ in range(5):
-        views = METHOD.augment(PAPER)(picture)  # type: ignore[misc]
+        views = METHOD.augment(PAPER)(image)  # type: ignore[misc]
         assert torch.equal(views[0][:, 0, 0], views[1][:, 0, 0])
         colours.add(tuple(views[0][:, 0, 0].tolist()))
     assert len(colours) == 5
     assert PAPER.color_jitter == 0.4 and PAPER.min_crop_scale == 0.08
 
 
-def test_p02_tokenizer_gets_the_small_picture(method: BEiT, views: tuple[Tensor, Tensor]) -> None:
+def test_p02_tokenizer_gets_the_small_image(method: BEiT, views: tuple[Tensor, Tensor]) -> None:
     method(views, 0.0)
     assert len(method.tokenizer.seen) == 1 and method.tokenizer.seen[0] is views[1]
 
@@ -158,7 +158,7 @@ def test_p03_loss_is_the_mean_cross_entropy_of_all_masked_patches(
     method: BEiT, views: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mask = torch.zeros(8, 16)
-    mask[:, :6], mask[0, 2:6] = 1, 0  # picture 0 has two masked patches
+    mask[:, :6], mask[0, 2:6] = 1, 0  # image 0 has two masked patches
     monkeypatch.setattr(method, "draw_masks", lambda images: mask)
     method.eval()
     loss = method(views, 0.0)["loss"]
@@ -166,8 +166,8 @@ def test_p03_loss_is_the_mean_cross_entropy_of_all_masked_patches(
     ids = method.tokenizer.tokens(views[1])
     expected = F.cross_entropy(logits[mask.bool()], ids[mask.bool()])
     torch.testing.assert_close(loss, expected)
-    of_pictures = [F.cross_entropy(logits[i][mask[i].bool()], ids[i][mask[i].bool()]) for i in range(8)]
-    assert abs(loss - torch.stack(of_pictures).mean()) > 1e-6, "pictures with more masked patches weigh more"
+    of_images = [F.cross_entropy(logits[i][mask[i].bool()], ids[i][mask[i].bool()]) for i in range(8)]
+    assert abs(loss - torch.stack(of_images).mean()) > 1e-6, "images with more masked patches weigh more"
 
 
 def test_p03_unmasked_rows_get_no_gradient(

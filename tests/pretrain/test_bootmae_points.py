@@ -39,7 +39,7 @@ def paper_on_meta() -> BootMAE:
 
 
 def repaint(images: Tensor, ids: Tensor) -> Tensor:
-    """The pictures with other pixels in the patches ids `[B, K]`."""
+    """The images with other pixels in the patches ids `[B, K]`."""
     patches = patchify(images, 2)
     return unpatchify(patches.scatter(1, ids.unsqueeze(-1).expand(-1, -1, 12), 5.0), 2)
 
@@ -83,7 +83,7 @@ def test_p02_masked_pixels_never_reach_a_prediction(model: BootMAE, images: Tens
     assert latent.shape == first.shape == last.shape == (2, 50, 32)
 
 
-def test_p03_teacher_sees_the_whole_picture_and_its_target_is_not_normed(
+def test_p03_teacher_sees_the_whole_image_and_its_target_is_not_normed(
     model: BootMAE, images: Tensor
 ) -> None:
     with torch.no_grad():

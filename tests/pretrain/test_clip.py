@@ -120,7 +120,7 @@ def test_text_feature_stands_at_the_end_and_sees_only_what_comes_before(
     assert (model.encode_text(first_word) - feature).abs().max() > 1e-3
 
 
-def test_it_learns_which_caption_belongs_to_which_picture(model: CLIP, tokens: torch.Tensor) -> None:
+def test_it_learns_which_caption_belongs_to_which_image(model: CLIP, tokens: torch.Tensor) -> None:
     images = torch.randn(4, 3, 32, 32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(20):

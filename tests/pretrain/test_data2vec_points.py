@@ -50,7 +50,7 @@ def test_p01_a_block_may_be_as_large_as_what_is_left(
     assert asked.get("max_block") is None and asked["exact"] is False
 
 
-def test_p02_teacher_sees_the_whole_picture_and_gets_no_gradient(model: Data2vec, images: Tensor) -> None:
+def test_p02_teacher_sees_the_whole_image_and_gets_no_gradient(model: Data2vec, images: Tensor) -> None:
     patches, mask = patchify(images, 8), model.draw_masks(images)
     target = model.forward_target(images)
     assert not target.requires_grad
@@ -109,7 +109,7 @@ def test_p03_six_of_twelve_blocks_at_paper_scale(monkeypatch: pytest.MonkeyPatch
 def test_p04_smooth_l1_on_masked_positions_only(model: Data2vec) -> None:
     assert PAPER.smooth_l1_beta == 2
     mask = torch.zeros(3, 16)
-    mask[0, :9], mask[1, 3] = 1, 1  # a picture with more masked patches weighs more
+    mask[0, :9], mask[1, 3] = 1, 1  # an image with more masked patches weighs more
     pred, target = torch.randn(2, 3, 16, 32) * 3
     pred.requires_grad_()
     loss = model.forward_loss(pred, target, mask)

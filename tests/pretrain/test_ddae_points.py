@@ -407,8 +407,8 @@ def test_taps_must_ascend_to_the_last_block() -> None:
 
 def test_block_masks_hide_as_many_patches_as_random_ones(images: Tensor) -> None:
     model = build(masking="block", img_size=112, mask_ratio=0.75, min_mask_block=16)
-    pictures = torch.randn(3, 3, 112, 112)
-    mask = model.forward_encoder(pictures, model.draw_noise(pictures))[2]
+    given = torch.randn(3, 3, 112, 112)
+    mask = model.forward_encoder(given, model.draw_noise(given))[2]
     assert (mask.sum(dim=1) == 147).all()
     far = nearest_visible(mask, grid_distances(14)).max()
     scattered = nearest_visible(masks("random", 14, batch=3), grid_distances(14)).max()
@@ -427,10 +427,10 @@ def test_a_step_hides_the_masks_of_the_kind_asked_for(
     model, hidden = card.build(recipe), []
     forward_encoder = model.forward_encoder
 
-    def spy(pictures: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        assert pictures is images
+    def spy(given: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        assert given is images
         assert (noise is None) == (masking == "random")
-        latent, ids_restore, mask = forward_encoder(pictures, noise)
+        latent, ids_restore, mask = forward_encoder(given, noise)
         hidden.append(mask)
         return latent, ids_restore, mask
 

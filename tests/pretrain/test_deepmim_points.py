@@ -52,7 +52,7 @@ def build(mae: MAE | None = None, **changes: object) -> DeepMIM:
 
 
 def build_mae(**changes: object) -> MAE:
-    """An MAE of that size. It may stand in for a trained one: its reconstruction is not the picture."""
+    """An MAE of that size. It may stand in for a trained one: its reconstruction is not the image."""
     narrow = {"arch": "vit_deep", "img_size": 28, "patch_size": 2, "mask_ratio": 0.75}
     return MAE(MAE_METHOD.recipes()["smoke"].vary("test", **{**narrow, **changes}))
 
@@ -187,7 +187,7 @@ def test_f05_the_loss_is_the_squared_distance_of_directions(method: DeepMIM) -> 
     torch.testing.assert_close(method.forward_loss(-scale * target, target, mask), torch.tensor(4.0))
 
 
-def test_f06_the_teacher_is_frozen_and_sees_the_whole_picture(method: DeepMIM, images: Tensor) -> None:
+def test_f06_the_teacher_is_frozen_and_sees_the_whole_image(method: DeepMIM, images: Tensor) -> None:
     seen: list[Tensor] = []
     method.teacher.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     method.teacher.train().requires_grad_(False)

@@ -324,16 +324,16 @@ def test_vqkd_codes_move_after_the_step_alone(quantising: vqkd.VQKD) -> None:
 # -- BYOL ----------------------------------------------------------------------------------------------------
 
 
-def test_byol_views_are_two_draws_of_one_picture() -> None:
+def test_byol_views_are_two_draws_of_one_image() -> None:
     recipe = dtm_byol.METHOD.recipes()["smoke"]
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
-    one, two = dtm_byol.METHOD.augment(recipe)(picture)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    one, two = dtm_byol.METHOD.augment(recipe)(image)
     assert one.shape == two.shape == (3, 32, 32) and not torch.equal(one, two)
 
 
 def test_byol_class_tokens_are_compared_across_the_views() -> None:
     method: DTMBYOL = build(dtm_byol)
-    pred, target = torch.randn(2, 6, 32)  # three pictures, first views, then second ones
+    pred, target = torch.randn(2, 6, 32)  # three images, first views, then second ones
     expected = torch.stack([cosine_error(pred[i], target[(i + 3) % 6]) for i in range(6)]).mean()
     torch.testing.assert_close(method.image_loss(pred, target), expected)
 
@@ -390,7 +390,7 @@ def test_byol_step_predicts_the_target_network_across_and_within_the_views(
     torch.testing.assert_close(found, (image.detach(), token.detach(), (image + 0.3 * token).detach()))
 
 
-def test_byol_class_targets_tell_pictures_apart() -> None:
+def test_byol_class_targets_tell_images_apart() -> None:
     """Before normalisation the class tokens of a fresh encoder are all but equal, and would stay so."""
     method: DTMBYOL = build(dtm_byol).eval()
     with torch.no_grad():

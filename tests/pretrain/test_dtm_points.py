@@ -463,12 +463,12 @@ def test_morphed_tokens_alike_or_weighted_by_their_size(tokens: Tensor) -> None:
 
 
 def test_clip_statistics_round_trip() -> None:
-    """A picture in [0, 1], normalised by ImageNet's statistics, becomes the one normalised by CLIP's."""
-    picture = torch.rand(2, 3, 8, 8)
-    imagenet = (picture - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
+    """An image in [0, 1], normalised by ImageNet's statistics, becomes the one normalised by CLIP's."""
+    image = torch.rand(2, 3, 8, 8)
+    imagenet = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
         [0.229, 0.224, 0.225]
     ).view(3, 1, 1)
-    clip = (picture - torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)) / torch.tensor(
+    clip = (image - torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)) / torch.tensor(
         [0.26862954, 0.26130258, 0.27577711]
     ).view(3, 1, 1)
     torch.testing.assert_close(to_clip_statistics(imagenet), clip, atol=1e-6, rtol=0)

@@ -59,7 +59,7 @@ def test_loss_is_the_named_distance_of_all_tokens(loss_type: str, normalize: boo
 
 @pytest.mark.parametrize("project", [True, False])
 @pytest.mark.parametrize("clip_normalisation", [False, True])
-def test_teacher_gets_the_whole_pictures_in_the_statistics_asked_for(
+def test_teacher_gets_the_whole_images_in_the_statistics_asked_for(
     images: Tensor, clip_normalisation: bool, project: bool
 ) -> None:
     method = build(clip_normalisation=clip_normalisation, project_target=project)
@@ -79,7 +79,7 @@ def test_the_papers_teacher_gets_the_students_own_statistics(card: MethodCard) -
     assert (recipe.loss_type, recipe.normalize_target) == ("smoothl1", False)
 
 
-def test_step_compares_every_patch_of_the_masked_picture_with_the_teachers(
+def test_step_compares_every_patch_of_the_masked_image_with_the_teachers(
     images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mask hides patches from the student and is absent from the loss; class tokens are left out."""

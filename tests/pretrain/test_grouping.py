@@ -55,7 +55,7 @@ def test_a_grids_cells_are_rectangles(num_groups: int) -> None:
         assert max(height, width) <= 3 * min(height, width)
 
 
-def test_random_groups_are_of_even_size_and_drawn_for_each_picture() -> None:
+def test_random_groups_are_of_even_size_and_drawn_for_each_image() -> None:
     morphing = random_groups(torch.zeros(4, 64, 8), 10)
     size = sizes(morphing.group, 10)
     assert size.min() == 6 and size.max() == 7

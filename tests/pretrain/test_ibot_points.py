@@ -26,7 +26,7 @@ def build(**changes: object) -> IBOT:
 
 
 def crops(batch: int = 4) -> tuple[Tensor, ...]:
-    """Two global and two local crops a picture."""
+    """Two global and two local crops an image."""
     return tuple(torch.randn(batch, 3, side, side) for side in (32, 32, 16, 16))
 
 
@@ -59,7 +59,7 @@ def test_p01_teacher_starts_as_the_student_and_gets_no_gradient() -> None:
     assert not any(module.training for module in method.teacher.modules()), "no stochastic depth there"
 
 
-def test_p01_teacher_sees_whole_pictures() -> None:
+def test_p01_teacher_sees_whole_images() -> None:
     """What stands in for masked patches changes the student's tokens, never the teacher's."""
     method, views = build(mask_ratio=(0.5,), mask_ratio_var=(0.0,)), crops()
     tokens: dict[str, list[Tensor]] = {"student": [], "teacher": []}
@@ -144,7 +144,7 @@ def test_p03_class_loss_is_the_mean_of_the_pairs_of_different_views(num_local: i
 
 def test_p03_patches_learn_from_the_same_view() -> None:
     method = build()
-    student, teacher = torch.randn(4, 17, 32), torch.randn(4, 17, 32)  # two pictures, crop after crop
+    student, teacher = torch.randn(4, 17, 32), torch.randn(4, 17, 32)  # two images, crop after crop
     mask = torch.ones(4, 16)
 
     def each(crop: int) -> Tensor:
@@ -412,7 +412,7 @@ def test_p08_learning_rate_of_the_papers_recipe() -> None:
 # -- 9: what the class loss is for ---------------------------------------------------------------------------
 
 
-def test_p09_without_the_class_loss_nothing_relates_two_views_of_a_picture() -> None:
+def test_p09_without_the_class_loss_nothing_relates_two_views_of_an_image() -> None:
     """Which views belong together then makes no difference to the loss.
 
     The specification asks for the consequence, the paper's Table 9: k-NN falls to 9.5 %. No k-NN is computed
@@ -425,7 +425,7 @@ def test_p09_without_the_class_loss_nothing_relates_two_views_of_a_picture() -> 
         torch.manual_seed(0)
         method = build(mask_ratio=(0.0, 0.99), mask_ratio_var=(0.0, 0.0), **changes)
         method.draw_masks = lambda images: torch.ones(len(images), 16)  # type: ignore[method-assign]
-        for part in (method.student.encoder, method.teacher.encoder):  # else all pictures look the same
+        for part in (method.student.encoder, method.teacher.encoder):  # else all images look the same
             part.patch_embed.proj.weight.data *= 20
         return method(views, 0.0)["loss"]
 
@@ -474,38 +474,38 @@ def test_p11_probabilities_by_the_crops_place(monkeypatch: pytest.MonkeyPatch) -
 
         return count
 
-    class Picture:
-        """A picture that is only asked what happens to it."""
+    class Probe:
+        """An image that is only asked what happens to it."""
 
         width = height = 8
         views = 0
 
-        def crop(self, box: object) -> Picture:
+        def crop(self, box: object) -> Probe:
             return self
 
-        def resize(self, size: object, how: object) -> Picture:
+        def resize(self, size: object, how: object) -> Probe:
             nonlocal place
-            place = Picture.views % places
-            Picture.views += 1
+            place = Probe.views % places
+            Probe.views += 1
             return self
 
-        def transpose(self, how: object) -> Picture:
+        def transpose(self, how: object) -> Probe:
             counts["flip"][place] += 1
             return self
 
-        def convert(self, mode: str) -> Picture:
+        def convert(self, mode: str) -> Probe:
             counts["grey"][place] += mode == "L"
             return self
 
-        def filter(self, blur: object) -> Picture:
+        def filter(self, blur: object) -> Probe:
             radii.append(blur.radius)  # type: ignore[attr-defined]
             counts["blur"][place] += 1
             return self
 
     radii: list[float] = []
 
-    def same(picture: object, *_: object) -> object:
-        return picture
+    def same(image: object, *_: object) -> object:
+        return image
 
     monkeypatch.setattr(self_distillation, "jitter", counted("jitter", same))
     monkeypatch.setattr(self_distillation.ImageOps, "solarize", counted("solarize", same))
@@ -513,7 +513,7 @@ def test_p11_probabilities_by_the_crops_place(monkeypatch: pytest.MonkeyPatch) -
     rounds = 2000
     augment = MultiCrop(PAPER)
     for _ in range(rounds):
-        augment(Picture())  # type: ignore[arg-type]
+        augment(Probe())  # type: ignore[arg-type]
     share = {name: count / rounds for name, count in counts.items()}
     expected = {
         "blur": [1.0, 0.1] + [0.5] * 10,
@@ -536,12 +536,12 @@ def test_p11_strength_of_the_colour_jitter(monkeypatch: pytest.MonkeyPatch) -> N
         return (low + high) / 2
 
     monkeypatch.setattr(random, "uniform", middle)
-    picture = Image.effect_noise((16, 16), 50).convert("RGB")
-    result = self_distillation.jitter(picture, PAPER.color_jitter)
+    image = Image.effect_noise((16, 16), 50).convert("RGB")
+    result = self_distillation.jitter(image, PAPER.color_jitter)
     ranges = sorted(tuple(round(bound, 3) for bound in pair) for pair in drawn)
     assert ranges == [(-0.1, 0.1), (0.6, 1.4), (0.6, 1.4), (0.8, 1.2)]
-    difference = np.abs(np.asarray(result, float) - np.asarray(picture, float))
-    assert difference.max() <= 2, "in the middle of every range the picture stays as it is"
+    difference = np.abs(np.asarray(result, float) - np.asarray(image, float))
+    assert difference.max() <= 2, "in the middle of every range the image stays as it is"
 
 
 def test_p11_hue_turns_colours() -> None:

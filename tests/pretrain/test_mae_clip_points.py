@@ -36,7 +36,7 @@ def images() -> Tensor:
     return torch.randn(3, 3, 28, 28)
 
 
-def pictures_the_teacher_sees(method: DeepMIM, images: Tensor) -> list[Tensor]:
+def images_the_teacher_sees(method: DeepMIM, images: Tensor) -> list[Tensor]:
     seen: list[Tensor] = []
     method.teacher.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     method(images, 0.0)
@@ -50,11 +50,11 @@ def statistics(values: tuple[float, ...]) -> Tensor:
 def test_p01_clip_normalisation_is_applied_once_to_a_frozen_teacher(method: DeepMIM) -> None:
     recipes = METHOD.recipes()
     assert method.recipe.clip_normalisation and recipes["paper"].clip_normalisation
-    # The CLIP of the smaller scales is ours, which learns from pictures of ImageNet's statistics.
+    # The CLIP of the smaller scales is ours, which learns from images of ImageNet's statistics.
     assert not any(recipes[scale].clip_normalisation for scale in ("smoke", "toy", "small"))
     pixels = torch.rand(2, 3, 28, 28, dtype=torch.float64)
     images = ((pixels - statistics(MEAN)) / statistics(STD)).float()
-    (seen,) = pictures_the_teacher_sees(method, images)
+    (seen,) = images_the_teacher_sees(method, images)
     back = seen.double() * statistics(CLIP_STD) + statistics(CLIP_MEAN)
     torch.testing.assert_close(back, pixels, rtol=0, atol=1e-6)
     assert method.training and not any(module.training for module in method.teacher.modules())
@@ -99,8 +99,8 @@ def test_p05_one_decoder_of_four_blocks_as_wide_as_the_target_at_its_end(method:
     assert len(deep.decoders[0].blocks) == 4
 
 
-def test_p06_teacher_sees_the_whole_picture(method: DeepMIM, images: Tensor) -> None:
-    (seen,) = pictures_the_teacher_sees(method, images)
+def test_p06_teacher_sees_the_whole_image(method: DeepMIM, images: Tensor) -> None:
+    (seen,) = images_the_teacher_sees(method, images)
     assert torch.equal(seen, to_clip_statistics(images))
 
 

@@ -40,7 +40,7 @@ def paper_on_meta() -> MAE:
         return MAE(PAPER)
 
 
-def test_p01_each_picture_loses_147_of_196_patches_of_its_own() -> None:
+def test_p01_each_image_loses_147_of_196_patches_of_its_own() -> None:
     ids_keep, ids_restore, mask = random_masking(8, 196, 0.75, torch.device("cpu"))
     assert (mask.sum(dim=1) == 147).all() and ids_keep.shape == (8, 49)
     assert len({tuple(sorted(row)) for row in ids_keep.tolist()}) == 8
@@ -82,7 +82,7 @@ def test_p03_sequence_lengths_and_mask_tokens_in_raster_order(model: MAE, images
     assert torch.equal(is_mask_token[:, 1:].float(), mask) and (is_mask_token.sum(dim=1) == 147).all()
     assert not is_mask_token[:, 0].any()
     embedded = model.decoder.embed(latent)
-    first = ids_restore.argsort(dim=1)[:, 0]  # where the first kept patch stands in the picture
+    first = ids_restore.argsort(dim=1)[:, 0]  # where the first kept patch stands in the image
     for b in range(3):
         torch.testing.assert_close(seen["decoder"][b, 1 + first[b]], embedded[b, 1])
 
@@ -209,9 +209,9 @@ def test_p10_crop_and_flip_are_the_only_augmentation(monkeypatch: pytest.MonkeyP
 
 
 def test_p10_target_is_the_view_that_the_encoder_sees(model: MAE, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
-    images = normalise(pictures)
-    expected = (pictures / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    pixels = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
+    images = normalise(pixels)
+    expected = (pixels / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(model.decoder, "forward", lambda *args: standardise(patchify(images, 2)))
     assert model(images, 0.0)["loss"] == 0

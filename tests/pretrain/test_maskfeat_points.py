@@ -29,18 +29,18 @@ def images() -> Tensor:
 
 
 def ramp(degrees: float) -> Tensor:
-    """A picture `[1, 3, 32, 32]` that grows in one direction: 0 = to the left, 90 = upwards."""
+    """An image `[1, 3, 32, 32]` that grows in one direction: 0 = to the left, 90 = upwards."""
     axis = torch.arange(32.0) / 32
     angle = math.radians(degrees)
     return -(math.cos(angle) * axis + math.sin(angle) * axis[:, None]).expand(1, 3, 32, 32)
 
 
-def inner(picture: Tensor) -> Tensor:
+def inner(image: Tensor) -> Tensor:
     """The histograms `[3, 9]` of a cell away from the border."""
-    return hog(picture, 8).reshape(4, 4, 3, 9)[1, 2]
+    return hog(image, 8).reshape(4, 4, 3, 9)[1, 2]
 
 
-def test_p01_a_flat_picture_has_none_and_any_other_a_norm_of_sqrt_12() -> None:
+def test_p01_a_flat_image_has_none_and_any_other_a_norm_of_sqrt_12() -> None:
     assert hog(torch.full((1, 3, 32, 32), 0.7), 16).abs().max() == 0
     norms = hog(torch.randn(2, 3, 224, 224), 16).norm(dim=2)
     torch.testing.assert_close(norms, torch.full((2, 196), math.sqrt(12)))
@@ -64,8 +64,8 @@ def test_p02_bins_are_20_degrees_wide(degrees: int) -> None:
 @pytest.mark.parametrize("degrees", [25, 75, 145])
 def test_p03_a_gradient_turned_by_180_degrees_stays_in_its_bin(degrees: int) -> None:
     torch.testing.assert_close(inner(ramp(degrees)), inner(ramp(degrees + 180)), rtol=0, atol=1e-5)
-    picture = torch.randn(1, 3, 32, 32)
-    torch.testing.assert_close(hog(picture, 8), hog(-picture, 8), rtol=0, atol=1e-5)
+    image = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(hog(image, 8), hog(-image, 8), rtol=0, atol=1e-5)
 
 
 def test_p04_reflected_border_and_28_by_28_cells() -> None:
@@ -85,9 +85,9 @@ def test_p04_reflected_border_and_28_by_28_cells() -> None:
 def test_p05_no_pixel_of_a_cell_weighs_more_than_another() -> None:
     histograms = []
     for row in (1, 4):  # the same dots at the cell's edge or in its middle
-        picture = torch.zeros(1, 3, 32, 32)
-        picture[..., 8 + row, 11], picture[..., 8 + row, 13] = 1, 2
-        histograms.append(hog(picture, 8).reshape(4, 4, 3, 9)[1, 1])
+        image = torch.zeros(1, 3, 32, 32)
+        image[..., 8 + row, 11], image[..., 8 + row, 13] = 1, 2
+        histograms.append(hog(image, 8).reshape(4, 4, 3, 9)[1, 1])
     torch.testing.assert_close(histograms[0], histograms[1])
 
 
@@ -106,7 +106,7 @@ def test_p06_target_is_the_hog_of_the_normalised_view_that_the_encoder_sees(
 
 def test_p07_loss_is_the_mean_over_masked_tokens(model: MaskFeat, images: Tensor) -> None:
     mask = torch.zeros(3, 64)
-    mask[0, :30], mask[1, 5], mask[2, 40:50] = 1, 1, 1  # a picture with more masked patches weighs more
+    mask[0, :30], mask[1, 5], mask[2, 40:50] = 1, 1, 1  # an image with more masked patches weighs more
     pred = torch.randn(3, 64, 27, requires_grad=True)
     loss = model.forward_loss(images, pred, mask)
     loss.backward()
@@ -160,13 +160,13 @@ def test_p09_masked_pixels_do_not_influence_the_prediction(model: MaskFeat, imag
 
 
 def test_p10_order_within_a_patch_is_channel_and_bin_then_row_then_column() -> None:
-    picture = torch.zeros(1, 3, 32, 32)
-    picture[:, 2, 8:16, 28:] = 1  # channel 2, cell (1, 3): an edge between columns 27 and 28
-    target = hog(picture, 16)
+    image = torch.zeros(1, 3, 32, 32)
+    image[:, 2, 8:16, 28:] = 1  # channel 2, cell (1, 3): an edge between columns 27 and 28
+    target = hog(image, 16)
     assert target.shape == (1, 4, 108)
     patch = target[0, 1].reshape(3, 9, 2, 2)  # row 0, column 1 of 2 x 2 patches
     assert patch[2, :, 1, 1].argmax() == 4 and patch[2, 4, 1, 1] > 0.8 and patch[:2].abs().max() == 0
-    cells = hog(picture, 8).reshape(4, 4, 27)
+    cells = hog(image, 8).reshape(4, 4, 27)
     for row in range(2):
         for column in range(2):
             for i in range(2):

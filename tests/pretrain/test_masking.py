@@ -45,7 +45,7 @@ def test_block_masks_are_exact(grid_size: int, num_masked: int, min_block: int) 
 
 
 def test_blocks_without_top_up_stop_early() -> None:
-    """BEiT's own masks: at most 75, 75 in about 70 % of the pictures, mean 74.5."""
+    """BEiT's own masks: at most 75, 75 in about 70 % of the images, mean 74.5."""
     random.seed(0)
     counts = torch.tensor([int(block_mask(14, 75, 16, exact=False).sum()) for _ in range(1000)])
     assert counts.max() == 75 and counts.min() >= 60

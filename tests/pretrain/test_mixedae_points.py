@@ -39,7 +39,7 @@ def images() -> Tensor:
 
 
 def coded(model: MixedAE) -> MixedAE:
-    """Every patch token says of itself which picture (channel 0) and which place (channel 1) it is from."""
+    """Every patch token says of itself which image (channel 0) and which place (channel 1) it is from."""
 
     def embed(images: Tensor) -> Tensor:
         tokens = torch.zeros(len(images), 196, 32)
@@ -57,7 +57,7 @@ def losses(model: MixedAE, images: Tensor) -> Tensor:
 
 
 @MIXINGS
-def test_f01_every_source_owns_49_places_of_a_mixed_picture_and_no_patch_moves(
+def test_f01_every_source_owns_49_places_of_a_mixed_image_and_no_patch_moves(
     mixing: str, images: Tensor
 ) -> None:
     x, ids_restore = coded(build(mixing=mixing, segment_embed="none")).mix(images)
@@ -70,7 +70,7 @@ def test_f01_every_source_owns_49_places_of_a_mixed_picture_and_no_patch_moves(
         assert sources.tolist() == [first, first + 1, first + 2, first + 3]
         assert counts.tolist() == [49] * 4
     masks = {tuple(places) for places in (x[..., 1] + 1000 * (x[..., 0] % 4)).sort(dim=1).values.tolist()}
-    assert len(masks) == len(x), "every mixed picture has a mask of its own"
+    assert len(masks) == len(x), "every mixed image has a mask of its own"
 
 
 def test_f01_places_are_random_not_blocks(images: Tensor) -> None:
@@ -100,7 +100,7 @@ def test_f02_sequences_of_encoder_and_decoder(mixing: str, num_mixed: int, image
 
 @MIXINGS
 def test_f03_pixels_outside_its_places_never_reach_the_encoder(mixing: str, images: Tensor) -> None:
-    """With full mixing a picture's places are those it gives to any of the group's mixed pictures."""
+    """With full mixing an image's places are those it gives to any of the group's mixed images."""
     model, views = build(mixing=mixing), {"compose": 1, "full": 4}[mixing]
     noise = torch.rand(2 * views, 196)
     noise[:, :20] += 1  # the last source's in every view, so that the others have places they never give
@@ -115,7 +115,7 @@ def test_f03_pixels_outside_its_places_never_reach_the_encoder(mixing: str, imag
 
 
 @MIXINGS
-def test_f04_loss_covers_the_147_hidden_patches_of_each_picture(mixing: str, images: Tensor) -> None:
+def test_f04_loss_covers_the_147_hidden_patches_of_each_image(mixing: str, images: Tensor) -> None:
     model = coded(build(mixing=mixing, segment_embed="none"))
     x, ids_restore = model.mix(images)
     x[..., 2] = torch.arange(len(x))[:, None]
@@ -128,13 +128,13 @@ def test_f04_loss_covers_the_147_hidden_patches_of_each_picture(mixing: str, ima
     assert torch.equal(places, torch.where(mask == 1, -1, torch.arange(196.0)))
     target = patchify(images, 2)
     target = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
-    pred = torch.where(mask[..., None] == 1, target, 99.0)  # the picture's own; rubbish where it is visible
+    pred = torch.where(mask[..., None] == 1, target, 99.0)  # the image's own; rubbish where it is visible
     assert model.forward_loss(images, pred, mask) < 1e-10
     assert model.forward_loss(images, pred.roll(1, 0), mask) > 1
 
 
 @MIXINGS
-def test_f04_decoder_puts_every_picture_together_for_its_own_loss(
+def test_f04_decoder_puts_every_image_together_for_its_own_loss(
     mixing: str, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build(mixing=mixing)
@@ -240,11 +240,11 @@ def test_f07_constant_features_and_alignment() -> None:
     assert aligned == sorted(aligned, reverse=True) and aligned[0] > aligned[-1] + 1
 
 
-def test_f08_positives_are_the_others_of_the_source_and_negatives_of_the_same_picture() -> None:
+def test_f08_positives_are_the_others_of_the_source_and_negatives_of_the_same_image() -> None:
     tokens = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     terms = []
-    for picture in tokens:
-        z = picture.reshape(12, 5)
+    for image in tokens:
+        z = image.reshape(12, 5)
         for i in range(12):
             other = [j for j in range(12) if j != i]
             cos = {j: math.exp(F.cosine_similarity(z[i], z[j], dim=0).item() / 0.25) for j in other}
@@ -312,18 +312,16 @@ def test_f10_flops_of_compose_and_full_mixing_against_mae() -> None:
     assert count(METHOD, mixing="full") / plain == pytest.approx(2.35, abs=0.02)
 
 
-def test_f11_labels_of_a_groups_pictures_do_not_matter(
-    images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_f11_labels_of_a_groups_images_do_not_matter(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build()
     order = torch.tensor([2, 0, 3, 1])
     ids = torch.stack([torch.randperm(196), torch.randperm(196)])
     relabelled = ids.unflatten(1, (4, 49))[:, order].flatten(1)
     results = []
-    for permutation, pictures in ((ids, images), (relabelled, images.unflatten(0, (2, 4))[:, order])):
+    for permutation, batch in ((ids, images), (relabelled, images.unflatten(0, (2, 4))[:, order])):
         noise = permutation.argsort(dim=1).float()  # whose order is the permutation
         monkeypatch.setattr("torch.rand", lambda *args, noise=noise, **kwargs: noise)
-        results.append(model(pictures.reshape(images.shape), 0.0))
+        results.append(model(batch.reshape(images.shape), 0.0))
         model.segment_embed.data = model.segment_embed.data[order]
     for name, value in results[0].items():
         torch.testing.assert_close(value, results[1][name], rtol=1e-5, atol=1e-6)

@@ -50,7 +50,7 @@ def paper_on_meta() -> SdAE:
 
 
 def repaint(images: Tensor, ids: Tensor) -> Tensor:
-    """The pictures with other pixels in the patches ids `[B, K]`."""
+    """The images with other pixels in the patches ids `[B, K]`."""
     patches = patchify(images, 2)
     index = ids.unsqueeze(-1).expand(-1, -1, patches.shape[2])
     return unpatchify(patches.scatter(1, index, 5.0), 2)
@@ -88,7 +88,7 @@ def test_f02_visible_pixels_reach_predictions_only_and_a_folds_pixels_its_target
         assert same.tolist() == [row % 3 != fold for row in range(6)]
 
 
-def test_f03_fold_rows_are_ordered_by_picture_then_fold(model: SdAE, images: Tensor, noise: Tensor) -> None:
+def test_f03_fold_rows_are_ordered_by_image_then_fold(model: SdAE, images: Tensor, noise: Tensor) -> None:
     ids_masked = model.forward_student(images, noise)[1]
     numbers = torch.arange(2 * 196.0).view(2, 196, 1)
     folds = model.fold(numbers, ids_masked)[..., 0]
@@ -294,7 +294,7 @@ def test_single_fold_and_truncated_folds(images: Tensor, noise: Tensor) -> None:
         assert target.shape == model.fold(pred, ids_masked).shape == (rows, length, 32)
 
 
-def test_full_picture_teacher_sees_all_patches_and_is_asked_for_the_masked_ones(
+def test_full_image_teacher_sees_all_patches_and_is_asked_for_the_masked_ones(
     images: Tensor, noise: Tensor
 ) -> None:
     model = SdAE(TINY.vary("test", teacher_input="full", cosine_axis="channel"))

@@ -90,7 +90,7 @@ def test_p02_a_steps_loss_is_that_of_the_pixels_its_mask_hides(
     torch.testing.assert_close(loss, error[masked].mean(), rtol=1e-5, atol=0)
 
 
-def test_p03_target_is_the_normalised_picture_itself(
+def test_p03_target_is_the_normalised_image_itself(
     model: SimMIM, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "predict", lambda images, mask: images)
@@ -135,7 +135,7 @@ def test_p06_shared_relative_positions_layer_scale_and_drop_path(paper_on_meta: 
     assert PAPER.layer_scale_init == 0.1 and (toy.encoder.blocks[2].ls1.gamma == 0.1).all()
 
 
-def test_p07_crops_of_at_least_two_thirds_of_the_picture() -> None:
+def test_p07_crops_of_at_least_two_thirds_of_the_image() -> None:
     assert (PAPER.min_crop_scale, PAPER.color_jitter) == (0.67, 0.0)
     shares = [h * w / 120_000 for _, _, h, w in (crop_box(400, 300, (0.67, 1.0)) for _ in range(300))]
     assert 0.66 < min(shares) < 0.7

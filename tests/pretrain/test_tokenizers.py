@@ -159,8 +159,8 @@ def test_encoder_and_decoder_are_mirrors(patch_size: int) -> None:
 
 def test_pixels_are_taken_back_from_imagenets_statistics() -> None:
     encoder = dvae.Encoder(dvae.METHOD.recipes()["smoke"])
-    pictures = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    torch.testing.assert_close(encoder.pixels(normalise(pictures)), pictures / 255 * 0.8 + 0.1)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    torch.testing.assert_close(encoder.pixels(normalise(images)), images / 255 * 0.8 + 0.1)
 
 
 @pytest.mark.parametrize("side", [16, 32])

@@ -38,7 +38,7 @@ def indices(found: list[Tensor]) -> list[int]:
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(12, 4), (10, 4), (3, 8), (7, 7)])
-def test_every_epoch_visits_every_picture_once(size: int, batch_size: int) -> None:
+def test_every_epoch_visits_every_image_once(size: int, batch_size: int) -> None:
     seen = indices(batches(size, batch_size=batch_size, last=3 * size))
     epochs = [seen[start : start + size] for start in range(0, len(seen), size)]
     assert len(epochs) >= 3 and all(sorted(epoch) == list(range(size)) for epoch in epochs)

@@ -1,4 +1,4 @@
-"""From a card to batches: a method's own views, and what of a batch is a picture."""
+"""From a card to batches: a method's own views, and what of a batch is an image."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from mimbench.train.optimizer import optim_wrapper
 CPU = torch.device("cpu")
 
 
-def test_every_picture_of_a_nested_batch_is_normalised_and_nothing_else_is() -> None:
-    pictures = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    small, tokens, noise = pictures[..., :4, :4], torch.arange(6).view(2, 3), torch.randn(2, 5)
-    batch = {"views": [pictures, (small, tokens)], "noise": noise}
+def test_every_image_of_a_nested_batch_is_normalised_and_nothing_else_is() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    small, tokens, noise = pixels[..., :4, :4], torch.arange(6).view(2, 3), torch.randn(2, 5)
+    batch = {"views": [pixels, (small, tokens)], "noise": noise}
     found = pretraining.prepare(batch, CPU)
     assert set(found) == {"views", "noise"} and torch.equal(found["noise"], noise)
     first, (second, third) = found["views"]
-    torch.testing.assert_close(first, normalise(pictures))
+    torch.testing.assert_close(first, normalise(pixels))
     torch.testing.assert_close(second, normalise(small))
     assert torch.equal(third, tokens) and third.dtype == torch.int64
 
 
-def test_one_picture_and_a_picture_with_tokens_stay_what_they_are() -> None:
-    pictures, tokens = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.ones(2, 4, dtype=torch.int64)
-    assert torch.equal(pretraining.prepare(pictures, CPU), normalise(pictures))
-    images, same = pretraining.prepare([pictures, tokens], CPU)
+def test_one_image_and_an_image_with_tokens_stay_what_they_are() -> None:
+    pixels, tokens = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.ones(2, 4, dtype=torch.int64)
+    assert torch.equal(pretraining.prepare(pixels, CPU), normalise(pixels))
+    images, same = pretraining.prepare([pixels, tokens], CPU)
     assert images.dtype == torch.float32 and torch.equal(same, tokens)
 
 
@@ -66,12 +66,12 @@ def test_only_the_loss_is_minimised_and_everything_is_logged() -> None:
     wrapper = optim_wrapper(
         groups, lr=0.1, betas=(0.0, 0.0), eps=1e-8, clip_grad=None, precision="fp32", device=CPU
     )
-    pictures = torch.full((2, 3, 4, 4), 200, dtype=torch.uint8)
+    pixels = torch.full((2, 3, 4, 4), 200, dtype=torch.uint8)
     model.before_step(3)
-    scalars = model.train_step(pictures, wrapper)
+    scalars = model.train_step(pixels, wrapper)
     assert fractions == [0.75] and set(scalars) == {"loss", "loss_of_another", "size"}
     moment = wrapper.optimizer.state[method.weight]["exp_avg"]
-    torch.testing.assert_close(moment, normalise(pictures).mean())
+    torch.testing.assert_close(moment, normalise(pixels).mean())
 
 
 def test_the_default_view_flips_unless_a_caption_may_say_left() -> None:
@@ -88,9 +88,9 @@ def test_the_default_view_flips_unless_a_caption_may_say_left() -> None:
 def two_views(recipe: Any) -> Callable[[Image.Image], dict[str, Any]]:
     view = PretrainAugment(recipe.img_size, recipe.min_crop_scale, 0.0)
 
-    def augment(picture: Image.Image) -> dict[str, Any]:
-        small = torch.from_numpy(np.array(picture.resize((16, 16)))).permute(2, 0, 1)
-        return {"global": [view(picture), view(picture)], "local": small, "offset": torch.tensor(0.5)}
+    def augment(image: Image.Image) -> dict[str, Any]:
+        small = torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1)
+        return {"global": [view(image), view(image)], "local": small, "offset": torch.tensor(0.5)}
 
     return augment
 

@@ -39,7 +39,7 @@ class Interrupted(BaseException):
 
 
 class Noisy:
-    """Pictures that are drawn when they are asked for."""
+    """Images that are drawn when they are asked for."""
 
     def __len__(self) -> int:
         return 5

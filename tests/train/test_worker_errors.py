@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from mimbench.data.image_folder import CorruptPicture, ImageFolder, LabelledPictures
+from mimbench.data.image_folder import CorruptImage, ImageFolder, LabelledImages
 from mimbench.errors import RunFailed, UserError
 from mimbench.train.loader import train_loader
 from mimbench.train.worker_errors import Loader
@@ -22,10 +22,10 @@ from mimbench.train.worker_errors import Loader
 ROOT = Path(__file__).resolve().parents[2]
 ERRORS = [
     UserError("a.png", 151, remedy="Labels are 0 to 150."),
-    UserError("picture", 'it\'s "here".jpg', allowed=["it's here.jpg"], remedy="Replace it."),
+    UserError("image", 'it\'s "here".jpg', allowed=["it's here.jpg"], remedy="Replace it."),
     UserError("data: train", ("x", 1.5), remedy="Its field has a colon."),
     UserError("data", remedy="There is none."),
-    CorruptPicture("picture", "Traceback (most recent call last):\nUserError: a.jpg", remedy="Replace it."),
+    CorruptImage("image", "Traceback (most recent call last):\nUserError: a.jpg", remedy="Replace it."),
     RunFailed("The disk is full: /data could not be written."),
 ]
 
@@ -92,15 +92,15 @@ def test_other_errors_stay_what_torch_makes_of_them() -> None:
         list(Loader(Numbers(ValueError("no")), batch_size=4, num_workers=1))
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split / "a").mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / split / "a" / "0.jpg")
     corrupt = tmp_path / "val" / "a" / "1.jpg"
     corrupt.write_bytes(b"\xff\xd8\xff")
-    pictures = LabelledPictures(ImageFolder(tmp_path, "val"), lambda image: torch.zeros(1))
-    with pytest.raises(CorruptPicture, match="--skip-corrupt") as caught:
-        list(Loader(pictures, batch_size=2, num_workers=1))
+    images = LabelledImages(ImageFolder(tmp_path, "val"), lambda image: torch.zeros(1))
+    with pytest.raises(CorruptImage, match="--skip-corrupt") as caught:
+        list(Loader(images, batch_size=2, num_workers=1))
     assert caught.value.value == str(corrupt)
 
 

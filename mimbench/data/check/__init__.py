@@ -79,7 +79,7 @@ def print_report(report: Report, console: Console) -> None:
     for folder, kind in report.formats.items():
         line(f"{folder}: {kind}")
     line(
-        f"{report.pictures} pictures read, {report.counts.total()} violations",
+        f"{report.images} images read, {report.counts.total()} violations",
         "green" if report.ok else "red",
     )
     for kind, count in report.counts.items():
@@ -95,7 +95,7 @@ def print_report(report: Report, console: Console) -> None:
 def require(role: str, path: Path) -> None:
     """A quick look before a run starts: the role's folders are there and not empty, its JSON parses.
 
-    Also that ADE20K's files have the suffixes that are read, and that every labelled picture is there.
+    Also that ADE20K's files have the suffixes that are read, and that every labelled image is there.
 
     Args:
         role: `imagenet`, `ade20k`, `coco` or `captions` (ImageNet's format with captions.json).
@@ -127,7 +127,7 @@ def require(role: str, path: Path) -> None:
         read_captions(path)
     if role == "imagenet":
         for number, line in labelled_but_missing(path):
-            remedy = f"There is no such picture in {path / 'train'}: put it back, or remove the line."
+            remedy = f"There is no such image in {path / 'train'}: put it back, or remove the line."
             raise UserError(f"{where}, line {number} of {path / LABELLED}", line, remedy=remedy)
     for file in sorted((path / "annotations").glob("instances_*2017.json")) if role == "coco" else ():
         if file.stat().st_size <= PARSE_BYTES:

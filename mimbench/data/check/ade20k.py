@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mimbench.data.check.report import Report, by, parallel, pictures_of, read_pictures
-from mimbench.data.image_folder import UNREADABLE, picture_files
+from mimbench.data.check.report import Report, by, images_of, parallel, read_images
+from mimbench.data.image_folder import UNREADABLE, image_files
 
 ADE20K_CLASSES = 150
 ADE20K_SUFFIXES = {"images": ".jpg", "annotations": ".png"}  # mmsegmentation reads no others
@@ -24,7 +24,7 @@ class _Labels(NamedTuple):
 
 
 def _labels(path: Path) -> _Labels | None:
-    """What an annotation picture holds; None if it does not decode."""
+    """What an annotation image holds; None if it does not decode."""
     try:
         with Image.open(path) as image:
             return _Labels(image.mode, image.size, int(np.asarray(image).max()))
@@ -42,38 +42,36 @@ def check_ade20k(root: Path, report: Report) -> None:
             if count > 1:
                 report.add("class order", f"{root / 'classes.txt'} names {name!r} {count} times")
     for split in ("training", "validation"):
-        pictures = pictures_of(root / "images" / split, report)
-        annotations = pictures_of(root / "annotations" / split, report)
+        images = images_of(root / "images" / split, report)
+        annotations = images_of(root / "annotations" / split, report)
         for part, suffix in ADE20K_SUFFIXES.items():
             folder = root / part / split
             for path in wrong_type(folder, suffix) if folder.is_dir() else ():
                 report.add("wrong file type", f"{path} is not a {suffix} file and would not be read")
-        sizes = {Path(name).stem: size for name, size in read_pictures(pictures, report).items()}
-        picture_stems, annotation_stems = {p.stem for p in pictures}, {p.stem for p in annotations}
-        for path in pictures:
+        sizes = {Path(name).stem: size for name, size in read_images(images, report).items()}
+        image_stems, annotation_stems = {p.stem for p in images}, {p.stem for p in annotations}
+        for path in images:
             if annotations and path.stem not in annotation_stems:
-                report.add("picture without annotation", str(path))
+                report.add("image without annotation", str(path))
         for path in annotations:
-            if pictures and path.stem not in picture_stems:
-                report.add("annotation without picture", str(path))
+            if images and path.stem not in image_stems:
+                report.add("annotation without image", str(path))
         blank = 0
         for path, labels in zip(annotations, parallel(_labels, annotations), strict=True):
             if labels is None:
                 report.add("unreadable annotation", str(path))
                 continue
             if labels.mode not in LABEL_MODES:
-                report.add(
-                    "unreadable annotation", f"{path} is a {labels.mode} picture, not one label a pixel"
-                )
+                report.add("unreadable annotation", f"{path} is a {labels.mode} image, not one label a pixel")
                 continue
             size = sizes.get(path.stem, labels.size)
             if size != labels.size:
-                report.add("size mismatch", f"{path} is {by(labels.size)}, its picture is {by(size)}")
+                report.add("size mismatch", f"{path} is {by(labels.size)}, its image is {by(size)}")
             if labels.highest > num_classes:
                 allowed = f"allowed: 0 (other) to {num_classes}"
                 report.add("label out of range", f"{path} has label {labels.highest}; {allowed}")
             blank += labels.highest == 0
-        # ADE20K itself has pictures of 'other' alone; a split of nothing else is a mistake.
+        # ADE20K itself has images of 'other' alone; a split of nothing else is a mistake.
         if blank and blank == len(annotations):
             report.add("empty mask", f"no annotation in {root / 'annotations' / split} labels a pixel")
         elif blank:
@@ -81,5 +79,5 @@ def check_ade20k(root: Path, report: Report) -> None:
 
 
 def wrong_type(folder: Path, suffix: str) -> list[Path]:
-    """The pictures in `folder` that are never read for their suffix, whose case counts."""
-    return [file for file in picture_files(folder) if file.suffix != suffix]
+    """The images in `folder` that are never read for their suffix, whose case counts."""
+    return [file for file in image_files(folder) if file.suffix != suffix]

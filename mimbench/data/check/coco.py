@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mimbench.data.check.report import Report, by, pictures_of, read_pictures
+from mimbench.data.check.report import Report, by, images_of, read_images
 
 COCO_FIELDS = {
     "images": {"id", "file_name", "width", "height"},
@@ -22,8 +22,8 @@ BOX_SLACK = 0.5  # pixels: official boxes are rounded
 def check_coco(root: Path, report: Report) -> None:
     categories = {}
     for split in ("train", "val"):
-        files = pictures_of(root / f"{split}2017", report)
-        sizes = read_pictures(files, report)
+        files = images_of(root / f"{split}2017", report)
+        sizes = read_images(files, report)
         source = root / "annotations" / f"instances_{split}2017.json"
         document = _read_instances(source, report)
         if document is not None:
@@ -78,7 +78,7 @@ def _check_instances(
         elif sizes.get(name, stated) != stated:
             report.add("size mismatch", f"{source}: {name} is {by(sizes[name])}, stated as {by(stated)}")
     for name in sorted(files - {image["file_name"] for image in document["images"]}):
-        report.add("picture without annotation", f"{source} does not list {name}")
+        report.add("image without annotation", f"{source} does not list {name}")
 
     for entry in document["annotations"]:
         where = f"{source}: annotation {entry['id']}"
@@ -102,7 +102,7 @@ def _check_instances(
             or x + w > width + BOX_SLACK
             or y + h > height + BOX_SLACK
         ):
-            report.add("box outside picture", f"{where}: {entry['bbox']} in {width}x{height}")
+            report.add("box outside image", f"{where}: {entry['bbox']} in {width}x{height}")
         try:
             _check_mask(entry["segmentation"], (height, width), where, report)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimbench.data.check.report import Report, pictures_of, read_pictures
-from mimbench.data.image_folder import class_folders, picture_files, read_captions
+from mimbench.data.check.report import Report, images_of, read_images
+from mimbench.data.image_folder import class_folders, image_files, read_captions
 from mimbench.errors import UserError
 
 LABELLED = "train_labelled.txt"
@@ -22,9 +22,9 @@ def check_imagenet(root: Path, report: Report) -> None:
         if not classes[split]:
             report.add("empty folder", f"{root / split} has no class folders")
         for name in classes[split]:
-            files = pictures_of(root / split / name, report)
+            files = images_of(root / split / name, report)
             names.update(file.relative_to(root).as_posix() for file in files)
-            read_pictures(files, report)
+            read_images(files, report)
     if len(classes) == 2:
         train, val = set(classes["train"]), set(classes["val"])
         for name in sorted(train ^ val):
@@ -46,11 +46,11 @@ def _check_captions(root: Path, names: set[str], report: Report) -> None:
     for name in sorted(set(captions) - names):
         report.add("broken reference", f"{root / 'captions.json'} describes {name}, which is not there")
     for name in sorted(name for name in names - set(captions) if name.startswith("train/")):
-        report.add("picture without caption", f"{root / name} has none in captions.json")
+        report.add("image without caption", f"{root / name} has none in captions.json")
 
 
 def labelled_but_missing(root: Path) -> list[tuple[int, str]]:
-    """Number and text of the lines of `train_labelled.txt` that name no picture of `train`."""
+    """Number and text of the lines of `train_labelled.txt` that name no image of `train`."""
     file, train = root / LABELLED, root / "train"
     if not file.is_file():
         return []
@@ -58,5 +58,5 @@ def labelled_but_missing(root: Path) -> list[tuple[int, str]]:
     listed = {(number, line): str(root / line) for number, line in lines if line}
     gone = set(listed.values())
     for name in class_folders(train) if train.is_dir() else ():
-        gone.difference_update(map(str, picture_files(train / name)))
+        gone.difference_update(map(str, image_files(train / name)))
     return [where for where, path in listed.items() if path in gone]

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from mimbench.data.image_folder import UNREADABLE, picture_files
+from mimbench.data.image_folder import UNREADABLE, image_files
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,7 +25,7 @@ class Report:
         path: what was checked.
         limit: how many violations of each kind are kept in `first`.
         formats: the datasets found: folder to format.
-        pictures: how many pictures were decoded.
+        images: how many images were decoded.
         counts: violations by kind.
         first: the first violations of each kind, as sentences that name the file.
         notes: what is odd but allowed.
@@ -34,7 +34,7 @@ class Report:
     path: Path
     limit: int = 5
     formats: dict[Path, str] = field(default_factory=dict)
-    pictures: int = 0
+    images: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ def parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a picture that decodes to its last byte; None if it does not."""
+    """Width and height of an image that decodes to its last byte; None if it does not."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -64,23 +64,23 @@ def _size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def read_pictures(paths: list[Path], report: Report) -> dict[str, tuple[int, int]]:
-    """File name to (width, height) of the pictures that decode; the others are violations."""
-    report.pictures += len(paths)
+def read_images(paths: list[Path], report: Report) -> dict[str, tuple[int, int]]:
+    """File name to (width, height) of the images that decode; the others are violations."""
+    report.images += len(paths)
     sizes: dict[str, tuple[int, int]] = {}
     for path, size in zip(paths, parallel(_size, paths), strict=True):
         if size is None:
-            report.add("unreadable picture", str(path))
+            report.add("unreadable image", str(path))
         else:
             sizes[path.name] = size
     return sizes
 
 
-def pictures_of(folder: Path, report: Report) -> list[Path]:
+def images_of(folder: Path, report: Report) -> list[Path]:
     if not folder.is_dir():
         report.add("missing folder", str(folder))
         return []
-    files = picture_files(folder)
+    files = image_files(folder)
     if not files:
         report.add("empty folder", str(folder))
     return files

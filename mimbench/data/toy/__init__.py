@@ -1,7 +1,7 @@
 """The toy data: textured shapes on textured grounds, seeded, in the real on-disk formats.
 
 A class is a shape AND a texture (striped disc, checked cross, ...). Colours are drawn independently of the
-class and the shapes have one area, so that neither colour nor size gives the class away. Few pictures are
+class and the shapes have one area, so that neither colour nor size gives the class away. Few images are
 labelled, so that pretraining on the rest can show.
 """
 
@@ -20,10 +20,10 @@ from filelock import FileLock
 from PIL import Image
 
 from mimbench.atomic import RANDOM, naming, write_json
-from mimbench.data.toy.draw import CLASSES, LABELS, draw_picture, draw_scene
+from mimbench.data.toy.draw import CLASSES, LABELS, draw_image, draw_scene
 from mimbench.errors import UserError
 
-VERSION = 1  # of what is drawn and written: raise it with any change of a picture, a label or a caption
+VERSION = 1  # of what is drawn and written: raise it with any change of an image, a label or a caption
 PUBLISHED = {  # fingerprints of version 1 under which there are results
     (1, 0, "toy"): "b1ef514571eb03f9a5e7cbcf3bc15d387c96bda3c58bff60c0057557ab9bbc5d",
     (1, 0, "smoke"): "2662b04c8d94b3d73f70abfcfb82e8b1241170350a0a0f5401d6ac2535808629",
@@ -31,7 +31,7 @@ PUBLISHED = {  # fingerprints of version 1 under which there are results
 
 
 class Plan(NamedTuple):
-    """How much is made of what; counts of pictures are divisible by the number of classes."""
+    """How much is made of what; counts of images are divisible by the number of classes."""
 
     img_size: int
     train: int
@@ -117,8 +117,8 @@ def _make_imagenet(root: Path, plan: Plan, seed: int) -> None:
             folder.mkdir(parents=True)
             for index in range(count // len(CLASSES)):
                 rng = np.random.default_rng((seed, split, label, index))
-                picture, caption = draw_picture(rng, plan.img_size, label)
-                picture.save(folder / f"{index:04d}.jpg", quality=92)
+                image, caption = draw_image(rng, plan.img_size, label)
+                image.save(folder / f"{index:04d}.jpg", quality=92)
                 if name == "train":
                     captions[f"train/{class_name}/{index:04d}.jpg"] = caption
                     if index < plan.labelled_per_class:
@@ -135,7 +135,7 @@ def _make_ade20k(root: Path, plan: Plan, seed: int) -> None:
         annotations.mkdir(parents=True)
         for index in range(count):
             scene = draw_scene(np.random.default_rng((seed, 10 + split, index)), plan.scene_size)
-            scene.picture.save(images / f"toy_{index:05d}.jpg", quality=92)
+            scene.image.save(images / f"toy_{index:05d}.jpg", quality=92)
             Image.fromarray(scene.labels).save(annotations / f"toy_{index:05d}.png")
     (root / "classes.txt").write_text("\n".join(LABELS) + "\n")
 
@@ -151,7 +151,7 @@ def _make_coco(root: Path, plan: Plan, seed: int) -> None:
             scene = draw_scene(np.random.default_rng((seed, 20 + split, index)), plan.scene_size)
             image_id = split * 100_000 + index + 1
             file_name = f"{image_id:012d}.jpg"
-            scene.picture.save(root / f"{name}2017" / file_name, quality=92)
+            scene.image.save(root / f"{name}2017" / file_name, quality=92)
             side = {"width": plan.scene_size, "height": plan.scene_size}
             images.append({"id": image_id, "file_name": file_name, "license": 1, **side})
             for label, mask in scene.instances:

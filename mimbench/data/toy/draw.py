@@ -31,15 +31,15 @@ Canvas = np.ndarray  # [H, W, 3] of float32 in [0, 1]
 
 @dataclass
 class Scene:
-    """A picture with several objects; `instances` are (class index, visible mask [H, W])."""
+    """An image with several objects; `instances` are (class index, visible mask [H, W])."""
 
-    picture: Image.Image
+    image: Image.Image
     labels: np.ndarray  # [H, W] of uint8, ADE20K's convention
     instances: list[tuple[int, np.ndarray]]
 
 
-def draw_picture(rng: Generator, size: int, label: int) -> tuple[Image.Image, str]:
-    """One object of class `label` on one ground, and a sentence that describes the picture."""
+def draw_image(rng: Generator, size: int, label: int) -> tuple[Image.Image, str]:
+    """One object of class `label` on one ground, and a sentence that describes the image."""
     ground_colour = int(rng.integers(len(PALETTE)))
     colours = _object_colours(rng, [ground_colour])
     kind = int(rng.integers(len(GROUNDS)))
@@ -116,7 +116,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _half_plane(rng: Generator, size: int) -> np.ndarray:
-    """One side of a random wavy line through the middle of the picture, [H, W] of bool."""
+    """One side of a random wavy line through the middle of the image, [H, W] of bool."""
     y, x = _grid(size)
     angle = rng.uniform(0, 2 * math.pi)
     across = (x - size / 2) * math.cos(angle) + (y - size / 2) * math.sin(angle)
