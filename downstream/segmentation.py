@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
 
 IGNORED = 255
-NUM_ADE20K_CLASSES = 150
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -267,13 +267,10 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
     recipe = found.recipes()[arguments["scale"]]
     values, sources = recipe.values(), dict(recipe.sources)
     for source, change in arguments["cited"]:
-        change = {
-            field: list(value) if isinstance(value, tuple) else value for field, value in change.items()
-        }
-        values = override(values, change, where=f"{source}:", of=title)
+        values = override(type(recipe), values, change, where=f"{source}:", of=title)
         sources.update(dict.fromkeys(change, source))
     for where, change in arguments["changes"]:
-        values = override(values, change, where=where, of=title)
+        values = override(type(recipe), values, change, where=where, of=title)
         sources.update(dict.fromkeys(change, where))
     places = {field: where for where, change in arguments["changes"] for field in change}
     changed = Changed(title, places, f"--set {name}." if kind == "task" else "--set")

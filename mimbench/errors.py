@@ -1,4 +1,4 @@
-"""The user's mistakes: one exception that says what was wrong, what is allowed, and what to do."""
+"""The user's mistakes, as errors that say what is allowed and what to do, and text that is safe to show."""
 
 from __future__ import annotations
 
@@ -71,6 +71,8 @@ class Unavailable(Exception):
 
 
 # Control characters, what turns the direction of writing, and bytes of a file's name that are no text.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
@@ -86,3 +88,14 @@ def visible(text: str, *, lines: bool = False) -> str:
         return found[0] if keep else found[0].encode("unicode_escape").decode()
 
     return _HIDDEN.sub(written, text)
+
+
+def spreadsheet(value: str) -> str:
+    """The text as a CSV cell that no spreadsheet evaluates.
+
+    A text that begins like a formula (= + - @, a tab, a line's end) gets an apostrophe before it; a number
+    stays as it is.
+    """
+    shown = visible(value.replace("\r\n", "\n"), lines=True)
+    formula = shown.startswith(_FORMULA) and not _NUMBER.fullmatch(shown)
+    return f"'{shown}" if formula else shown

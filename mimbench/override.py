@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from mimbench.errors import UserError
-from mimbench.recipe import words
+from mimbench.recipe import Recipe
 
 
 def override(
-    values: Mapping[str, Any], changes: Mapping[str, Any], *, where: str, of: str = ""
+    kind: type[Recipe], values: Mapping[str, Any], changes: Mapping[str, Any], *, where: str, of: str = ""
 ) -> dict[str, Any]:
     """Apply a table row's or the user's overrides to a recipe's plain values.
 
+    The text "none" is None, which TOML has no word for, except in a field of texts.
+
     Args:
+        kind: the recipe's class, which says what each field takes.
         values: a recipe's `values()`.
         changes: field name to new value.
         where: how the user knows the place of the override (`--set`, `tables/dtm/main.toml: rows.dtm.set`);
@@ -26,7 +29,7 @@ def override(
         of: the recipe's title, for messages; empty for none.
 
     Raises:
-        UserError: an unknown field, or a value of another type than the recipe's.
+        UserError: an unknown field, or a value of another kind than the field's.
     """
     result = dict(values)
     for name, value in changes.items():
@@ -35,7 +38,13 @@ def override(
             if where.endswith("."):
                 option, _, prefix = where.rpartition(" ")
             raise UserError(option, prefix + name, allowed=[prefix + field for field in sorted(values)])
-        result[name] = _like(values[name], value, place(where, name, of))
+        missing = value == "none" and not isinstance(values[name], str)
+        try:
+            result[name] = kind.plain(name, None if missing else value)
+        except UserError as error:
+            raise UserError(
+                place(where, name, of), value, allowed=error.allowed, remedy=error.remedy
+            ) from None
     return result
 
 
@@ -44,21 +53,6 @@ def place(where: str, name: str, of: str = "") -> str:
     if where.endswith("."):
         return where + name
     return " ".join(part for part in (where, name, f"({of})" if of else "") if part)
-
-
-def _like(old: Any, new: Any, where: str) -> Any:
-    """`new`, accepted when it has the kind of `old`; what may follow None, the recipe's type decides.
-
-    The text "none" is None, which TOML has no word for, except in a field of texts.
-    """
-    if new == "none" and not isinstance(old, str):
-        new = None
-    if old is None or new is None or type(new) is type(old):
-        return new
-    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
-        return float(new)
-    kind = "a list" if isinstance(old, list) else words(type(old))
-    raise UserError(where, new, remedy=f"Give {kind}, such as {old!r}.")
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,15 @@ class Recipe:
         checked = {name: _checked(value, hints[name], name) for name, value in values.items()}
         return cls(**checked, sources=dict(sources or {}))
 
+    @classmethod
+    def plain(cls, name: str, value: Any) -> Any:
+        """A value of the field as `values` gives it: a tuple is a list, a number of a float field a float.
+
+        Raises:
+            UserError: a value of another kind than the field's, or not one of a choice's.
+        """
+        return _plain(_checked(value, typing.get_type_hints(cls)[name], name))
+
 
 @functools.cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
@@ -127,18 +136,18 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
     except ValidationError:
         if typing.get_origin(hint) is Literal:
             raise UserError(name, value, allowed=typing.get_args(hint)) from None
-        remedy = "It needs a value." if value is None else f"Give {words(hint)}."
+        remedy = "It needs a value." if value is None else f"Give {_words(hint)}."
         raise UserError(name, value, remedy=remedy) from None
 
 
-def words(hint: Any) -> str:
+def _words(hint: Any) -> str:
     """A type hint for people."""
     kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):
-        return " or ".join(words(part) for part in parts)
+        return " or ".join(_words(part) for part in parts)
     if kind is tuple:
         count = "" if parts[-1] is ... else f"{len(parts)} "
-        return f"a list of {count}{words(parts[0]).split(' ', 1)[1]}s"
+        return f"a list of {count}{_words(parts[0]).split(' ', 1)[1]}s"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, "none")
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import typer
 
-ROLES = ("imagenet", "ade20k", "coco", "captions")
-
 
 def _silent(find: Callable[..., Iterable[str]]) -> Callable[..., list[str]]:
     @wraps(find)  # typer looks at the names of its parameters
@@ -107,7 +105,10 @@ def sorts() -> list[str]:
     return ["newest", "oldest", "name"]
 
 
-def roles() -> list[str]:
+@_silent
+def roles() -> Iterable[str]:
+    from mimbench.plan.request import ROLES
+
     return [f"{role}=" for role in ROLES]
 
 

@@ -65,17 +65,19 @@ def plan(
     request = request_of(scale, seeds, data, weights, settings, skip_corrupt)
     notices = make_notices()
     found = describe.make_plan(method, table, request, notices)
-    if as_json:
-        return print_json(describe.plan(method, table, request, found, rerun_stale=rerun_stale))
     from mimbench import paths
     from mimbench.cli.listing import list_console
     from mimbench.commands.reproduce import tell_damage
     from mimbench.execute.machine import default_jobs
+    from mimbench.plan.pace import expect
     from mimbench.plan.show import show
     from mimbench.store.runs import RunStore
 
     store = RunStore(paths.runs())
-    show(found, list_console(plain), rerun_stale=rerun_stale, store=store, workers=default_jobs())
+    expected = expect(found, store, default_jobs(), rerun_stale=rerun_stale)
+    if as_json:
+        return print_json(describe.plan(method, table, request, found, expected, rerun_stale=rerun_stale))
+    show(found, list_console(plain), rerun_stale=rerun_stale, expected=expected)
     tell_damage(found, store, notices)
 
 

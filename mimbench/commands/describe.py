@@ -7,7 +7,7 @@
                 columns: [{task, metric, title}], rows: [{id, label, method}]}]}; a row whose method is null
                 is only reported
     plan        {schema, method, table, scale, seeds, runs: [{run, key, label, stage, name, arch, seed,
-                needs: {role: run}, images, flops, state}], to_do: {runs, images, flops},
+                needs: {role: run}, images, flops, state}], to_do: {runs, images, flops, seconds, workers},
                 cells: [{row, metric, runs: {seed: run}}], blocked: [{row, metric, reason, option}]}
     runs list   {schema, workspace, runs: [{run, key, path, subject, stage, name, arch, method, task, seed,
                 scale, changes: {field: value}, weights: [name], state, plugin: {name, path or
@@ -16,8 +16,8 @@
     runs show   {schema, run: as in runs list, children: [run], spec, inputs, status, result}
     doctor      {schema, ready, checks: [{section, name, status, found, remedy, details}]}
 
-`run` is a folder's name in the store, `flops` a plain count, `seconds` the work done, `updated` UTC in
-ISO 8601.
+`run` is a folder's name in the store, `flops` a plain count, `updated` UTC in ISO 8601. `seconds` is the time
+that a run has taken; in `to_do` an estimate, null where no run like these has finished.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from mimbench.commands.plan import plan_table
 from mimbench.commands.workspace import read_catalog
 from mimbench.plan.graph import Node, Plan
 from mimbench.plan.names import load_table
+from mimbench.plan.pace import Estimate
 from mimbench.plan.request import Request, check
 from mimbench.store.folder import RunFolder
 from mimbench.store.runs import RunStore
@@ -80,7 +81,13 @@ def make_plan(method: str, table: str, request: Request, notices: Console) -> Pl
 
 
 def plan(
-    method: str, table: str, request: Request, found: Plan, *, rerun_stale: bool = False
+    method: str,
+    table: str,
+    request: Request,
+    found: Plan,
+    expected: Estimate,
+    *,
+    rerun_stale: bool = False,
 ) -> dict[str, Any]:
     todo = found.todo(rerun_stale=rerun_stale)
     metrics = [column.metric for column in tables.load(method, table).columns]
@@ -107,6 +114,8 @@ def plan(
             "runs": len(todo),
             "images": sum(node.images for node in todo),
             "flops": sum(node.flops for node in todo),
+            "seconds": expected.seconds if todo else 0.0,
+            "workers": expected.workers,
         },
         "cells": cells,
         "blocked": blocked,

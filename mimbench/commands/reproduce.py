@@ -14,9 +14,9 @@ from mimbench.execute.pool import Pool, Report
 from mimbench.execute.progress import Progress, duration
 from mimbench.plan.graph import Plan
 from mimbench.plan.names import load_table
-from mimbench.plan.pace import Pace, history
+from mimbench.plan.pace import Pace, expect, history
 from mimbench.plan.request import Request, check, command_of, report_name
-from mimbench.plan.show import as_text, show
+from mimbench.plan.show import literal, show
 from mimbench.render import index, terminal
 from mimbench.store.runs import RunStore
 
@@ -44,7 +44,8 @@ def reproduce_table(
         catalog = read_catalog(console, None if dry_run else pool)
         plan = plan_table(method, spec, request, catalog, store)
         if dry_run:
-            show(plan, console, rerun_stale=rerun_stale, store=store, workers=pool.jobs)
+            expected = expect(plan, store, pool.jobs, rerun_stale=rerun_stale)
+            show(plan, console, rerun_stale=rerun_stale, expected=expected)
             tell_damage(plan, store, console)
             return 0
         refuse_without_data(plan, request)
@@ -84,7 +85,8 @@ def reproduce_all(
         catalog = read_catalog(console, None if dry_run else pool)
         plans, whole = plan_tables(specs, request, catalog, store)
         if dry_run:
-            show(whole, console, rerun_stale=rerun_stale, store=store, workers=pool.jobs)
+            expected = expect(whole, store, pool.jobs, rerun_stale=rerun_stale)
+            show(whole, console, rerun_stale=rerun_stale, expected=expected)
             tell_damage(whole, store, console)
             return 0
         refuse_without_data(whole, request)
@@ -124,7 +126,7 @@ def tell_damage(plan: Plan, store: RunStore, console: Console) -> None:
 def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console) -> None:
     for key, message in report.failed.items():
         folder = store.folder(key)
-        told = as_text(f"{plan.nodes[key].label} failed: {message}")
+        told = literal(f"{plan.nodes[key].label} failed: {message}")
         console.print(told, style="red", soft_wrap=True)
         console.print(f"  its log: {folder.log_path}", markup=False, highlight=False, soft_wrap=True)
     if report.unreached:

@@ -14,6 +14,7 @@ from mimbench.errors import Unavailable, UserError
 from mimbench.execute.pool import Pool
 from mimbench.plan.graph import Node, Plan
 from mimbench.plan.names import find_run, wrong_name
+from mimbench.plan.pace import expect
 from mimbench.plan.planner import Planner
 from mimbench.plan.request import Request, check
 from mimbench.plan.show import show
@@ -54,7 +55,8 @@ def run_one(
         else:
             raise wrong_name("METHOD", name, "method", "teacher")
         if dry_run:
-            show(plan, console, rerun_stale=rerun_stale, store=store, workers=pool.jobs)
+            expected = expect(plan, store, pool.jobs, rerun_stale=rerun_stale)
+            show(plan, console, rerun_stale=rerun_stale, expected=expected)
             tell_damage(plan, store, console)
             return 0
         report = compute(plan, pool, console, rerun_stale=rerun_stale)

@@ -133,9 +133,9 @@ class Pool:
         """Start workers until there are `count`; they import torch while the caller goes on."""
         while len(self.workers) < min(count or self.jobs, self.jobs):
             self.store.root.mkdir(parents=True, exist_ok=True)
-            self.workers.append(Worker(self.store.root, self._environment(), self.events))
+            self.workers.append(Worker(self.store.root, self.environment(), self.events))
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """One thread a worker on CPU: repeatable, and two runs side by side beat one on two threads."""
         threads = max(num_cores() // self.jobs, 1) if self.gpus else 1
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)

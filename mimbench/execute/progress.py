@@ -12,7 +12,7 @@ from rich.markup import escape
 from mimbench.execute.time_left import TimeLeft, Track
 from mimbench.plan.graph import Node
 from mimbench.plan.pace import Pace
-from mimbench.plan.show import as_text, duration
+from mimbench.plan.show import duration, literal
 from mimbench.store.folder import RunFolder
 
 __all__ = ["Progress", "duration"]
@@ -46,7 +46,7 @@ class Progress:
         self.time_left = TimeLeft(todo, pace or Pace(), workers)
         self._folders: dict[str, tuple[RunFolder, float]] = {}  # and since when, as status files have it
         self._last = clock()
-        self._live = Display(self) if console.is_terminal else None
+        self.display = Display(self) if console.is_terminal else None
 
     @property
     def tracks(self) -> dict[str, Track]:
@@ -54,20 +54,20 @@ class Progress:
         return self.time_left.tracks
 
     def __enter__(self) -> Progress:
-        if self._live:
-            self._live.start()
+        if self.display:
+            self.display.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._live:
-            self._live.stop()
+        if self.display:
+            self.display.stop()
 
     def start(self, node: Node, folder: RunFolder, *, elsewhere: bool = False) -> None:
         self._folders[node.key] = folder, time.time()
         self.time_left.start(node, self.clock(), elsewhere=elsewhere)
-        if not self._live:
+        if not self.display:
             where = " is being computed by another process: waiting" if elsewhere else " started"
             self._print(f"{node.label}{where} ({node.spec.folder})", soft_wrap=True)
 
@@ -86,7 +86,7 @@ class Progress:
         count = f"[{self.settled}/{self.count}]"
         if error:
             self._print(f"{count} {node.label} failed: {error}", style="red")
-        elif not self._live:
+        elif not self.display:
             how = "shared" if shared else f"done in {duration(now - track.began if track else 0.0)}"
             self._print(f"{count} {node.label} {how}")
 
@@ -97,8 +97,8 @@ class Progress:
             status = folder.status
             if status.state == "running" and (track.elsewhere or status.time >= since):
                 track.see(status.step, status.total, now)
-        if self._live:
-            self._live.update()
+        if self.display:
+            self.display.update()
         elif now - self._last >= PLAIN_SECONDS:
             self._last = now
             running = ", ".join(f"{t.node.label} {t.step}/{t.total}" for t in self.tracks.values())
@@ -107,7 +107,7 @@ class Progress:
             self._print(f"{100 * self.fraction:.0f} %{rest}: {running}", soft_wrap=True)
 
     def _print(self, text: str, *, style: str = "", soft_wrap: bool = False) -> None:
-        self.console.print(as_text(text), style=style, soft_wrap=soft_wrap)
+        self.console.print(literal(text), style=style, soft_wrap=soft_wrap)
 
     @property
     def fraction(self) -> float:
@@ -147,7 +147,7 @@ class Display:
             self.bars.remove_task(self.rows.pop(key))
         for key, track in progress.tracks.items():
             if key not in self.rows:
-                label = escape(as_text(track.node.label).plain)
+                label = escape(literal(track.node.label).plain)
                 self.rows[key] = self.bars.add_task(label, total=1.0, text="")
             if not track.total:
                 text = "in another process" if track.elsewhere else "starting"

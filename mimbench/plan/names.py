@@ -120,12 +120,11 @@ def find_run(store: RunStore, text: str, *also: Kind) -> RunFolder:
     Raises:
         UserError: none does, or several do.
     """
-    names = [folder.path.name for folder in store]
-    found = [name for name in names if name.startswith(text) or name.rpartition("-")[2].startswith(text)]
-    if len(found) > 1 and text not in names:
-        remedy = f"{len(found)} runs begin like that: {_listed(found)}. `mimbench runs list` shows them all."
+    found = store.named(text)
+    if not found:
+        raise wrong_name("RUN", text, *also, "run", store=store)
+    if len(found) > 1:
+        names = _listed([folder.path.name for folder in found])
+        remedy = f"{len(found)} runs begin like that: {names}. `mimbench runs list` shows them all."
         raise UserError("RUN", text, remedy=remedy)
-    try:
-        return store.find(text)
-    except UserError:
-        raise wrong_name("RUN", text, *also, "run", store=store) from None
+    return found[0]

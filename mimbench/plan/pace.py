@@ -232,6 +232,11 @@ class Estimate:
     unknown: tuple[str, ...]
 
 
+def expect(plan: Plan, store: RunStore, workers: int, *, rerun_stale: bool = False) -> Estimate:
+    """How long a plan's runs to do take, by the store's finished runs like them."""
+    return estimate(plan.todo(rerun_stale=rerun_stale), Pace(history(plan, store)), workers)
+
+
 def estimate(todo: Sequence[Node], pace: Pace, workers: int) -> Estimate:
     """How long the runs to do take, the start of the workers included."""
     rank = ranks(todo)

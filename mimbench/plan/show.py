@@ -6,9 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from mimbench.plan.graph import Plan
-from mimbench.plan.pace import Estimate, Pace, estimate, history
+from mimbench.plan.pace import Estimate
 from mimbench.render.escape import visible
-from mimbench.store.runs import RunStore
 
 
 def show(
@@ -16,14 +15,12 @@ def show(
     console: Console,
     *,
     rerun_stale: bool = False,
-    store: RunStore | None = None,
-    workers: int = 1,
+    expected: Estimate | None = None,
 ) -> None:
     """Print the graph: what is cached, what depends on what, the totals, and what sharing saves.
 
     Args:
-        store: whose finished runs tell how long the runs to do take; None for no estimate.
-        workers: runs side by side.
+        expected: how long the runs to do take; None leaves it out.
     """
     _show_runs(plan, console)
     nodes, todo = plan.nodes.values(), plan.todo(rerun_stale=rerun_stale)
@@ -31,8 +28,8 @@ def show(
         f"to do: {len(todo)} of {len(plan.nodes)} runs, {sum(n.images for n in todo):,} images, "
         f"{sum(n.flops for n in todo):.1e} FLOPs"
     )
-    if todo and store is not None:
-        console.print(as_text(time_line(estimate(todo, Pace(history(plan, store)), workers))))
+    if todo and expected is not None:
+        console.print(literal(time_line(expected)))
     alone, total = sum(node.flops * len(node.users) for node in nodes), sum(node.flops for node in nodes)
     if alone > total:
         runs_alone = sum(len(node.users) for node in nodes)
@@ -44,7 +41,7 @@ def show(
     for (row, _), reason in plan.blocked.items():
         reasons.setdefault(str(reason), []).append(row)
     for words, rows in reasons.items():
-        console.print(as_text(f"not runnable ({', '.join(dict.fromkeys(rows))}): {words}"))
+        console.print(literal(f"not runnable ({', '.join(dict.fromkeys(rows))}): {words}"))
 
 
 def _show_runs(plan: Plan, console: Console) -> None:
@@ -66,7 +63,7 @@ def _show_runs(plan: Plan, console: Console) -> None:
             f"{node.flops:.1e}",
             state,
         )
-        table.add_row(*map(as_text, cells))
+        table.add_row(*map(literal, cells))
     console.print(table)
 
 
@@ -94,6 +91,6 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def as_text(written: str) -> Text:
+def literal(written: str) -> Text:
     """A text as it is written: its brackets are no markup, its control characters reach no terminal."""
     return Text(visible(written))

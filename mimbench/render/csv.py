@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from mimbench.render.escape import spreadsheet
+from mimbench.errors import spreadsheet
 from mimbench.table.cell import ClaimResult, Cost, Table, TableRow
 from mimbench.table.reported import Reported
 from mimbench.table.stats import Estimate

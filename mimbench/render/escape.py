@@ -10,9 +10,6 @@ from collections.abc import Iterable
 
 from mimbench import errors
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
-
 _ARXIV = r"(?P<arxiv>\d{4}\.\d{4,5}(?:v\d+)?)(?!\d)"
 _ARXIV_PAGE = r"(?:https?://)?(?:www\.)?(?:ar5iv\.labs\.arxiv|ar5iv|arxiv)\.org/(?:abs|html|pdf)/"
 _LINK = re.compile(
@@ -31,17 +28,6 @@ def visible(value: str) -> str:
 def one_line(value: str) -> str:
     """The visible text with every run of white space as one space."""
     return " ".join(visible(value).split())
-
-
-def spreadsheet(value: str) -> str:
-    """The text as a CSV cell that no spreadsheet evaluates.
-
-    A text that begins like a formula (= + - @, a tab, a line's end) gets an apostrophe before it; a number
-    stays as it is.
-    """
-    shown = visible(value)
-    formula = shown.startswith(_FORMULA) and not _NUMBER.fullmatch(shown)
-    return f"'{shown}" if formula else shown
 
 
 def slug(value: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimbench.atomic import naming
-from mimbench.errors import RunFailed, UserError
+from mimbench.errors import RunFailed, UserError, spreadsheet
 from mimbench.store.folder import RunFolder
 from mimbench.store.records import Damaged
 
@@ -70,13 +70,12 @@ def export(
         if form == "json":
             table.reset_index().to_json(target, orient="records", indent=2)
         else:
-            table.map(_as_text).to_csv(target)
+            table.map(_cell).to_csv(target)
     return len(table)
 
 
-def _as_text(value: Any) -> Any:
-    """A text that a spreadsheet would compute, as one that it shows."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+def _cell(value: Any) -> Any:
+    return spreadsheet(value) if isinstance(value, str) else value
 
 
 def state(folder: RunFolder) -> str:

@@ -79,25 +79,11 @@ class RunStore:
             raise UserError("run", key, remedy="`mimbench runs list` shows the runs there are.")
         return folder
 
-    def find(self, text: str) -> RunFolder:
-        """The one run whose folder's name or key starts with what the user typed.
-
-        Raises:
-            UserError: none or several do.
-        """
+    def named(self, text: str) -> list[RunFolder]:
+        """The run whose folder has this name; otherwise those whose folder's name or key starts with it."""
         folders = [RunFolder(self, path) for path in self._folders()]
-        found = [f for f in folders if f.path.name == text]
-        found = found or [f for f in folders if f.path.name.startswith(text) or _has_key(f, text)]
-        if len(found) != 1:
-            why = "No run has that name" if not found else f"{len(found)} runs begin like that"
-            names = [f.path.name for f in (found or folders)]
-            raise UserError(
-                "RUN",
-                text,
-                allowed=[*names[:20], *([f"and {len(names) - 20} more"] if len(names) > 20 else [])],
-                remedy=f"{why}; `mimbench runs list` shows them all.",
-            )
-        return found[0]
+        exact = [f for f in folders if f.path.name == text]
+        return exact or [f for f in folders if f.path.name.startswith(text) or _has_key(f, text)]
 
     def outcome(self, key: str) -> Outcome:
         """What became of the run with this key: see `RunFolder.outcome`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -72,10 +71,6 @@ class Cell:
         return self.ours.mean if self.ours else None
 
     @property
-    def std(self) -> float | None:
-        return self.ours.std if self.ours else None
-
-    @property
     def interval(self) -> tuple[float, float] | None:
         return self.ours.interval if self.ours else None
 
@@ -114,12 +109,6 @@ class TableRow:
     cost: Cost | None = None
     loaded: str = ""
 
-    @property
-    def average(self) -> float | None:
-        """The mean over the columns; None as soon as one cell is incomplete, never a partial mean."""
-        means = [cell.mean for cell in self.cells if cell.complete and cell.mean is not None]
-        return statistics.fmean(means) if len(means) == len(self.cells) else None
-
 
 @dataclass(frozen=True)
 class ClaimResult:
@@ -150,13 +139,6 @@ class Table:
     def comparable(self) -> bool:
         """Whether our absolute numbers may be compared with the paper's."""
         return self.scale == "paper"
-
-    @property
-    def average(self) -> float | None:
-        """The mean over every row that is run; None unless each of them has an average."""
-        averages = [row.average for row in self.rows if row.spec.method is not None]
-        known = [average for average in averages if average is not None]
-        return statistics.fmean(known) if known and len(known) == len(averages) else None
 
     def row(self, row_id: str) -> TableRow:
         return next(row for row in self.rows if row.spec.id == row_id)

@@ -119,7 +119,7 @@ def test_one_run(bench: Bench) -> None:
 
 def test_a_stored_run_whose_parent_was_removed(bench: Bench) -> None:
     done = bench.call("run", "plain", "echo", "--scale", "smoke", "--set", "echo.mode=ok")
-    run = bench.store.find(Path(done.output.split()[-1]).name)
+    (run,) = bench.store.named(Path(done.output.split()[-1]).name)
     bench.store.remove(run.parents["encoder"])
     shown = bench.call("run", run.path.name)
     assert shown.exit_code == 0 and "score 40" in shown.output  # it is done, and stands

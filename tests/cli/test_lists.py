@@ -58,6 +58,7 @@ def test_a_plan_as_json(bench: Bench) -> None:
     echo = next(run for run in found["runs"] if run["name"] == "echo")
     assert echo["needs"]["encoder"] in {run["run"] for run in found["runs"]}
     assert found["to_do"]["runs"] == 2 and found["to_do"]["flops"] > 0
+    assert found["to_do"]["seconds"] > 0 and found["to_do"]["workers"] >= 1
     assert {cell["metric"] for cell in found["cells"]} == {"score", "other"}
     assert all(cell["runs"]["0"].startswith("downstream-echo-") for cell in found["cells"])
     late = {"row": "late", "metric": "score", "reason": "too long", "option": None}

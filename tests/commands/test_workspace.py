@@ -18,6 +18,7 @@ from mimbench.commands.workspace import dataset, make_toy_data, read_catalog
 from mimbench.data import toy
 from mimbench.errors import UserError
 from mimbench.plan.graph import Node
+from mimbench.plan.pace import expect
 from mimbench.plan.planner import Planner
 from mimbench.plan.request import Request
 from mimbench.plan.show import show
@@ -160,5 +161,5 @@ def test_a_plan_says_how_long_it_takes_by_finished_runs(place: Path) -> None:
     (folder.path / "status.json").write_text(json.dumps({**status, "seconds": 600.0, "total": 12}))
     first.outcome = "done"
     seen = console()
-    show(planner.plan, seen, store=store, workers=2)
+    show(planner.plan, seen, expected=expect(planner.plan, store, 2))
     assert "time: about 10 min 05 s with 2 workers, by finished runs like these" in seen.export_text()

@@ -228,6 +228,13 @@ def test_nothing_to_check(tmp_path: Path) -> None:
         check(tmp_path)
 
 
+def test_a_folder_of_source_code_is_no_data_set(data: Path) -> None:
+    (data / "program" / "train" / "__pycache__").mkdir(parents=True)
+    report = check(data)
+    assert data / "imagenet" in report.formats and data / "program" not in report.formats
+    assert check(data / "program").counts["empty folder"] == 1  # asked for directly, it is meant as one
+
+
 @pytest.mark.parametrize("role", ["imagenet", "ade20k", "coco", "captions"])
 def test_require_accepts_sound_data(role: str, smoke_data: Path) -> None:
     require(role, smoke_data / role.replace("captions", "imagenet"))

@@ -76,7 +76,7 @@ def test_workers_are_reused_with_one_thread_each(pool: Pool) -> None:
     plan = graph(*["ok"] * 6)
     compute(pool, plan)
     pids = {folder.path.joinpath("calls").read_text() for folder in folders(pool, plan)}
-    assert len(pids) <= 2 and pool._environment()["OMP_NUM_THREADS"] == "1"
+    assert len(pids) <= 2 and pool.environment()["OMP_NUM_THREADS"] == "1"
 
 
 def test_longest_chain_first(pool: Pool) -> None:
@@ -199,7 +199,7 @@ def start_worker(pool: Pool) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mimbench.execute.worker"]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, env=pool._environment(), text=True, cwd=world_free(pool)
+        command, stdin=pipe, stdout=pipe, env=pool.environment(), text=True, cwd=world_free(pool)
     )
 
 
@@ -250,18 +250,21 @@ def alive(pid: int) -> bool:
 # -- progress ------------------------------------------------------------------------------------------------
 
 
-def test_a_resumed_run_counts_only_its_new_steps(world: Path, store: RunStore) -> None:
+def test_a_resumed_run_counts_only_its_new_steps(
+    world: Path, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimbench.store.folder.HEARTBEAT_SECONDS", 0.0)
     node = next(iter(graph("ok").nodes.values()))
     folder = store.create(node.spec, node.inputs)
     folder.begin({})
     now = 100.0
     progress = Progress(Console(file=open(os.devnull, "w")), [node], clock=lambda: now)
     progress.start(node, folder)
-    folder._write_status("running", step=80, total=100)
+    folder.progress(80, 100)
     progress.tick()
     assert progress.fraction == pytest.approx(0.8) and progress.seconds_left is None
     now += 10.0
-    folder._write_status("running", step=90, total=100)
+    folder.progress(90, 100)
     progress.tick()
     assert progress.seconds_left == pytest.approx(10.0, rel=0.1)
 
@@ -274,8 +277,8 @@ def test_labels_are_shown_as_they_are_written(world: Path, store: RunStore, is_t
     with Progress(console, [node]) as progress:
         progress.start(node, store.create(node.spec, node.inputs))
         progress.tick()
-        if progress._live:
-            shown = progress._live.bars.tasks[-1].description
+        if progress.display:
+            shown = progress.display.bars.tasks[-1].description
             assert console.render_str(shown).plain == r"a [/x] \x1b[31m b"
         progress.end(node, error="[/y]")
     text = console.export_text()
@@ -288,10 +291,10 @@ def test_a_terminal_gets_a_live_display(world: Path, store: RunStore) -> None:
     with Progress(console, [node]) as progress:
         progress.start(node, store.create(node.spec, node.inputs))
         progress.tick()
-        assert progress._live is not None and len(progress._live.rows) == 2
+        assert progress.display is not None and len(progress.display.rows) == 2
         progress.end(node)
         progress.tick()
-        assert len(progress._live.rows) == 1 and progress.fraction == 1.0
+        assert len(progress.display.rows) == 1 and progress.fraction == 1.0
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])

@@ -109,7 +109,7 @@ def test_a_task_that_pads_its_images_takes_any_size(world: Path, store: RunStore
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"base_lr": "abc"}, "--set base_lr (plain): 'abc' is not valid. Give a number, such as 0.001."),
+        ({"base_lr": "abc"}, "--set base_lr (plain): 'abc' is not valid. Give a number."),
         ({"global_batch_size": "abc"}, "--set global_batch_size (plain): 'abc' is not valid. Give a whole"),
         ({"plain.base_lr": True}, "--set plain.base_lr: True is not valid. Give a number"),
         ({"drop_path": 2.0}, "--set drop_path (plain): 2.0 is not valid. It must be between 0 and 1."),

@@ -46,7 +46,7 @@ def three(store: RunStore) -> list[str]:
 
 
 def test_a_run_is_found_by_the_beginning_of_its_name_or_key(store: RunStore, three: list[str]) -> None:
-    for text in (three[1], three[1][:-1], three[1].rpartition("-")[2], store.find(three[1]).spec.key):
+    for text in (three[1], three[1][:-1], three[1].rpartition("-")[2], store.named(three[1])[0].spec.key):
         assert names.find_run(store, text).path.name == three[1]
 
 

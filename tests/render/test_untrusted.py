@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mimbench import errors
 from mimbench.render import csv as csv_file
 from mimbench.render import escape, index, latex, markdown, plot, write_all
 from mimbench.render import json as json_file
@@ -140,12 +141,12 @@ def test_control_characters_are_written_out(words: str, shown: str) -> None:
 
 @pytest.mark.parametrize("number", ["-1.5", "+3", "-1e-05", "0.5", "nan", ""])
 def test_numbers_stay_numbers_in_a_spreadsheet(number: str) -> None:
-    assert escape.spreadsheet(number) == number
+    assert errors.spreadsheet(number) == number
 
 
 @pytest.mark.parametrize("formula", ["=1", "+cmd", "-cmd", "@SUM(A1)", "\tx", "-1+2", "+1|x", "＝1"])
 def test_formulas_become_text_in_a_spreadsheet(formula: str) -> None:
-    assert escape.spreadsheet(formula) == f"'{formula}"
+    assert errors.spreadsheet(formula) == f"'{formula}"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_line_for_every_run_with_recipe_numbers_and_parents(filled: RunStore) 
 
 def test_a_parent_that_was_removed_is_a_missing_value(filled: RunStore) -> None:
     before = frame(filled)
-    filled.remove(filled.find(before[before.stage == "pretrain"].index[0]))
+    filled.remove(*filled.named(before[before.stage == "pretrain"].index[0]))
     runs = frame(filled)
     assert len(runs) == 2 and runs["metric.score"].count() == 1
     assert "parent.encoder" not in runs or runs["parent.encoder"].isna().all()

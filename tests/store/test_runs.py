@@ -281,15 +281,14 @@ def test_a_finished_run_keeps_no_checkpoint(new_run: NewRun) -> None:
     assert folder.store.leftovers() == [folder.trainer_path]
 
 
-def test_find_by_prefix(new_run: NewRun) -> None:
+def test_runs_by_the_beginning_of_their_names(new_run: NewRun) -> None:
     one, two = new_run(seed=1), new_run(seed=2)
-    store = one.store
-    assert store.find(one.path.name).path == one.path
-    assert store.find(two.spec.key[:10]).path == two.path
-    with pytest.raises(UserError, match="2 runs"):
-        store.find("downstream-echo")
-    with pytest.raises(UserError, match="No run"):
-        store.find("nothing")
+
+    def named(text: str) -> set[Path]:
+        return {folder.path for folder in one.store.named(text)}
+
+    assert named(one.path.name) == {one.path} and named(two.spec.key[:10]) == {two.path}
+    assert named("downstream-echo") == {one.path, two.path} and named("nothing") == set()
 
 
 def test_leftovers_are_temporary_files_and_empty_folders(new_run: NewRun) -> None:
@@ -373,8 +372,8 @@ def test_a_run_that_lost_its_spec_is_listed_refused_and_can_be_removed(new_run: 
     with pytest.raises(Damaged, match="no readable spec.json.*runs rm"):
         store.create(folder.spec, Inputs())
     for name in (folder.path.name, folder.path.name[-8:], folder.path.name[-8:-2]):
-        assert store.find(name).path == folder.path
-    store.remove(store.find(folder.path.name))
+        assert [found.path for found in store.named(name)] == [folder.path]
+    store.remove(folder)
     assert store.create(folder.spec, Inputs()).outcome() == "missing"
 
 

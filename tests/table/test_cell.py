@@ -99,7 +99,7 @@ def test_a_cell():
     good = cell(table(), "good", 0)
     assert (good.status, good.n, good.values) == ("ok", 3, {0: 35.0, 1: 36.1, 2: 34.4})
     assert good.mean == pytest.approx(35.1666667)
-    assert good.std == pytest.approx(0.8621678)
+    assert good.ours.std == pytest.approx(0.8621678)
     assert good.delta.values == pytest.approx((5.0, 5.1, 4.9))
     assert good.reported_delta == pytest.approx(2.0)
     assert good.runs == {0: "run-0", 1: "run-1", 2: "run-2"}
@@ -157,7 +157,6 @@ def test_nothing_ran():
     assert result.seeds == ()
     assert [word(cell(result, row, 0)) for row in ("base", "good", "new")] == ["not run"] * 3
     assert word(result.claims[0]) == "not run"
-    assert result.average is None
 
 
 def test_stale_is_marked_and_still_compared():
@@ -170,16 +169,6 @@ def test_an_incomplete_baseline_decides_nothing():
     result = table(base_0={**ok(30.0, 31.0), 2: SeedOutcome("failed")})
     assert word(cell(result, "good", 0)) == "inconclusive"
     assert cell(result, "good", 0).delta.n == 2
-
-
-def test_a_row_with_a_missing_cell_has_no_average():
-    assert table().row("good").average == pytest.approx((35.1666667 + 12.4666667) / 2)
-    partial = table(good_1={**ok(12.0, 13.0), 2: SeedOutcome("failed")})
-    assert partial.row("good").average is None
-    assert partial.row("base").average is not None
-    assert partial.average is None
-    assert table().average is not None  # rows that are only reported do not count
-    assert table().row("only").average is None
 
 
 def test_row_baseline_and_provenance():

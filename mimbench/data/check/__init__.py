@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mimbench.data.check.ade20k import ADE20K_SUFFIXES, check_ade20k, wrong_type
 from mimbench.data.check.coco import COCO_FIELDS, check_coco, missing_parts
-from mimbench.data.check.imagenet import LABELLED, check_imagenet, labelled_but_missing
+from mimbench.data.check.imagenet import LABELLED, check_imagenet, has_classes, labelled_but_missing
 from mimbench.data.check.report import Report
 from mimbench.data.image_folder import read_captions
 from mimbench.errors import UserError
@@ -42,6 +42,8 @@ def check(path: Path, *, limit: int = 5) -> Report:
     report = Report(path, limit)
     for folder in (path, *sorted(child for child in path.iterdir() if child.is_dir())):
         kind = detect(folder)
+        if kind == "imagenet" and folder != path and not has_classes(folder):
+            continue  # source code has folders called train, too
         if kind is not None:
             report.formats[folder] = kind
             CHECKS[kind](folder, report)

@@ -11,6 +11,12 @@ from mimbench.errors import UserError
 LABELLED = "train_labelled.txt"
 
 
+def has_classes(root: Path) -> bool:
+    """Whether a split has a class folder with an image in it."""
+    splits = [root / split for split in ("train", "val") if (root / split).is_dir()]
+    return any(image_files(split / name) for split in splits for name in class_folders(split))
+
+
 def check_imagenet(root: Path, report: Report) -> None:
     classes: dict[str, list[str]] = {}
     names: set[str] = set()
