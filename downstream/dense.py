@@ -1,16 +1,21 @@
-"""What segmentation and detection share: recipe fields, the backbone's configuration, FLOPs. No torch."""
+"""What segmentation and detection share: recipe fields, backbone, fine-tuning, FLOPs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from downstream.estimate import encoder_flops
 from mimbench.arch import size_of
 from mimbench.contract import TransferRecipe
 from mimbench.recipe import require_range
+
+if TYPE_CHECKING:
+    from mmengine.model import BaseModel
+
+    from mimbench.store.folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,24 @@ class DenseRecipe(TransferRecipe):
             "window": self.window,
             "checkpoint_blocks": self.checkpoint_blocks,
         }
+
+
+def fit_dense(model: BaseModel, train: Any, folder: RunFolder, recipe: DenseRecipe, *, steps: int) -> None:
+    """Fine-tune with layer decay on the images of mmsegmentation's or mmdetection's dataset."""
+    from mmengine.dataset import pseudo_collate
+
+    from downstream.layer_decay import param_groups
+    from mimbench.train.runner import fit
+
+    folder.details["load_report"] = model.backbone.load_report.as_dict()
+    groups = param_groups(
+        model,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+        depth=len(model.backbone.net.blocks),
+        prefix="backbone.net.",
+    )
+    fit(model, train, folder, recipe, steps=steps, param_groups=groups, collate=pseudo_collate)
 
 
 def dense_flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from downstream.dense import DenseRecipe, dense_flops
+from downstream.dense import DenseRecipe, dense_flops, fit_dense
 from downstream.estimate import epoch_images
 from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard
@@ -283,12 +283,8 @@ def coco_ap(model: BaseModel, dataset: Any, *, batch_size: int, num_workers: int
 
 def run(folder: RunFolder) -> dict[str, float]:
     """Fine-tune and evaluate the last epoch; box and mask AP and AP50 in percent."""
-    from mmengine.dataset import pseudo_collate
-
-    from downstream.layer_decay import param_groups
     from downstream.openmmlab import usable
     from downstream.transfer import seed_weights
-    from mimbench.train.runner import fit
 
     recipe = DetectionRecipe.from_values(folder.spec.recipe)
     root = folder.data("coco")
@@ -298,22 +294,7 @@ def run(folder: RunFolder) -> dict[str, float]:
     steps = max(round(recipe.epochs * epoch_steps), 1)
     seed_weights(folder.spec.seed)
     model = build_model(folder.parents["encoder"].encoder_path, recipe, len(train.metainfo["classes"]))
-    folder.details["load_report"] = model.backbone.load_report.as_dict()
-    fit(
-        model,
-        train,
-        folder,
-        recipe,
-        steps=steps,
-        param_groups=param_groups(
-            model,
-            weight_decay=recipe.weight_decay,
-            layer_decay=recipe.layer_decay,
-            depth=len(model.backbone.net.blocks),
-            prefix="backbone.net.",
-        ),
-        collate=pseudo_collate,
-    )
+    fit_dense(model, train, folder, recipe, steps=steps)
     return coco_ap(model, val, batch_size=recipe.global_batch_size, num_workers=folder.options.num_workers)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from downstream.dense import DenseRecipe, dense_flops
+from downstream.dense import DenseRecipe, dense_flops, fit_dense
 from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard
 from mimbench.errors import UserError
@@ -210,12 +210,8 @@ def model_config(encoder: Path, recipe: SegmentationRecipe, num_classes: int) ->
 
 def run(folder: RunFolder) -> dict[str, float]:
     """Fine-tune and evaluate the last step; mIoU, mAcc and aAcc in percent."""
-    from mmengine.dataset import pseudo_collate
-
-    from downstream.layer_decay import param_groups
     from downstream.openmmlab import evaluate, usable
     from downstream.transfer import seed_weights
-    from mimbench.train.runner import fit
 
     recipe = SegmentationRecipe.from_values(folder.spec.recipe)
     root = folder.data("ade20k")
@@ -223,32 +219,13 @@ def run(folder: RunFolder) -> dict[str, float]:
     val = usable(build_dataset(root, "validation", recipe), folder, root)
     seed_weights(folder.spec.seed)
     model = build_model(folder.parents["encoder"].encoder_path, recipe, len(train.metainfo["classes"]))
-    folder.details["load_report"] = model.backbone.load_report.as_dict()
     folder.details["inference"] = f"slide, crop {recipe.img_size}, stride {recipe.slide_stride}"
-    fit(
-        model,
-        train,
-        folder,
-        recipe,
-        steps=recipe.steps,
-        param_groups=param_groups(
-            model,
-            weight_decay=recipe.weight_decay,
-            layer_decay=recipe.layer_decay,
-            depth=len(model.backbone.net.blocks),
-            prefix="backbone.net.",
-        ),
-        collate=pseudo_collate,
-    )
+    fit_dense(model, train, folder, recipe, steps=recipe.steps)
     from mmseg.evaluation import IoUMetric
 
-    values = evaluate(
-        model,
-        val,
-        IoUMetric(ignore_index=IGNORED, iou_metrics=["mIoU"], prefix="ade20k"),
-        batch_size=recipe.global_batch_size,
-        num_workers=folder.options.num_workers,
-    )
+    metric = IoUMetric(ignore_index=IGNORED, iou_metrics=["mIoU"], prefix="ade20k")
+    size, workers = recipe.global_batch_size, folder.options.num_workers
+    values = evaluate(model, val, metric, batch_size=size, num_workers=workers)
     return {
         name: float(values[f"ade20k/{key}"])
         for name, key in (("miou", "mIoU"), ("macc", "mAcc"), ("aacc", "aAcc"))
