@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mimbench import paths
+from mimbench import paths, plugin
 from mimbench.commands.remove import megabytes, size
 from mimbench.errors import visible
 from mimbench.execute.machine import num_cores
@@ -76,7 +76,7 @@ def examine() -> Examination:
         "machine": list(check_machine()),
         "devices": [] if broken else list(check_devices()),
         "dependencies": dependencies,
-        "places": list(check_places()),
+        "places": [*check_places(), *check_plugins()],
     }
     if not broken:
         sections["dependencies"].append(check_ops())
@@ -219,6 +219,20 @@ def check_cache() -> Check:
     return Check(
         "ok", "cache", f"{place} ({megabytes(size(place))})" if place.is_dir() else f"{place}, not made yet"
     )
+
+
+def check_plugins() -> Iterable[Check]:
+    """Each plug-in, with how many methods, teachers, tasks and tables it holds."""
+    for found in plugin.plugins():
+        if found.path.is_file():
+            yield Check("ok", "plug-in", str(found))
+            continue
+        counts = {
+            pattern.split("/")[0]: sum(file.name[0] != "_" for file in found.path.glob(pattern))
+            for pattern in plugin.HOLDS
+        }
+        details = tuple(f"{count} {kind}" for kind, count in counts.items() if count)
+        yield Check("ok", "plug-in", str(found), details=details)
 
 
 def check_scales(problems: list[Check], *, gpu: bool) -> Iterable[Check]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mimbench import plugin
 from mimbench.cli import app
 from mimbench.commands import doctor
 from mimbench.store.folder import Inputs
@@ -41,6 +42,19 @@ def test_a_cache_that_cannot_be_written_is_a_note(tmp_path: Path, monkeypatch: p
     assert doctor.check_cache().status == "note" and "MIMBENCH_CACHE" in doctor.check_cache().remedy
     monkeypatch.setattr("mimbench.paths.cache", lambda: None)
     assert doctor.check_cache().status == "note" and "MIMBENCH_CACHE" in doctor.check_cache().remedy
+
+
+def test_it_names_the_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(doctor.check_plugins()) == []
+    (tmp_path / "mine" / "methods").mkdir(parents=True)
+    for name in ("one.py", "two.py", "_shared.py"):
+        (tmp_path / "mine" / "methods" / name).touch()
+    monkeypatch.setenv(plugin.VARIABLE, "")
+    plugin.include([tmp_path / "mine"])
+    (check,) = doctor.check_plugins()
+    assert check.found == f"mine ({tmp_path / 'mine'})" and check.details == ("2 methods",)
+    monkeypatch.undo()
+    plugin.forget()
 
 
 def test_as_json(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
