@@ -88,7 +88,7 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(toy, "_make_coco", full_disk)
+    monkeypatch.setattr(toy, "draw_scene", full_disk)
     with pytest.raises(OSError, match="No space") as caught:
         toy.ensure(tmp_path / "toy", size="smoke")
     assert caught.value.filename == str(tmp_path / "toy")
