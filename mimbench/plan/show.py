@@ -1,4 +1,4 @@
-"""The plan as a person reads it."""
+"""Prints a plan for people."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def show(
     """Print the graph: what is cached, what depends on what, the totals, and what sharing saves.
 
     Args:
-        store: whose finished runs tell how long the runs to do take; None for no estimate.
-        workers: runs side by side.
+        store: its finished runs tell how long the runs to do take; None for no estimate.
+        workers: how many runs go on at the same time.
     """
     _show_runs(plan, console)
     nodes, todo = plan.nodes.values(), plan.todo(rerun_stale=rerun_stale)
@@ -95,5 +95,5 @@ def duration(seconds: float | None) -> str:
 
 
 def as_text(written: str) -> Text:
-    """A text as it is written: its brackets are no markup, its control characters reach no terminal."""
+    """Plain text for rich: brackets are not markup, and control characters are escaped."""
     return Text(visible(written))
