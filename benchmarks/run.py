@@ -2,7 +2,7 @@
 
     python benchmarks/run.py                 help, step and table
     python benchmarks/run.py setup           install into an empty environment (downloads some GB)
-    python benchmarks/run.py cost            every method's step against MAE's, beside the ratio of FLOPs
+    python benchmarks/run.py cost            every method's step relative to MAE's, in time and in FLOPs
     python benchmarks/run.py step --repeat 5
 
 Absolute times hold for this machine at this moment; shares and ratios can be compared between machines.

@@ -15,8 +15,8 @@ class UserError(Exception):
 
     Args:
         field: what was wrong, by the name the user typed it under (`METHOD`, `--set mask_ratio`).
-        value: the offending value, where there is one.
-        allowed: the valid values, where they can be listed; the nearest one is suggested.
+        value: the wrong value, if there is one.
+        allowed: the valid values, if they can be listed; the message suggests the nearest one.
         remedy: what to do about it.
     """
 

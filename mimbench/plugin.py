@@ -168,7 +168,7 @@ def of(module: str) -> Plugin | None:
 
 
 def inner_name(importer: str, module: str) -> str:
-    """The name of `module` inside the included plug-in of `importer`; unchanged if it is no file of that.
+    """The name of `module` in the included plug-in of `importer`; unchanged if it is not a file of it.
 
     A plug-in's modules import each other relatively. If its folder is also on Python's path, they may use
     absolute imports too. Both must give the same name, because the file is the same.

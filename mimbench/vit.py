@@ -169,7 +169,7 @@ class Block(TimmBlock):
         self.attn = Attention(dim, num_heads, key_bias=key_bias, rel_pos_grid=rel_pos_grid)
 
     def relative_bias(self, grid: tuple[int, int]) -> Tensor | None:
-        """This block's own relative position bias, where it has one."""
+        """This block's own relative position bias, if it has one."""
         table: RelativePositionBias | None = self.attn.rel_pos_bias  # type: ignore[assignment]
         return table(grid) if table is not None else None
 

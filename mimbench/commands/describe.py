@@ -164,7 +164,7 @@ def one_run(listed: Listed, children: Iterable[RunFolder]) -> dict[str, Any]:
 
 
 def _parents(folder: RunFolder) -> dict[str, str | None]:
-    """Role to the parent's name; None where it was removed."""
+    """Role to the parent's name; None if it was removed."""
     found = {role: folder.store.get(key) for role, key in folder.spec.parents.items()}
     return {role: parent.path.name if parent else None for role, parent in found.items()}
 

@@ -55,7 +55,7 @@ class Examination(NamedTuple):
 
     @property
     def status(self) -> int:
-        """The exit status: 0 where the default (toy) table can run, 1 where it cannot."""
+        """The exit status: 0 if the default (toy) table can run, else 1."""
         return int(bool(self.problems))
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def examine() -> Examination:
 
 
 def main(console: Console | None = None) -> int:
-    """Print the screen. Returns 0 where the default (toy) table can run, 1 where it cannot."""
+    """Print the screen. Returns 0 if the default (toy) table can run, else 1."""
     console = console or Console()
     found = examine()
     grid = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
@@ -261,7 +261,7 @@ def _plain(requirement: Requirement) -> str:
 
 
 def installed_version(name: str) -> str | None:
-    """The installed version of a distribution, None where it is absent."""
+    """The installed version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

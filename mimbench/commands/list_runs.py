@@ -209,14 +209,14 @@ class Reader:
         return [folder, *(above for parent in parents if parent for above in self._lineage(parent))]
 
     def _scale(self, lineage: list[RunFolder]) -> str:
-        """The scale at which the recipes of a run and its parents differ least from those of today."""
+        """The scale at which the recipes of a run and its parents differ least from today's recipes."""
         found = [self._differs(run) for run in lineage]
         shared = [scale for scale in SCALES if all(scale in differences for differences in found)]
         counts = {scale: sum(len(differences[scale]) for differences in found) for scale in shared}
         return min(shared, default="", key=counts.__getitem__)
 
     def _differs(self, run: RunFolder) -> dict[str, dict[str, Any]]:
-        """By scale, the fields whose value is not that of the card's own recipe."""
+        """By scale, the fields whose values differ from the card's own recipe."""
         if run.path not in self._differences:
             values = run.spec.recipe.items()
             self._differences[run.path] = {

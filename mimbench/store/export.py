@@ -26,12 +26,12 @@ Extra = Mapping[str, Mapping[str, Any]]
 def frame(runs: Iterable[RunFolder], extra: Extra | None = None) -> pd.DataFrame:
     """One row per run, indexed by the name of the run's folder. Damaged runs are left out.
 
-    Columns: what the run is (`stage`, `name`, `method` (see `method_of`), `arch`, `seed`),
-    then those of `extra`, its outcome (`state` as in `mimbench runs list`, `step`, `seconds`), the folders of
-    the runs it starts from (`parent.<role>`), its data's fingerprints (`data.<role>`), its recipe
-    (`recipe.<field>`), its numbers (`metric.<name>`, in percent except the pilot study's cosine), and why it
-    counts as computed by newer code (`restamped`). If a run lacks a value, or a parent was removed, the value
-    is missing.
+    Columns: what the run is (`stage`, `name`, `method`, `arch`, `seed`), then those of `extra`, its outcome
+    (`state` as in `mimbench runs list`, `step`, `seconds`), the folders of the runs it starts from
+    (`parent.<role>`), its data's fingerprints (`data.<role>`), its recipe (`recipe.<field>`), its numbers
+    (`metric.<name>`, in percent except the pilot study's cosine), and why it counts as computed by newer code
+    (`restamped`). `method` is the one whose encoder the run trains or evaluates. A value that a run does not
+    have, or a parent that was removed, is missing.
     """
     import pandas as pd
 

@@ -31,11 +31,11 @@ NUMERICS = (
 """The parts of `mimbench` that compute numbers. The others plan, start, store and show runs."""
 
 PLAIN_DATA = ("recipes", "transfer")
-"""Functions of a card that do not count: a run's key holds their result, so a new scale makes no run stale."""
+"""Functions of a card that do not count: a run's key holds their result. A new scale makes no run stale."""
 
 INFRASTRUCTURE = "infrastructure"  # the digest of every imported module that computes no numbers
 PLACE = re.compile(r"id='⟦(\d+)⟧'")
-IMPORTS = re.compile(rf"Expr\(value=Name\({PLACE.pattern}, ctx=Load\(\)\)\)")  # a statement of `_place`
+IMPORTS = re.compile(rf"Expr\(value=Name\({PLACE.pattern}, ctx=Load\(\)\)\)")  # as `_place` makes
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class _Reader(ast.NodeTransformer):
         self.imported: set[str] = set()
         # Whether there is a module of that name: `from a import b` may mean a.b.
         self.asked: dict[str, bool] = {}
-        # Local name to the module of ours that it is bound to; None where it is bound to several.
+        # Local name to the module of ours that it is bound to; None if it is bound to several.
         self.modules: dict[str, str | None] = {}
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
@@ -200,7 +200,7 @@ def _is_ours(module: str) -> bool:
 
 @functools.cache
 def _read(module: str, plain_data: bool) -> Source | None:
-    """A module's source, read once a process; None where no file has that name."""
+    """A module's source, read once per process; None if there is no such file."""
     path = module_file(module)
     if path is None:
         return None
