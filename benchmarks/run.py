@@ -1,12 +1,12 @@
-"""What a user waits for: setup, the toy table cold and cached, `--help`; what a pretraining step costs.
+"""Measures what a user waits for: setup, the toy table (cold and cached), `--help`, a pretraining step.
 
     python benchmarks/run.py                 help, step and table
     python benchmarks/run.py setup           install into an empty environment (downloads some GB)
-    python benchmarks/run.py cost            every method's step against MAE's, beside the ratio of FLOPs
+    python benchmarks/run.py cost            every method's step relative to MAE's, in time and in FLOPs
     python benchmarks/run.py step --repeat 5
 
-Absolute times hold for this machine at this moment; shares and ratios travel better. Several measurements of
-one thing are shown as median (minimum to maximum).
+Absolute times hold for this machine at this moment; shares and ratios can be compared between machines.
+Repeated measurements are shown as median (minimum to maximum).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="*", default=["help", "step", "table"], help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--repeat", type=int, default=3, help="how often short things are measured")
+    parser.add_argument("--repeat", type=int, default=3, help="how often to repeat short measurements")
     arguments = parser.parse_args()
     unknown = set(arguments.what) - set(PARTS)
     if unknown:
@@ -52,7 +52,7 @@ def spread(values: list[float], unit: str) -> str:
 
 
 def timed(command: list[str], **environment: str) -> float:
-    """Seconds of a command; its output is shown only where it fails."""
+    """Run a command; returns its seconds. Its output is shown only if it fails."""
     start = time.perf_counter()
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
@@ -70,7 +70,7 @@ def bench_setup(repeat: int) -> None:
 
 
 def bench_help(repeat: int) -> None:
-    """The command line's first answer."""
+    """`mimbench --help`."""
     print(f"mimbench --help       {spread([timed([*MIMBENCH, '--help']) for _ in range(repeat)], 's')}")
 
 
@@ -97,7 +97,7 @@ def bench_step(repeat: int) -> None:
 
 
 def bench_cost(repeat: int) -> None:
-    """A toy step of every method against MAE's: what it takes, what its FLOPs say, and the quotient."""
+    """Every method's toy step relative to MAE's: its time, its FLOPs, and time over FLOPs."""
     import torch
 
     from mimbench import catalog, discovery
@@ -112,7 +112,7 @@ def bench_cost(repeat: int) -> None:
             if not card.trains or name == "mae":
                 continue
             step, seconds = Step(card, Path(folder)), []
-            for _ in range(4 * repeat):  # in turn, so that both meet the same machine
+            for _ in range(4 * repeat):  # alternate, so that both see the same load
                 seconds.append((step.seconds_an_image(), of_mae.seconds_an_image()))
             own, reference = (statistics.median(times) for times in zip(*seconds, strict=True))
             said = catalog.step_flops(card, card.recipes()["toy"], "toy")
@@ -177,7 +177,7 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     for index in range(len(images)):  # a run reads each file once; its epochs come from memory
         images.load(index)
     spec = RunSpec("pretrain", method, recipe.arch, recipe.values(), {}, 0)
-    store = RunStore(Path(tempfile.mkdtemp(dir=home)))  # a run that is done would not be done again
+    store = RunStore(Path(tempfile.mkdtemp(dir=home)))  # a new store: a finished run would not run again
     folder = store.create(spec, Inputs(options=Options(checkpoint_seconds=2.0)))
     inside = begin = end = 0.0
     own_step = model.train_step
@@ -206,7 +206,7 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
 
 
 def built(card: MethodCard, home: Path) -> nn.Module:
-    """The module at toy scale; its teachers are untrained, which does not matter for the time."""
+    """The module at toy scale. Its teachers are untrained, which does not change the time."""
     from mimbench.data.captions import Tokenizer
     from mimbench.train import pretraining
 
@@ -218,7 +218,7 @@ def built(card: MethodCard, home: Path) -> nn.Module:
 
 
 def untrained(name: str, home: Path) -> nn.Module:
-    """A teacher by way of the file that a trained one would leave."""
+    """An untrained teacher, loaded from the file that a trained one would write."""
     from safetensors.torch import save_file
 
     from mimbench import catalog, discovery

@@ -1,6 +1,6 @@
-"""Files that are either there or not: write beside the target, flush to disk, rename; digests of them.
+"""Writes files atomically (to a temporary file, flush to disk, rename) and computes digests of them.
 
-And what is wrong where one cannot be written: a full disk, a read-only file system, a loop of links.
+`trouble` explains why a file cannot be written: a full disk, a read-only file system, a loop of links.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TROUBLES = {
     errno.ENOTDIR: ("{}: a part of this path is a file, not a folder.", OTHER, 2),
     errno.ENAMETOOLONG: ("The name is too long: {}.", OTHER, 2),
 }
-"""errno to what happened, what to do, and the command's exit status: 1 for a failure, 2 for a mistake."""
+"""errno to (what happened, what to do, the command's exit status: 1 for a failure, 2 for a mistake)."""
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path, *, always: bool = False) -> Iterator[None]:
-    """An OSError from within that names no file names `path`; with `always`, whatever file it names."""
+    """Put `path` into an OSError that names no file; with `always`, into every OSError."""
     try:
         yield
     except OSError as error:
@@ -105,7 +105,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's value; None where it is missing or no JSON, which counts as never written."""
+    """A JSON file's value; None if the file is missing or not JSON, which counts as never written."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
@@ -145,18 +145,18 @@ def file_digest(path: Path, *, field: str) -> str:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong with a place on a disk, in a sentence with what to do, and the command's exit status."""
+    """A message that says what is wrong with a file and what to do, and the command's exit status."""
 
     message: str
     status: int
 
 
 def trouble(error: BaseException, place: Path | None = None) -> Trouble | None:
-    """What a file system's error says to the user; None for other errors.
+    """The message for an error of the file system; None for other errors.
 
     Args:
-        error: the error itself, or one of a library's that a full or failing disk caused.
-        place: what was written, where the error does not name it.
+        error: the OSError, or a library's error that a full or failing disk caused.
+        place: the file that was written; used if the error names none.
     """
     cause: BaseException | None = error
     while cause is not None:

@@ -1,4 +1,4 @@
-"""What methods, teachers and tasks say of themselves, and their resolved recipes: cached, without torch."""
+"""Facts about methods, teachers and tasks, and their resolved recipes; cached, so that most need no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CONTRACTS = ("mimbench.catalog", "mimbench.contract", "mimbench.store.spec")
 Changes = Sequence[tuple[str, Mapping[str, Any]]]
-"""Overrides in the order in which they apply: (what the user knows their place as, {field: value})."""
+"""Overrides in the order in which they apply: (where the user wrote them, {field: value})."""
 
 
 def method(name: str) -> MethodCard:
@@ -44,12 +44,12 @@ def task(name: str) -> TaskCard:
 
 
 def card(kind: str, name: str) -> Any:
-    """The card itself; its module, and with it torch, is imported."""
+    """The card itself. Imports its module, and with it torch."""
     return {"method": method, "teacher": teacher, "task": task}[kind](name)
 
 
 def checked_card(kind: str, name: str) -> Any:
-    """The card. Raises UserError where it is none, or has another name than its file says."""
+    """The card. Raises UserError if it is no card, or if its name is not the one that discovery read."""
     from mimbench.contract import MethodCard, TaskCard
 
     found, wanted = card(kind, name), TaskCard if kind == "task" else MethodCard
@@ -59,7 +59,7 @@ def checked_card(kind: str, name: str) -> Any:
             f"{module_of(kind, name)}.{variable}", found, remedy=f"It must be a {wanted.__name__}."
         )
     if found.name != name:
-        remedy = f"Write it as a literal text: {name!r} was found in its place."
+        remedy = f"Write the name as a literal text: {name!r} was read instead."
         raise UserError(f"{module_of(kind, name)}: name", found.name, remedy=remedy)
     return found
 
@@ -93,12 +93,12 @@ class Description:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A card's recipe at one scale, overrides applied, with what the plan must know of it.
+    """A card's recipe at one scale with overrides applied, and what the planner must know about it.
 
     Attributes:
         values, sources: the recipe's fields, and where each value comes from.
         images: seen in training. flops: of the whole run.
-        needs: role to the teacher or method that must be trained before.
+        needs: role to the teacher or method that must be trained first.
         provenance: where a method's code comes from, see `MethodCard`; empty for a task.
     """
 
@@ -131,7 +131,7 @@ class Catalog:
         return self._described[kind, name]
 
     def all(self, kind: Kind) -> list[Description]:
-        """Every card's facts, without those of installed plug-ins that do not import."""
+        """Every card's facts. Leaves out, with a warning, cards of installed plug-ins that do not import."""
         found = []
         for name in names(kind):
             try:
@@ -191,7 +191,7 @@ class Catalog:
         make: Callable[[], Any],
         needs: Sequence[str] = (),
     ) -> Any:
-        """What `make` gives, until the card's code changes or that of the teachers it `needs`."""
+        """The result of `make`, cached until the code of the card or of the teachers in `needs` changes."""
         make = plugin.blame(module_of(kind, name))(make)
         if self.cache is None:
             return make()
@@ -199,16 +199,16 @@ class Catalog:
         teachers = sorted(module_of(kind_of(need), need) for need in {*needs})
         key = digest(canonical_json([source_fingerprint((module, *teachers, *CONTRACTS)), arguments]))
         path = self.cache / f"{kind}-{name}-{key}.json"
-        with contextlib.suppress(OSError):  # what cannot be read is made again
+        with contextlib.suppress(OSError):  # an unreadable entry is made again
             found = read_json(path)
             if isinstance(found, dict) and found.get("digest") == digest(canonical_json(found.get("value"))):
                 return found["value"]
         if self.on_miss and module not in sys.modules:
             self.on_miss()
             self.on_miss = None
-        # As a later, cached call sees it: lists instead of tuples, names in alphabetical order.
+        # The same value as a later, cached call returns: lists instead of tuples, names sorted.
         value = json.loads(json.dumps(make(), sort_keys=True))
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
+        with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
             for file in abandoned(self.cache):
                 file.unlink(missing_ok=True)
             write_json(path, {"value": value, "digest": digest(canonical_json(value))})
@@ -242,7 +242,7 @@ def _describe(kind: str, card: Any) -> Description:
 
 
 def step_flops(found: MethodCard, recipe: PretrainRecipe, scale: str) -> float:
-    """FLOPs of one image's pretraining step; what the recipe needs is asked for its own, at the same scale.
+    """FLOPs of one image's pretraining step, by the recipe and its teachers' recipes at the same scale.
 
     Raises:
         Unavailable: a teacher has no recipe for this scale.
@@ -282,7 +282,7 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
         facts = (_task_facts if kind == "task" else _pretraining_facts)(found, recipe, arguments)
     except UserError as error:
         raise changed.named(error) from None
-    if kind == "task" and not getattr(recipe, "pads_images", False):  # else they become whole patches
+    if kind == "task" and not getattr(recipe, "pads_images", False):  # padding gives whole patches
         check_patches(recipe.img_size, arguments["encoder"][1], changed, of_encoder=True)
     return {"values": recipe.values(), "sources": sources, **facts}
 
@@ -295,7 +295,7 @@ def _task_facts(found: Any, recipe: Any, arguments: Mapping[str, Any]) -> dict[s
 
 
 def _pretraining_facts(found: Any, recipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    size_of(recipe.arch)  # an unknown size is the user's mistake, and must not wait for the run
+    size_of(recipe.arch)  # raises for an unknown size now, not when the run starts
     images = round(recipe.epochs * arguments["data_size"]) if found.trains else 0
     return {
         "images": images,

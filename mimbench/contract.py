@@ -1,4 +1,4 @@
-"""The two contracts everything else hangs on: what a method's file and a task's file must offer.
+"""What a method's file and a task's file must define: a `MethodCard` or a `TaskCard`.
 
 A method's file (`pretrain/methods/x.py`, `pretrain/teachers/x.py`) ends in `METHOD = MethodCard(...)`, a
 task's file (`downstream/x.py`) in `TASK = TaskCard(...)`. Discovery finds them there; nothing else needs an
@@ -32,30 +32,29 @@ PROVENANCES = get_args(Provenance)
 
 @dataclass(frozen=True, kw_only=True)
 class MethodCard:
-    """What a method's file offers to the engine.
+    """Everything that a method's file tells about the method.
 
     Attributes:
-        paper: the citation people see.
-        code: the official code as `owner/name@commit`, None where there is none.
-        provenance: `official`: written after its authors' code; `reconstruction`: a published method, without
-            such code; `own`: an idea of this file's author. Shown wherever the name is. Or a function that
-            gives it for a recipe, where the authors released only some of the variants.
-        needs: role to the name of the teacher (a file in pretrain/teachers), or of the method with `load`,
-            whose run must be done first; or a function that gives this for a recipe.
+        paper: the citation as tables show it.
+        code: the official code as `owner/name@commit`; None if there is none.
+        provenance: `official`: follows the authors' code; `reconstruction`: a published method without
+            official code; `own`: an idea of this file's author. Shown wherever the name is. May be a function
+            of the recipe, if the authors released only some of the variants.
+        needs: role to the name of what must be trained first: a teacher (a file in pretrain/teachers), or a
+            method with `load`. May be a function of the recipe.
         data: the data role that it trains on (`imagenet`, `captions`).
         recipes: scale to recipe; every field with its source.
-        build: `build(recipe, **teachers)` makes the `mimbench.method.Method`; the teachers come frozen, by
-            role.
-        augment: `augment(recipe)` gives the function from an image to what the loader batches: a tensor of
+        build: `build(recipe, **teachers)` makes the `mimbench.method.Method`. The teachers are passed by
+            role, frozen.
+        augment: `augment(recipe)` returns a function from an image to what the loader batches: a tensor of
             uint8 `[3, H, W]`, or a tuple, list or dictionary of them. Default: one crop (`PretrainAugment`).
         transfer: where fine-tuning differs for this method.
-        load: `load(folder)` gives the trained network, frozen, in eval mode, from `teacher.safetensors` in
-            the run's folder, which holds the whole module, or from the checkpoint that the recipe's `weights`
-            names. Teachers, and methods that others build on.
+        load: `load(folder)` returns the trained network, frozen and in eval mode. It reads
+            `teacher.safetensors` (the whole module) in the run's folder, or the checkpoint that the recipe's
+            `weights` names. Only for teachers, and for methods that others need.
         trains: False for a "method" that only initialises its encoder (training from scratch).
-        golden: files in tests/golden with the official code's numbers that it is compared with.
-        points: how many points of its specification's checklist are tests, in
-            tests/pretrain/test_<module>_points.py.
+        golden: files in tests/golden with numbers of the official code; tests compare the method with them.
+        points: how many points of its specification have a test in tests/pretrain/test_<module>_points.py.
     """
 
     name: str
@@ -109,7 +108,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferRecipe(Recipe):
-    """What every downstream recipe must say. Tasks add their own fields."""
+    """The fields of every downstream recipe. Tasks add their own."""
 
     img_size: int  # pixels: the training crop's side
     global_batch_size: int
@@ -133,14 +132,14 @@ class TransferRecipe(Recipe):
     def peak_lr(self) -> float:
         return self.base_lr * (self.global_batch_size / 256 if self.lr_rule == "linear" else 1.0)
 
-    clip_each: ClassVar[bool] = False  # clip_grad bounds every tensor's norm by itself, not the norm of all
+    clip_each: ClassVar[bool] = False  # True: clip_grad bounds each tensor's norm, not the norm of all
 
     def lr_at(self, step: int, steps: int, epoch_steps: float) -> float:
-        """Learning rate of a step, before layer decay: half a cosine to 0; tasks have their own.
+        """Learning rate of a step, before layer decay: half a cosine to 0. Tasks may override it.
 
         Args:
-            steps: of the whole run.
-            epoch_steps: of an epoch; a fraction where the batches do not divide the data.
+            steps: steps of the whole run.
+            epoch_steps: steps of an epoch; a fraction if the batches do not divide the data.
         """
         del epoch_steps
         return warmup_cosine(step, peak=self.peak_lr, total=steps, warmup=0)
@@ -153,16 +152,16 @@ class TransferRecipe(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCard:
-    """What a task's file offers to the engine.
+    """Everything that a task's file tells about the task.
 
     Attributes:
         data: the data role it trains and evaluates on (`imagenet`, `ade20k`, `coco`).
         takes: what it evaluates: a pretrained `encoder` file, or a `teacher` run (the row names a teacher).
         metrics: the numbers it returns, by the field's names; the first is the headline.
         recipes: scale to recipe.
-        run: `run(folder)` fine-tunes or probes the encoder at `folder.parents["encoder"].encoder_path` (or,
-            where it takes a teacher, what its card's `load` gives for that folder), evaluates the last epoch
-            and returns the metrics. It resumes by itself from `folder.trainer_path`.
+        run: `run(folder)` fine-tunes or probes the encoder at `folder.parents["encoder"].encoder_path`,
+            evaluates after the last epoch and returns the metrics. It resumes from `folder.trainer_path`. If
+            it takes a teacher, it uses what the teacher's `load` returns for that parent folder.
         flops: `flops(recipe_values, arch, patch_size)`: FLOPs of one training image, forward and backward.
         images: `images(recipe_values, data_size)`: images seen in training, for the plan's estimate.
     """

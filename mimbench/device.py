@@ -1,4 +1,4 @@
-"""Where runs compute."""
+"""The device that runs compute on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def device() -> torch.device:
-    """Where runs compute: the first CUDA device where there is one, else the CPU."""
+    """The first CUDA device if there is one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

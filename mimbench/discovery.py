@@ -1,4 +1,4 @@
-"""Which methods, teachers and tasks there are, by their files. Imports none of them."""
+"""Finds all methods, teachers and tasks by their files, without importing them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Found:
 
 
 def module_file(module: str) -> Path | None:
-    """The source file of a module of ours or of a plug-in (of a package: its `__init__`); imports none."""
+    """The source file of a module of ours or of a plug-in (a package's `__init__`); None if there is none."""
     return _module_file(module, plugin.of(module))
 
 
@@ -56,7 +56,7 @@ def _module_file(module: str, owner: Plugin | None) -> Path | None:
 
 
 def names(kind: Kind) -> list[str]:
-    """Every method, teacher or task there is."""
+    """The sorted names of all methods, teachers or tasks."""
     return sorted(_found(kind))
 
 
@@ -74,7 +74,7 @@ def module_of(kind: str, name: str) -> str:
 
 
 def kind_of(name: str) -> Literal["method", "teacher"]:
-    """What a pretraining's name is. Raises UserError for a name of neither."""
+    """Whether a name is a teacher's or a method's. Raises UserError if it is neither."""
     if name in _found("teacher"):
         return "teacher"
     module_of("method", name)
@@ -87,7 +87,7 @@ def plugin_of(kind: str, name: str) -> Plugin | None:
 
 
 def sound_plugins() -> list[Plugin]:
-    """The plug-ins without those that are left out because of their cards."""
+    """The plug-ins whose cards could be read."""
     return [each for each in plugins() if each in _all(plugins())[1]]
 
 
@@ -97,10 +97,11 @@ def _found(kind: str) -> dict[str, Found]:
 
 @functools.cache
 def _all(places: tuple[Plugin, ...]) -> tuple[dict[str, dict[str, Found]], set[Plugin]]:
-    """Kind to card name to where it is, in the project and in these plug-ins; and which of these are sound.
+    """Kind to card name to its place, in the project and in these plug-ins; and the plug-ins without errors.
 
     Raises:
-        UserError: an included plug-in's file is no Python, or has a name that another file has.
+        UserError: an included plug-in has a file that is not Python or has no card, or a card whose name is
+            taken.
     """
     found: dict[str, dict[str, Found]] = {kind: {} for kind in PACKAGES}
     for kind, (package, variable) in PACKAGES.items():
@@ -113,7 +114,7 @@ def _all(places: tuple[Plugin, ...]) -> tuple[dict[str, dict[str, Found]], set[P
             known = {name: card for named in found.values() for name, card in named.items()}
             for _, name, card in cards:
                 if name in known:
-                    remedy = f"{known[name].file} has that name. Give the card in {card.file} another one."
+                    remedy = f"{known[name].file} has that name. Give the card in {card.file} another name."
                     raise UserError("name", name, remedy=remedy)
                 known[name] = card
         except UserError as error:
@@ -126,7 +127,7 @@ def _all(places: tuple[Plugin, ...]) -> tuple[dict[str, dict[str, Found]], set[P
 
 
 def module_folder(package: str) -> Path | None:
-    """Where a package of ours lies."""
+    """The folder of a package of ours; None if there is none."""
     top, *rest = package.split(".")
     folder = package_folder(top)
     return folder.joinpath(*rest) if folder else None
@@ -136,7 +137,7 @@ def _cards_of(each: Plugin) -> Iterator[tuple[Kind, str, Found]]:
     """(kind, name, place) of every card of a plug-in.
 
     Raises:
-        UserError: a file has none. What only other files import may begin with `_`, or lie elsewhere.
+        UserError: a file has no card. A helper module's name must begin with `_`, or it must lie elsewhere.
     """
     if each.path.is_file():
         cards = _assigned(each.path)
@@ -153,9 +154,7 @@ def _cards_of(each: Plugin) -> Iterator[tuple[Kind, str, Found]]:
             carded.add(file)
             yield kind, name, Found(f"{each.package}.{folder}.{file.stem}", file, each)
         for file in set((each.path / folder).glob("[!_]*.py")) - carded:
-            remedy = (
-                f"It has no card: end it with {variable} = ...; a module for others goes beside {folder}/."
-            )
+            remedy = f"It has no card: end it with {variable} = ...; put a helper module beside {folder}/."
             raise UserError(str(file), remedy=remedy)
 
 
@@ -174,14 +173,14 @@ def _assigned(path: Path) -> dict[str, ast.expr]:
     """What a file assigns to METHOD and to TASK, from its syntax tree.
 
     Raises:
-        UserError: it is no Python source.
+        UserError: it is not Python source.
     """
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}", remedy=f"{error.msg}. Correct it.") from error
     except ValueError as error:  # a null byte
-        raise UserError(str(path), remedy=f"It is no Python source: {error}.") from error
+        raise UserError(str(path), remedy=f"It is not Python source: {error}.") from error
     found = {}
     for node in tree.body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
@@ -192,12 +191,12 @@ def _assigned(path: Path) -> dict[str, ast.expr]:
 
 
 def _name(call: ast.expr, path: Path) -> str:
-    """The `name=` of a card (the file's own name if it is no literal)."""
+    """A card's `name=`; the file's name without .py if that is not a literal."""
     return _argument(call, "name") or path.stem
 
 
 def _stage(call: ast.expr) -> Kind:
-    """What a file of its own that assigns METHOD is."""
+    """Whether the METHOD of a one-file plug-in is a teacher or a method."""
     return "teacher" if _argument(call, "stage") == "teacher" else "method"
 
 
@@ -209,7 +208,7 @@ def _argument(call: ast.expr, name: str) -> str | None:
 
 
 def forget() -> None:
-    """Look again when next asked."""
+    """Forget what was found: the next call looks again."""
     plugin.forget()
     for function in (_all, _module_file):
         function.cache_clear()

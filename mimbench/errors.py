@@ -15,8 +15,8 @@ class UserError(Exception):
 
     Args:
         field: what was wrong, by the name the user typed it under (`METHOD`, `--set mask_ratio`).
-        value: the offending value, where there is one.
-        allowed: the valid values, where they can be listed; the nearest one is suggested.
+        value: the wrong value, if there is one.
+        allowed: the valid values, if they can be listed; the message suggests the nearest one.
         remedy: what to do about it.
     """
 
@@ -55,14 +55,14 @@ def _restore(kind: type[UserError], args: tuple[Any, ...], parts: Mapping[str, A
 
 
 class RunFailed(Exception):
-    """A run stopped for a reason of its own (non-finite loss, full disk); the command exits with status 1."""
+    """A run cannot go on (non-finite loss, full disk); the command exits with status 1."""
 
 
 class Unavailable(Exception):
-    """Something that cannot be run at this scale; the message is the reason that the table shows.
+    """A run is impossible at this scale or with the data given; the message is the reason that tables show.
 
     Args:
-        option: what the user can give to change that (`--data coco=PATH`), if anything.
+        option: the option that makes it possible (`--data coco=PATH`); empty if none does.
     """
 
     def __init__(self, reason: str, option: str = "") -> None:
@@ -70,14 +70,14 @@ class Unavailable(Exception):
         self.option = option
 
 
-# Control characters, what turns the direction of writing, and bytes of a file's name that are no text.
+# Control characters, characters that change the writing direction, and undecodable bytes of a file's name.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    r"""The text with what a terminal would obey or could not print written out: ESC as `\x1b`.
+    r"""The text with characters that a terminal would obey or could not print escaped: ESC as `\x1b`.
 
     Args:
         lines: keep line feeds and tabs.

@@ -1,4 +1,4 @@
-"""What every pretraining method has: the base class of the files in `pretrain/methods`."""
+"""The base class of the methods in `pretrain/methods`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mimbench.vit import ViT
 
 
 class Method(nn.Module):
-    """A pretraining method. A plain `nn.Module` with `forward` and `encoder` is one, too: see `as_method`.
+    """A pretraining method. A plain `nn.Module` with `forward` and `encoder` works too: see `as_method`.
 
-    Nothing in a step may wait for the device.
+    A step must not synchronise with the device (no `.item()`).
 
     Attributes:
         encoder: the plain ViT that transfer receives.
@@ -28,8 +28,8 @@ class Method(nn.Module):
 
         Args:
             images: `[B, 3, H, W]`, normalised with ImageNet's mean and standard deviation. A method whose
-                card says `inputs="image+caption"` receives `(images, tokens [B, T] of int64)`; one whose card
-                has `augment` receives that function's views, batched, every image among them normalised.
+                card says `inputs="image+caption"` receives `(images, tokens [B, T] of int64)`. If its card
+                has `augment`, it receives the views of that function, batched, all images normalised.
             step_fraction: steps done over all steps, in [0, 1).
 
         Returns:
@@ -59,7 +59,7 @@ class Method(nn.Module):
 
 
 def as_method(module: nn.Module) -> Method:
-    """The module with the members of `Method` that it lacks: they do nothing, and exempt no parameter."""
+    """Add the members of `Method` that a module lacks. They do nothing, and exempt nothing from decay."""
     for name, missing in {"before_train": _ignore, "after_step": _ignore, "no_weight_decay": set}.items():
         if not hasattr(module, name):
             setattr(module, name, missing)

@@ -1,7 +1,7 @@
-"""mmcv's compiled operators where they are compiled, torchvision's where they are not.
+"""Makes `mmcv.ops` work without compiled operators, by using torchvision's.
 
-`pip install onedl-mmcv` installs no compiled operators, and then `mmdet.models` does not import. Mask R-CNN
-needs two of them, NMS and RoIAlign, and torchvision ships both.
+`pip install onedl-mmcv` installs no compiled operators, and without them `mmdet.models` cannot be imported.
+Mask R-CNN needs two, NMS and RoIAlign, and torchvision has both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NAME = "mmcv._ext"
 
 
 class _TorchvisionExt(types.ModuleType):
-    """Stands in for `mmcv._ext`. Operators that torchvision lacks exist, and say so when they are called."""
+    """Replaces `mmcv._ext`. Operators that torchvision lacks raise RuntimeError when they are called."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):  # the import system and inspect ask for these; they must stay absent
@@ -37,8 +37,8 @@ def ensure_mmcv_ops() -> Ops:
     """Make `mmcv.ops` importable; call it before anything that imports mmseg's or mmdet's models.
 
     Returns:
-        `compiled` where mmcv brings its own operators, which are left alone; `torchvision` where
-        torchvision's stand in for them.
+        `compiled` if mmcv has its own operators (then nothing changes); `torchvision` if torchvision's
+        replace them.
     """
     if _NAME in sys.modules:
         return "torchvision" if isinstance(sys.modules[_NAME], _TorchvisionExt) else "compiled"
@@ -53,7 +53,7 @@ def ensure_mmcv_ops() -> Ops:
 
 
 def roi_align(output_size: int, sampling_ratio: int = 0) -> dict[str, Any]:
-    """The config of an mmdet RoIAlign layer whose gradient exists with either kind of operators."""
+    """The config of an mmdet RoIAlign layer that has a gradient with either kind of operators."""
     use_torchvision = ensure_mmcv_ops() == "torchvision"
     return {
         "type": "RoIAlign",
@@ -85,7 +85,7 @@ def _roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Writes into `output`: for inference. The gradient needs `use_torchvision`, see `roi_align`."""
+    """Writes into `output`. Inference only: a gradient needs `use_torchvision`, see `roi_align`."""
     from torchvision.ops import roi_align
 
     if pool_mode != 1:

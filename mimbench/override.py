@@ -1,6 +1,6 @@
-"""Changes of a recipe's plain values, by a table's row or by the user's --set, and messages about them.
+"""Applies overrides (of a table's row or of --set) to a recipe's plain values, and words errors about them.
 
-Apart from the recipes, so that an edit of a message here makes no stored result stale.
+This is not in recipe.py, because changing a message there makes stored results stale.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ def override(
 ) -> dict[str, Any]:
     """Apply a table row's or the user's overrides to a recipe's plain values.
 
-    The text "none" is None, which TOML has no word for, except in a field of texts.
+    The text "none" means None, for which TOML has no word, except in a field of texts.
 
     Args:
         kind: the recipe's class, which says what each field takes.
         values: a recipe's `values()`.
         changes: field name to new value.
-        where: how the user knows the place of the override (`--set`, `tables/dtm/main.toml: rows.dtm.set`);
-            one that ends in a dot (`--set clip.`) is written together with the field's name.
+        where: where the user wrote the override (`--set`, `tables/dtm/main.toml: rows.dtm.set`). If it ends
+            in a dot (`--set clip.`), messages join it to the field's name.
         of: the recipe's title, for messages; empty for none.
 
     Raises:
@@ -49,7 +49,7 @@ def override(
 
 
 def place(where: str, name: str, of: str = "") -> str:
-    """A field by the name that the user knows it under, with the title of its recipe."""
+    """A field's name in messages: where it was changed, its name, and the title of its recipe."""
     if where.endswith("."):
         return where + name
     return " ".join(part for part in (where, name, f"({of})" if of else "") if part)
@@ -70,34 +70,34 @@ class Changed:
     default: str = "--set"
 
     def name(self, field: str) -> str:
-        """A field by the name that the user knows it under."""
+        """A field's name in messages."""
         return place(self.places.get(field, ""), field, self.title)
 
     def settings(self, **values: Any) -> str:
-        """These values as the user would write them, where the other changes are."""
+        """These values in the form in which the user would write them."""
         where = next(iter(self.places.values()), self.default)
         if not where.startswith("--set"):
             return ", ".join(f"{field}={value}" for field, value in values.items())
         return " ".join(f"{place(where, field)}={value}" for field, value in values.items())
 
     def named(self, error: UserError) -> UserError:
-        """An error about a recipe's field under the name that the user knows the field by.
+        """The error with the field named as the user wrote it.
 
-        Where its own field was not changed, the message lists what was.
+        If that field was not changed, the message lists the fields that were.
         """
         remedy = error.remedy
         if self.places and error.field not in self.places:
             given = ", ".join(place(where, field) for field, where in self.places.items())
-            remedy = f"{remedy} Changed were: {given}.".strip()
+            remedy = f"{remedy} Changed: {given}.".strip()
         return UserError(self.name(error.field), error.value, allowed=error.allowed, remedy=remedy)
 
 
 def check_epochs(values: Mapping[str, Any], changed: Changed, *, trains: bool) -> None:
-    """Raises UserError for a length of training that cannot be, and for a warm-up that is longer.
+    """Raises UserError if `epochs` was changed to 0 or less, or if the warm-up is longer than the training.
 
     Args:
         values: a recipe's plain values.
-        trains: whether it trains; a recipe that loads its weights may have no epochs of its own.
+        trains: whether it trains; a recipe that loads its weights may have 0 epochs.
     """
     epochs, warmup = values.get("epochs"), values.get("warmup_epochs")
     if not isinstance(epochs, float):
@@ -115,11 +115,11 @@ def check_epochs(values: Mapping[str, Any], changed: Changed, *, trains: bool) -
 
 
 def check_patches(img_size: Any, patch_size: Any, changed: Changed, *, of_encoder: bool) -> None:
-    """Raises UserError, with sizes that work, where images cannot be cut into whole patches.
+    """Raises UserError, with sizes that work, if images cannot be cut into whole patches.
 
     Args:
-        img_size, patch_size: in pixels; the recipe itself refuses what is no positive whole number.
-        of_encoder: whether the patches are those of the encoder that a task takes, not the recipe's own.
+        img_size, patch_size: in pixels; the recipe itself refuses anything but positive whole numbers.
+        of_encoder: whether `patch_size` belongs to the encoder that a task takes, not to the recipe.
     """
     if type(img_size) is not int or type(patch_size) is not int or min(img_size, patch_size) < 1:
         return

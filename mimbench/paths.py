@@ -18,7 +18,7 @@ def share(name: str) -> Path:
 
 
 def checkout() -> Path | None:
-    """The root of the checkout that mimbench runs from; None where it is an installed wheel."""
+    """The root of the checkout that mimbench runs from; None for an installed wheel."""
     root = PACKAGE.parent
     is_wheel = (PACKAGE / "_share").is_dir()
     return None if is_wheel or not (root / "pretrain" / "methods").is_dir() else root
@@ -28,7 +28,7 @@ def workspace() -> Path:
     """The folder that holds runs/, data/ and reports/out: MIMBENCH_HOME, else the current directory.
 
     Raises:
-        UserError: it is no folder and cannot become one.
+        UserError: it is not a folder, and cannot be made.
     """
     given = os.environ.get("MIMBENCH_HOME")
     try:
@@ -63,26 +63,27 @@ def reports_out() -> Path:
 
 
 def cache() -> Path | None:
-    """The user's folder for derived facts, which can be deleted at any time; None where there is no home.
+    """The user's cache folder, which can be deleted at any time; None if there is no home folder.
 
-    MIMBENCH_CACHE, else mimbench/ in XDG_CACHE_HOME or ~/.cache. Looking at something makes no other folder.
+    MIMBENCH_CACHE, else mimbench/ in XDG_CACHE_HOME or ~/.cache. Commands that only show something make no
+    other folder.
     """
     if given := os.environ.get("MIMBENCH_CACHE"):
         return Path(os.path.expanduser(given)).absolute()
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # the standard has it that a relative one is to be ignored
+    if not os.path.isabs(base):  # the XDG standard ignores a relative path
         base = os.path.expanduser("~/.cache")
     return Path(base) / "mimbench" if os.path.isabs(base) else None
 
 
 def old_cache() -> Path:
-    """Where older versions kept it: in the workspace."""
+    """Where older versions kept the cache: in the workspace."""
     return runs() / ".cache"
 
 
 def version() -> str:
-    """The installed version, or that of the checkout that is on the path."""
-    import importlib.metadata  # here, because it takes a tenth of `mimbench --help`
+    """The installed version, or the version of the checkout that Python imports."""
+    import importlib.metadata  # here, because it takes a tenth of the time of `mimbench --help`
 
     try:
         return importlib.metadata.version("mimbench")

@@ -8,8 +8,8 @@ package may hold:
     tables/PAPER/TABLE.toml, tables/reported.csv
     any further modules that these import: from ..layers import Mixer
 
-What is included is imported as `mimbench.plugin.NAME`, whatever the folder's place: so none of its modules
-clashes with another package's, and every process with the same environment finds the same modules.
+An included folder or file is imported as `mimbench.plugin.NAME`, wherever it lies. So its modules clash with
+no other package, and every process with the same environment finds the same modules.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ VARIABLE = "MIMBENCH_INCLUDE"
 GROUP = "mimbench.plugins"
 HOLDS = ("methods/*.py", "teachers/*.py", "tasks/*.py", "tables/*/*.toml")
 
-__path__: list[str] = []  # this module is the package of what is included, see `_Finder`
+__path__: list[str] = []  # makes this module a package: `_Finder` imports included plug-ins below it
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One place of methods, teachers, tasks and tables.
+    """A folder, file or package with methods, teachers, tasks or tables.
 
     Attributes:
-        name: of the folder, the file or the entry point.
-        package: what its modules are imported under.
+        name: the name of the folder, the file or the entry point.
+        package: the package name under which its modules are imported.
         path: its folder, or its one file.
-        distribution: what installed it, as `name version`; empty where the user named its path.
+        distribution: the `name version` of what installed it; empty if the user named its path.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Plugin:
 
     @property
     def is_included(self) -> bool:
-        """Whether the user named its path; then it is theirs to correct."""
+        """Whether the user named its path. Then an error in it stops the command."""
         return not self.distribution
 
     @property
     def root(self) -> str:
-        """The package whose modules count as the plug-in's source: of an installed one, the whole package."""
+        """The package whose modules count as the plug-in's source; if installed, its top-level package."""
         return self.package if self.is_included else self.package.partition(".")[0]
 
     @property
@@ -71,7 +71,7 @@ class Plugin:
         return self.path / "tables"
 
     def facts(self) -> dict[str, str]:
-        """What a run keeps of where its code came from."""
+        """The plug-in's name and place, as a run records them."""
         place = {"path": str(self.path)} if self.is_included else {"distribution": self.distribution}
         return {"name": self.name, **place}
 
@@ -95,14 +95,14 @@ def include(places: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def included() -> list[Path]:
-    """What the user named, as absolute paths: a worker has another current folder."""
+    """The paths that the user named; absolute, because a worker has another current folder."""
     return [
         Path(text).expanduser().absolute() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text
     ]
 
 
 def words() -> list[str]:
-    """What the command line says of them, for a command that is to be repeated."""
+    """The --include options that a command needs to be repeated."""
     return [word for path in included() for word in ("--include", str(path))]
 
 
@@ -116,7 +116,7 @@ def plugins() -> tuple[Plugin, ...]:
     found: list[Plugin] = []
     own = {path.resolve() for path in included()}
     for installed in _installed():
-        if installed.path not in own:  # one that the user also names is theirs
+        if installed.path not in own:  # a path that the user also names counts as included
             found.append(installed)
     taken = set(_OWN_NAMES)
     for path in dict.fromkeys(path.resolve() for path in included()):
@@ -143,7 +143,7 @@ def _installed() -> Iterator[Plugin]:
 
 
 def _check(path: Path) -> None:
-    """Raises UserError for a path that is no plug-in."""
+    """Raises UserError for a path that is not a plug-in."""
     if not path.exists():
         raise UserError("--include", str(path), remedy="There is no such file or folder.")
     if path.is_file():
@@ -168,10 +168,10 @@ def of(module: str) -> Plugin | None:
 
 
 def inner_name(importer: str, module: str) -> str:
-    """The name under which an import of an included plug-in's own file counts.
+    """The name of `module` in the included plug-in of `importer`; unchanged if it is not a file of it.
 
-    A plug-in's modules import each other relatively. Where its folder is also on Python's path, they may name
-    each other absolutely: the file is then the same, and so must be what counts.
+    A plug-in's modules import each other relatively. If its folder is also on Python's path, they may use
+    absolute imports too. Both must give the same name, because the file is the same.
     """
     owner = of(importer)
     if owner is None or not owner.is_included or owner.path.is_file():
@@ -214,12 +214,12 @@ sys.meta_path.append(_Finder)
 
 @contextlib.contextmanager
 def blame(module: str) -> Iterator[None]:
-    """Turn what a plug-in's code raises while its card is read into a UserError with file and line."""
+    """Turn an exception of a plug-in's code into a UserError with file and line."""
     try:
         yield
     except (UserError, Unavailable, RunFailed):
         raise
-    except Exception as error:  # somebody else's code: anything
+    except Exception as error:  # a plug-in's code may raise anything
         owner = of(module)
         if owner is None:
             raise
@@ -229,7 +229,7 @@ def blame(module: str) -> Iterator[None]:
 
 
 def _place(owner: Plugin, error: Exception) -> tuple[Path, int | None]:
-    """The plug-in's last line that led to an error, or else its place alone."""
+    """The file and line of the plug-in's innermost frame in the traceback; without one, its path and None."""
     if isinstance(error, SyntaxError) and error.filename:
         return Path(error.filename), error.lineno
     frames = traceback.extract_tb(error.__traceback__)
@@ -238,7 +238,7 @@ def _place(owner: Plugin, error: Exception) -> tuple[Path, int | None]:
 
 
 def _hint(owner: Plugin, file: Path, error: Exception) -> str:
-    """How to import a module of the plug-in, where that is what went wrong."""
+    """How to import a module of the plug-in, if such an import failed; else empty."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     if owner.path.is_file():
@@ -254,10 +254,10 @@ def _hint(owner: Plugin, file: Path, error: Exception) -> str:
 
 
 def leave_out(owner: Plugin | None, error: UserError) -> None:
-    """Warn that something of an installed plug-in is left out: other work goes on without it.
+    """Warn that an installed plug-in is left out because of an error; the command goes on without it.
 
     Raises:
-        UserError: `error` itself, where it is about something that the user named.
+        UserError: `error` itself, if the plug-in is included, or if the error is not a plug-in's.
     """
     if owner is None or owner.is_included:
         raise error
@@ -271,11 +271,11 @@ def warn(text: str) -> None:
 
 
 def forget() -> None:
-    """Look again when next asked."""
+    """Forget what was found: the next call looks again."""
     plugins.cache_clear()
     warn.cache_clear()
     for name in [name for name in sys.modules if name.startswith(f"{__name__}.")]:
         del sys.modules[name]
 
 
-_OWN_NAMES = frozenset(globals())  # which no package of a plug-in may have: it would hide what has it
+_OWN_NAMES = frozenset(globals())  # a plug-in's package with one of these names would hide that attribute

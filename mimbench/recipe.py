@@ -24,7 +24,7 @@ SCALES = ("smoke", "toy", "small", "paper")
 Scale = Literal["smoke", "toy", "small", "paper"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
-# The sources of what a smaller scale has in its own way; see `PretrainRecipe.at_small`.
+# The sources of the values that we chose for the smaller scales; see `PretrainRecipe.at_small`.
 SMALL = "ours: minutes on two CPU cores for a few thousand images"
 TOY = "ours: two CPU cores, images of few patches"
 SMOKE = "ours: seconds"
@@ -66,12 +66,12 @@ class Recipe:
 
     @classmethod
     def based_on(cls, host: Recipe, *groups: Cited, prefix: str = "") -> Self:
-        """The recipe of a method that stands on another.
+        """The recipe of a method that builds on another method.
 
         Args:
-            host: what each field that this kind of recipe has too is taken from, with its source.
-            groups: further fields, or other values for the host's; the later holds.
-            prefix: what the host's sources are to begin with (`as MAE: `).
+            host: the other method's recipe. Fields that this class has too are copied, with their sources.
+            groups: further fields, or new values for the host's; a later group wins.
+            prefix: written before each of the host's sources (`as MAE: `).
 
         Raises:
             TypeError: a field is missing or unknown.
@@ -85,7 +85,7 @@ class Recipe:
         return cls(**values, sources=sources)
 
     def vary(self, source: str | Cited, /, *groups: Cited, **changes: Any) -> Self:
-        """A copy with other values, each of them with its new source.
+        """A copy with new values, each with its source.
 
         `recipe.vary("ours", epochs=3.0)` is short for `recipe.vary(cite("ours", epochs=3.0))`.
         """
@@ -104,7 +104,7 @@ class Recipe:
         """The inverse of `values`: lists become tuples where the field is a tuple.
 
         Raises:
-            UserError: a value of another kind than the field's, or not one of a choice's.
+            UserError: a value has the wrong type, or is not one of the allowed choices.
         """
         hints = typing.get_type_hints(cls)
         checked = {name: _checked(value, hints[name], name) for name, value in values.items()}
@@ -128,7 +128,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _checked(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the field's type hint has it: a list as a tuple, a whole number as a float."""
+    """`value` converted to the field's type: a list to a tuple, a whole number to a float."""
     from pydantic import ValidationError
 
     try:
@@ -141,7 +141,7 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
 
 
 def _words(hint: Any) -> str:
-    """A type hint for people."""
+    """A type hint in words."""
     kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):
         return " or ".join(_words(part) for part in parts)
@@ -176,7 +176,7 @@ def require_above(name: str, value: float, low: float) -> None:
 def require_optimizer(
     base_lr: float, weight_decay: float, betas: tuple[float, ...], clip_grad: float | None
 ) -> None:
-    """Raises UserError for what AdamW and the clipping of gradients cannot take."""
+    """Raises UserError for values that AdamW or gradient clipping cannot use."""
     require_range("base_lr", base_lr, 0)
     require_range("weight_decay", weight_decay, 0)
     if not all(0 <= beta < 1 for beta in betas):
@@ -187,14 +187,14 @@ def require_optimizer(
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRecipe(Recipe):
-    """What every pretraining run must say. Methods add their own fields."""
+    """The fields of every pretraining recipe. Methods add their own."""
 
     arch: str  # a name in mimbench.arch.ARCHS
     img_size: int  # pixels
     patch_size: int  # pixels
     epochs: float
     warmup_epochs: float
-    global_batch_size: int  # images a step, over all devices and accumulation
+    global_batch_size: int  # images per step, over all devices and accumulation
     base_lr: float
     lr_rule: Literal["linear", "sqrt", "absolute"]  # see `peak_lr`
     min_lr: float
@@ -227,14 +227,14 @@ class PretrainRecipe(Recipe):
         scale = {"linear": self.global_batch_size / 256, "sqrt": math.sqrt(self.global_batch_size / 2048)}
         return self.base_lr * scale.get(self.lr_rule, 1.0)
 
-    clip_each: ClassVar[bool] = False  # clip_grad bounds every tensor's norm by itself, not the norm of all
+    clip_each: ClassVar[bool] = False  # True: clip_grad bounds each tensor's norm, not the norm of all
 
     def lr_at(self, step: int, steps: int, epoch_steps: float | None = None) -> float:
         """Learning rate of a step: linear warm-up from 0, then half a cosine to `min_lr`.
 
         Args:
-            steps: of the whole run; the warm-up is a share of them.
-            epoch_steps: of an epoch; not used here, unlike by the tasks' recipes.
+            steps: steps of the whole run; the warm-up is a share of them.
+            epoch_steps: steps of an epoch; only the tasks' recipes use it.
         """
         del epoch_steps
         warmup = round(self.warmup_epochs * steps / self.epochs)
@@ -250,11 +250,11 @@ class PretrainRecipe(Recipe):
         return (self.img_size // self.patch_size) ** 2
 
     def at_small(self, *groups: Cited, **own: Any) -> Self:
-        """A recipe of scale paper at scale small: what all methods share there, then the method's own.
+        """This paper-scale recipe at scale small: the changes that all methods share, then the method's own.
 
         Args:
-            groups: the method's own values; those that cite `SMALL` keep the paper's source where they are
-                the paper's.
+            groups: the method's own values. A value that cites `SMALL` but equals the paper's keeps the
+                paper's source.
             own: short for `cite(SMALL, **own)`.
         """
         return self._scaled(
@@ -266,11 +266,11 @@ class PretrainRecipe(Recipe):
         )
 
     def at_toy(self, *groups: Cited, **own: Any) -> Self:
-        """A recipe of scale small at scale toy; with `TOY`, as `at_small`."""
+        """This small-scale recipe at scale toy; like `at_small`, with `TOY`."""
         return self._scaled(TOY, cite(TOY, min_crop_scale=0.6), cite(TOY, **own), *groups)
 
     def at_smoke(self, *groups: Cited, **own: Any) -> Self:
-        """A recipe of scale toy at scale smoke; with `SMOKE`, as `at_small`."""
+        """This toy-scale recipe at scale smoke; like `at_small`, with `SMOKE`."""
         return self._scaled(
             SMOKE,
             cite(SMOKE, arch="vit_smoke", img_size=32),
@@ -280,7 +280,7 @@ class PretrainRecipe(Recipe):
         )
 
     def _scaled(self, scale: str, *groups: Cited) -> Self:
-        """`vary`, where unchanged values keep their source."""
+        """Like `vary`, but an unchanged value that cites `scale` keeps its old source."""
         last = {name: value for group in groups for name, value in group.values.items()}
         same = {name for name, value in last.items() if getattr(self, name) == value}
 
@@ -291,20 +291,20 @@ class PretrainRecipe(Recipe):
         return self.based_on(self, *map(changed, groups))
 
     def vit_config(self, **variant: Any) -> ViTConfig:
-        """The encoder's size, patches and image; `variant` says how it differs from the plain ViT."""
+        """The encoder's size, patches and image; `variant` holds what differs from the plain ViT."""
         return ViTConfig.named(self.arch, img_size=self.img_size, patch_size=self.patch_size, **variant)
 
     def encoder_flops(self, num_visible: int | None = None) -> float:
-        """Forward FLOPs of the encoder on one image, or of its blocks on `num_visible` of the patches."""
+        """Forward FLOPs of the encoder on one image; its blocks see all patches, or `num_visible` of them."""
         size, num_patches = size_of(self.arch), self.num_patches
         num_tokens = 1 + (num_patches if num_visible is None else num_visible)
         embed = patch_embed_flops(size.embed_dim, num_patches, self.patch_size)
         return embed + transformer_flops(size.embed_dim, size.depth, num_tokens)
 
     def step_flops(self, **teachers: Any) -> float:
-        """FLOPs of one image's pretraining step, forward and backward; methods say theirs.
+        """FLOPs of one image's pretraining step, forward and backward. Each method defines its own.
 
         Args:
-            teachers: the recipes of what the method needs, by role: those of `MethodCard.build`.
+            teachers: the recipes of the method's teachers, by the roles of `MethodCard.build`.
         """
         raise NotImplementedError

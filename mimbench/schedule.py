@@ -18,8 +18,8 @@ def warmup_cosine(
 ) -> float:
     """Linear warm-up, then half a cosine from `peak` to `final`, reached at the last step.
 
-    DTM, utils/utils.py: cosine_scheduler@322df2e; the same curve as MAE's and BEiT's up to one step. Those
-    end one step short of `final`; here the last step has it.
+    DTM, utils/utils.py: cosine_scheduler@322df2e. MAE and BEiT have the same curve except for the last step:
+    theirs ends one step short of `final`, here the last step reaches it.
     """
     rising = _warmup(step, peak, warmup, start)
     if rising is not None:
@@ -58,7 +58,7 @@ def warmup_multistep(
     start_ratio: float = 0.0,
 ) -> float:
     """Linear warm-up from `start_ratio * peak`, then a factor `gamma` at every milestone (mmdetection)."""
-    del total  # the milestones say it all; the argument keeps the three schedules interchangeable
+    del total  # not needed; the argument keeps the three schedules interchangeable
     rising = _warmup(step, peak, warmup, peak * start_ratio)
     if rising is not None:
         return rising

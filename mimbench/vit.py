@@ -83,7 +83,7 @@ class RelativePositionBias(nn.Module):
         self.table = nn.Parameter(torch.zeros((2 * grid_size - 1) ** 2 + 3, num_heads))
 
     def forward(self, grid: tuple[int, int]) -> Tensor:
-        """The bias `[heads, 1+N, 1+N]` on a grid of tokens, interpolated where the grid is not its own."""
+        """The bias `[heads, 1+N, 1+N]` on a grid of tokens; interpolated if that is not the table's grid."""
         table: Tensor = self.table
         if grid != (self.grid_size, self.grid_size):
             side = 2 * self.grid_size - 1
@@ -95,7 +95,7 @@ class RelativePositionBias(nn.Module):
         return F.embedding(index, table).permute(2, 0, 1)
 
     def window(self, side: int) -> Tensor:
-        """The bias `[heads, S*S, S*S]` between the patches of a window: the table's own near offsets."""
+        """The bias `[heads, S*S, S*S]` between a window's patches: the table's entries for near offsets."""
         grid, full = self.grid_size, 2 * self.grid_size - 1
         if side > grid:
             return self((side, side))[:, 1:, 1:]
@@ -110,8 +110,8 @@ class Attention(nn.Module):
     """Multi-head self-attention, with or without key bias and relative position bias.
 
     Attributes:
-        attend: what stands between q, k, v (each `[B, heads, N, D/heads]`) and the output projection. A
-            method may put another function there while it pretrains; the encoder file knows nothing of it.
+        attend: the function from q, k, v (each `[B, heads, N, D/heads]`) to the input of the output
+            projection. A method may replace it while it pretrains; the encoder file does not record that.
     """
 
     attend: Callable[..., Tensor]
@@ -143,7 +143,7 @@ class Block(TimmBlock):
     """timm's pre-norm block with the attention above.
 
     Args:
-        rel_pos_grid: side of the token grid, for a relative position table of its own; None = no table.
+        rel_pos_grid: side of the token grid, for the block's own relative position table; None = no table.
     """
 
     def __init__(
@@ -169,14 +169,14 @@ class Block(TimmBlock):
         self.attn = Attention(dim, num_heads, key_bias=key_bias, rel_pos_grid=rel_pos_grid)
 
     def relative_bias(self, grid: tuple[int, int]) -> Tensor | None:
-        """This block's own relative position bias, where it has one."""
+        """This block's own relative position bias, if it has one."""
         table: RelativePositionBias | None = self.attn.rel_pos_bias  # type: ignore[assignment]
         return table(grid) if table is not None else None
 
     def windowed(self, x: Tensor, side: int, grid: tuple[int, int]) -> Tensor:
         """The block with attention within windows of `side` x `side` patches (ViTDet, Li et al., 2022).
 
-        The class token passes by the attention. Windows at the lower and right edge are filled up with zeros.
+        The class token skips the attention. Windows at the lower and right edge are padded with zeros.
 
         Args:
             x: `[B, 1+h*w, D]` on the grid (h, w).
@@ -203,10 +203,10 @@ class ViT(nn.Module):
         drop_path: stochastic depth of the last block; it rises linearly from 0.
 
     Attributes:
-        window: side in patches of the windows that attention is confined to; 0 = none. A downstream task's
-            choice, as are the next two.
+        window: side of the attention windows in patches; 0 = no windows. Downstream tasks set this and the
+            next two.
         global_blocks: 0-based blocks without windows.
-        checkpoint_blocks: compute the blocks again in the backward pass, which saves memory.
+        checkpoint_blocks: recompute the blocks in the backward pass to save memory.
     """
 
     window: int
@@ -255,7 +255,7 @@ class ViT(nn.Module):
 
         Args:
             images: `[B, 3, H, W]`; H and W multiples of the patch size.
-            mask: `[B, N]`, 1 = masked: those patch embeddings are replaced by `mask_token` before positions.
+            mask: `[B, N]`, 1 = masked: `mask_token` replaces those embeddings before positions are added.
         """
         x = self.patch_embed(images)  # [B, N, D]
         if mask is not None and mask_token is not None:
@@ -276,8 +276,8 @@ class ViT(nn.Module):
 
         Args:
             x: patch tokens from `embed`, all of them or a subset, `[B, N', D]`.
-            grid: the token grid where it is not the pretraining one (needed by relative positions only).
-            taps: 0-based blocks whose raw outputs are wanted.
+            grid: the token grid if it is not the pretraining one (relative positions and windows need it).
+            taps: 0-based blocks whose raw outputs are returned too.
 
         Returns:
             The tapped outputs in the order of the blocks, then the last block's output, each `[B, 1+N', D]`,

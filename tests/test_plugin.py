@@ -195,7 +195,7 @@ def test_a_folder_with_a_name_of_ours_hides_nothing_of_ours(include, tmp_path: P
         ({"notes.txt": "x"}, "this folder holds none"),
         ({"methods__mine": "x = 1\n"}, r"methods/mine\.py: It has no card: end it with METHOD = "),
         ({"methods__mine": "x = 1\ndef f(:\n"}, r"methods/mine\.py, line 2: .*Correct it"),
-        ({"tasks__mine": "x = '\0'\n"}, r"tasks/mine\.py.*(no Python source|null bytes)"),
+        ({"tasks__mine": "x = '\0'\n"}, r"tasks/mine\.py.*(not Python source|null bytes)"),
         (
             {"methods__mine": method_source("plain")},
             r"name: 'plain' is not valid\. .*pretrain/methods/plain\.py has that name.*mine/methods/mine\.py",

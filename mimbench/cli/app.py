@@ -1,4 +1,4 @@
-"""The command line's root: errors become a message and an exit status."""
+"""The root of the command line. It turns errors into a message and an exit status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Guarded(TyperGroup):
                 raise
             raise _end(found.message, found.status) from None
         except KeyboardInterrupt:
-            typer.echo("mimbench: stopped. The same command goes on from the last checkpoints.", err=True)
+            typer.echo(
+                "mimbench: stopped. The same command, run again, goes on from the last checkpoints.", err=True
+            )
             raise typer.Exit(130) from None
 
 
@@ -43,7 +45,7 @@ def _end(message: str, status: int) -> typer.Exit:
 
 
 class Root(Guarded, Group):
-    """`mimbench` itself: guarded, and with the help of a group."""
+    """`mimbench` itself: it turns errors into messages, and prints help as a group does."""
 
 
 def _typer(cls: type[TyperGroup], text: str, **settings: Any) -> typer.Typer:
@@ -113,11 +115,11 @@ def main(
         typer.Option(
             "--include",
             metavar="PATH",
-            help="A plug-in: a folder or file with methods, tasks or tables of your own; for any command.",
+            help="A plug-in (a folder or file with your own methods, tasks or tables), for every command.",
         ),
     ] = None,
 ) -> None:
-    """What every command has; `app`'s own help says what the program is."""
+    """The options of every command. The program's help text is set in `app`."""
     if include:
         from mimbench import plugin
 

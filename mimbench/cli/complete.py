@@ -1,6 +1,6 @@
-"""What a shell completes: names read from files and folders, without importing anything heavy.
+"""Names for shell completion, read from files and folders without importing anything heavy.
 
-A completion must never fail: where the names cannot be read, there is none.
+A completion must never fail: if names cannot be read, it offers none.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def papers() -> Iterable[str]:
 
 @_silent
 def tables(ctx: typer.Context) -> Iterable[str]:
-    """The tables of the METHOD that was typed, or of all."""
-    # Before an option without its value, click has not yet made a METHOD of the words.
+    """The tables of the METHOD that was typed, or all tables."""
+    # While an option lacks its value, click has not parsed METHOD: it is among the extra words.
     typed = {ctx.params.get("method"), *ctx.args}
     of_method = [name for owner, name in _tables() if owner in typed]
     return of_method or sorted({name for _, name in _tables()})
@@ -40,7 +40,7 @@ def tables(ctx: typer.Context) -> Iterable[str]:
 
 @_silent
 def any_table(ctx: typer.Context) -> Iterable[str]:
-    """What `reproduce-all --table` takes."""
+    """The values of `reproduce-all --table`."""
     return ["all", *tables(ctx)]
 
 

@@ -1,4 +1,4 @@
-"""The console of every command: what it prints is text, whoever wrote it."""
+"""The console of every command. It prints every text as plain text, never as markup."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mimbench.errors import visible
 
 
 class TextConsole(Console):
-    """Takes no markup and no emoji codes, and writes control characters out instead of sending them.
+    """Ignores markup and emoji codes, and escapes control characters.
 
-    Labels, names, paths and messages come from users: their text must not colour or clear a
-    terminal, nor fail on its way there.
+    Labels, names, paths and messages come from users: their text must not colour or clear a terminal, and
+    printing it must not fail.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -27,5 +27,5 @@ class TextConsole(Console):
 
 
 def as_text(text: str) -> str:
-    """`visible`, line by line."""
+    """`visible`, with line feeds and tabs kept."""
     return text if text.isprintable() else visible(text, lines=True)

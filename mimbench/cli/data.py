@@ -1,4 +1,4 @@
-"""`mimbench data`: the toy data, and a check of one's own."""
+"""`mimbench data`: makes the toy data, and checks a dataset."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_toy(
     size: Annotated[
         str,
         typer.Option(
-            "--size", metavar="|".join(SIZES), help="That of the scale toy, or smoke.", autocompletion=_sizes
+            "--size", metavar="|".join(SIZES), help="For scale toy or scale smoke.", autocompletion=_sizes
         ),
     ] = "toy",
 ) -> None:
@@ -55,11 +55,11 @@ def check_data(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="The root of a dataset in any of the formats.", show_default=False
+            metavar="FOLDER", help="The root of a dataset, in any supported format.", show_default=False
         ),
     ],
 ) -> None:
-    """Find what is wrong with a dataset before hours are spent on it."""
+    """Check a dataset for errors before you spend hours on it."""
     from mimbench.data.check import check, print_report
 
     report = check(path)

@@ -1,4 +1,4 @@
-"""How help looks: plain text in groups, up to 100 columns wide, and at once (it loads no rich)."""
+"""The look of --help: plain text in groups, up to 100 columns wide. It loads no rich, which would be slow."""
 
 from __future__ import annotations
 
@@ -80,5 +80,5 @@ def _write_examples(command: Any, formatter: Any) -> None:
 
 
 def _styled(text: str, **style: Any) -> str:
-    """`text` with colour; what is written elsewhere than to a terminal loses it again."""
+    """`text` with colour, which click removes if the output is not a terminal."""
     return text if os.environ.get("NO_COLOR") else typer.style(text, **style)

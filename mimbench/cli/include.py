@@ -1,4 +1,4 @@
-"""`--include PATH`, which may stand before or after the command."""
+"""`--include PATH`, which may come before or after the command."""
 
 from __future__ import annotations
 

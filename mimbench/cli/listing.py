@@ -1,4 +1,4 @@
-"""Lists on a terminal and in a pipe: one set of rows, two looks."""
+"""Lists of rows: styled on a terminal, plain in a pipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDE = 110  # columns of a terminal
 
 
 class ListConsole(TextConsole):
-    """Prints every table in the house's look, or plainly: one line a row, aligned columns, no wrapping."""
+    """Prints tables styled, or plain: one line per row, aligned columns, no wrapping."""
 
     def __init__(self, *, plain: bool) -> None:
         super().__init__(color_system=None if plain else "auto")
@@ -36,34 +36,34 @@ class ListConsole(TextConsole):
 
 
 def list_console(plain: bool = False) -> ListConsole:
-    """A console for lists: plain where the output is no terminal, or where that is asked for."""
+    """A console for lists: plain if `plain` is set, or if the output is not a terminal."""
     return ListConsole(plain=plain or not TextConsole().is_terminal)
 
 
 def in_our_look(table: Table) -> Table:
-    """A line under the head, none beside it."""
+    """Style a table: one line under the head, no other lines."""
     table.box, table.show_edge, table.pad_edge, table.padding = SIMPLE_HEAD, False, False, (0, 1, 0, 0)
     return table
 
 
 def is_roomy(console: ListConsole) -> bool:
-    """Whether everything has a column of its own; elsewhere some of it stands below a row's main cell."""
+    """Whether every value gets its own column. If not, some values go below a row's main cell."""
     return console.plain or console.width >= WIDE
 
 
 def cell(*lines: object, style: str = "") -> Text:
-    """What a user may have chosen, as the text that it is; a line each."""
+    """A cell of plain text, one line per argument; control characters are escaped."""
     return Text("\n".join(visible(str(line)) for line in lines), style)
 
 
 def stack(first: object, *below: object) -> Text:
-    """A main cell with what stands below it, where there is any."""
+    """A main cell with further lines below it; empty ones are left out."""
     lines = [visible(str(line)) for line in below if line]
     return Text("\n").join([cell(first), *(Text(line, "dim") for line in lines)])
 
 
 def plain_lines(table: Table) -> list[str]:
-    """A table's head and rows as aligned columns. A cell's lines become one, with commas between them."""
+    """A table's head and rows as aligned columns. Commas join the lines of a cell."""
     columns = [[_flat(column.header), *map(_flat, column.cells)] for column in table.columns]
     widths = [max(map(cell_len, column)) for column in columns]
     rows = zip(*columns, strict=True)

@@ -1,4 +1,4 @@
-"""Commands that say what there is: methods, tasks, tables, and what is installed here."""
+"""Commands that list methods, tasks and tables, and what is installed here."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def methods(as_json: JsonOption = False, plain: PlainOption = False) -> None:
     console.print(_methods_table([*catalog.all("method"), *catalog.all("teacher")], console))
     if not console.plain:
         notes = (
-            "\ncode: the official code that it was written after; a reconstruction has none; an idea of its",
-            "file's author is own. golden: compared with numbers of the official code. points: statements of",
-            "the specification that are tests. needs: what is trained or loaded first.",
+            "\ncode: the official code that the method follows; `reconstruction`: there is none; `own`: an",
+            "idea of the file's author. golden: compared with numbers of the official code. points:",
+            "statements of the specification that have a test. needs: what is trained or loaded first.",
         )
         console.print(" ".join(notes), style="dim")
 
 
 def _methods_table(found: Sequence[Description], console: ListConsole) -> Table:
-    """On a narrow terminal the facts stand below the paper."""
+    """The methods as a table. On a narrow terminal the facts go below the paper."""
     from rich.table import Column, Table
 
     from mimbench.cli.listing import cell, is_roomy, stack
@@ -130,7 +130,7 @@ def tables(as_json: JsonOption = False, plain: PlainOption = False) -> None:
 
 @command(panel=ENVIRONMENT, examples="mimbench doctor\nmimbench doctor --json")
 def doctor(as_json: JsonOption = False) -> None:
-    """What is installed, what can run here, what is missing and how to get it."""
+    """Show what is installed, what can run here, what is missing and how to get it."""
     from mimbench.commands import doctor as examination
 
     if as_json:

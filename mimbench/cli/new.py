@@ -1,4 +1,4 @@
-"""`mimbench new`: a method or a task of one's own, to start from."""
+"""`mimbench new`: writes a method or a task for the user to start from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FolderOption = Annotated[
     typer.Option(
         "--in",
         metavar="FOLDER",
-        help="Where; default: the checkout, where you are in one, else NAME-plugin in the current folder.",
+        help="Where; default: the checkout if you are in it, else NAME-plugin in the current folder.",
         show_default=False,
     ),
 ]

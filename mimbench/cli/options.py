@@ -1,4 +1,4 @@
-"""The options that several commands share, and the request that they make up."""
+"""Options that several commands share, and the request that is built from them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ WeightsOption = Annotated[
     typer.Option(
         "--weights",
         metavar="NAME=PATH",
-        help="A checkpoint of a teacher (clip=PATH), or of a method (mae=PATH), then not pretrained.",
+        help="A checkpoint of a teacher (clip=PATH) or of a method (mae=PATH), which then needs no training.",
     ),
 ]
 SetOption = Annotated[
@@ -91,25 +91,21 @@ SetOption = Annotated[
 SkipOption = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, and record which.")
 ]
-StaleOption = Annotated[
-    bool, typer.Option("--rerun-stale", help="Compute results again whose code has changed.")
-]
+StaleOption = Annotated[bool, typer.Option("--rerun-stale", help="Recompute results whose code has changed.")]
 JobsOption = Annotated[
     int | None,
     typer.Option(
         "--jobs",
         metavar="N",
-        help="Runs side by side; default: GPUs, or cores.",
+        help="Runs at the same time; default: one per GPU, or one per core without a GPU.",
         parser=whole_number("--jobs", 1),
     ),
 ]
-DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the graph of runs, compute none of them.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the graph of runs; compute nothing.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON instead, and nothing else on standard output.")
 ]
-PlainOption = Annotated[
-    bool, typer.Option("--plain", help="One line a row, as it is when the output goes to a pipe.")
-]
+PlainOption = Annotated[bool, typer.Option("--plain", help="Print one line per row, as in a pipe.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -120,21 +116,21 @@ def make_console() -> Console:
 
 
 def make_notices() -> Console:
-    """Where a command that prints data says what else there is to say: standard error."""
+    """A console on standard error, for notices of commands whose output is data."""
     from mimbench.cli.console import TextConsole
 
     return TextConsole(stderr=True)
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """The one JSON document of a command."""
+    """Print a command's JSON document."""
     import json
 
     typer.echo(json.dumps(values, indent=2, allow_nan=False))
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Go on only where the user agrees.
+    """Ask the user, and return only if they agree.
 
     Raises:
         UserError: nobody can be asked, and --yes was not given.
@@ -159,7 +155,7 @@ def request_of(
     from mimbench.plan.request import Request, parse_paths, parse_setting, parse_weights
 
     return Request(
-        scale=cast("Scale", scale),  # `check` refuses another
+        scale=cast("Scale", scale),  # `check` refuses other values
         seeds=seeds,
         data=parse_paths("--data", data or ()),
         weights=parse_weights(weights or ()),

@@ -1,4 +1,4 @@
-"""Commands that gather what is computed: the leaderboard, the results in documents."""
+"""Commands that collect stored results: the leaderboard, and results in documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mimbench.cli.options import DataOption, ScaleOption, SeedsOption, make_cons
 
 @command(panel=LOOK, examples="mimbench leaderboard\nmimbench leaderboard --scale small --seeds 3")
 def leaderboard(scale: ScaleOption = "toy", seeds: SeedsOption = 1, data: DataOption = None) -> None:
-    """Every pretraining of the papers' main tables on one page, best first: those that are finished."""
+    """Rank every pretraining of the papers' main tables on one page; unfinished ones come last."""
     from mimbench.commands.leaderboard import leaderboard as show
 
     raise typer.Exit(show(request_of(scale, seeds, data, None, None, False), make_console()))
@@ -35,10 +35,11 @@ def results(
     data: DataOption = None,
     table: Annotated[
         str,
-        typer.Option("--table", metavar="METHOD", help="The document shows this paper's rows alone."),
+        typer.Option("--table", metavar="METHOD", help="Show only this paper's rows in the document."),
     ] = "",
     ablations: Annotated[
-        bool, typer.Option("--ablations", help="The finished ablation tables instead, into ABLATIONS.md.")
+        bool,
+        typer.Option("--ablations", help="Write the finished ablation tables into ABLATIONS.md instead."),
     ] = False,
 ) -> None:
     """Write the finished main tables between the marks of a document and into RESULTS.md."""

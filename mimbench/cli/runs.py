@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 runs = add_group("runs", "What has been computed: list, show, export, rm, gc.", LOOK)
 
-RUN = "Its name or key, or how these begin."
+RUN = "A run's name or key, or the beginning of either."
 TablesFilter = Annotated[
     list[str] | None,
     typer.Option(
@@ -103,12 +103,11 @@ def list_runs(
     as_json: JsonOption = False,
     plain: PlainOption = False,
 ) -> None:
-    """The runs of the workspace.
+    """List the runs of the workspace.
 
-    A filter that is given several times lets any of its values through. A run's scale and its changes are
-    found by comparison with the recipes of today: `changes` are the fields that differ from the method's or
-    the task's own recipe, because a table's row or --set changed them, or because that recipe was another
-    one then.
+    A filter may be given several times: a run passes with any of its values. A run's scale and changes come
+    from a comparison with today's recipes. `changes` are the fields that differ from the method's or the
+    task's own recipe: a table's row or --set changed them, or the recipe has changed since.
     """
     found = _select(
         sort,
@@ -142,7 +141,7 @@ def show_run(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """One run: what it is, what became of it, where its files are."""
+    """Show one run: what it is, how it ended, where its files are."""
     from mimbench import paths
     from mimbench.commands.list_runs import Reader
     from mimbench.commands.workspace import read_catalog
@@ -180,7 +179,7 @@ def export_runs(
     ],
     form: Annotated[
         str,
-        typer.Option("--format", metavar="csv|json", help="By default, what FILE's name says; csv for -."),
+        typer.Option("--format", metavar="csv|json", help="Default: by the end of FILE's name; csv for -."),
     ] = "",
     table: TablesFilter = None,
     scale: ScalesFilter = None,
@@ -191,7 +190,7 @@ def export_runs(
     seed: SeedsFilter = None,
     sort: SortOption = "name",
 ) -> None:  # fmt: skip
-    """Runs with their recipes and their numbers, a line each, as CSV or JSON."""
+    """Export runs with their recipes and numbers, one row per run, as CSV or JSON."""
     from mimbench.store.export import export
 
     found = _select(
@@ -218,7 +217,7 @@ def remove_runs(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Names or keys, or how these begin.", autocompletion=complete.runs,
+            metavar="RUN...", help="Names or keys, or their beginnings.", autocompletion=complete.runs,
             show_default=False,
         ),
     ],
@@ -240,7 +239,7 @@ def remove_runs(
     for folder in folders:
         typer.echo(f"to delete: {folder.path.name} ({megabytes(sizes[folder.path])})")
     if children := dependants(store, folders):
-        typer.echo(f"{_count(children, 'run')} in the store started from there; the numbers stay:")
+        typer.echo(f"{_count(children, 'run')} in the store started from these; the numbers stay:")
         for child in children[:10]:
             typer.echo(f"  {child.path.name}")
         if len(children) > 10:
@@ -253,7 +252,7 @@ def remove_runs(
 
 @command("gc", group=runs, examples="mimbench runs gc --dry-run\nmimbench runs gc --yes")
 def collect(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
     yes: YesOption = False,
 ) -> None:
     """Delete the runs that no table refers to (changed recipes, --set), and leftover temporary files."""
@@ -290,7 +289,7 @@ def collect(
 
 
 def _select(sort: str, **given: list[Any] | None) -> list[Listed]:
-    """The runs that pass the filters; `given` has the names of Filters."""
+    """The runs that pass the filters; `given` has the fields of Filters."""
     from mimbench import paths
     from mimbench.commands.list_runs import Filters, list_runs
     from mimbench.commands.workspace import read_catalog
@@ -301,7 +300,7 @@ def _select(sort: str, **given: list[Any] | None) -> list[Listed]:
 
 
 def _explain_nothing(*, filtered: bool) -> None:
-    """Say where nothing was found, and what to do about it."""
+    """Say where no run was found, and what to do about it."""
     from mimbench import paths
 
     place = visible(str(paths.runs()))
@@ -310,7 +309,7 @@ def _explain_nothing(*, filtered: bool) -> None:
     else:
         typer.echo(
             f"There is no run yet in {place}. Start with `mimbench reproduce-table dtm --scale smoke`, or "
-            "set MIMBENCH_HOME to the folder whose runs/ you mean.",
+            "set MIMBENCH_HOME to the folder that holds your runs/.",
             err=True,
         )
 
@@ -353,11 +352,11 @@ def _refuse_running(folder: Any) -> NoReturn:
 def restamp_runs(
     because: Annotated[str, typer.Option("--because", help="Why no number changed; kept with each result.")],
     lines: Annotated[
-        int, typer.Option("--lines", min=1, help="Lines of metrics.jsonl to compare, at least.")
+        int, typer.Option("--lines", min=1, help="Compare at least so many lines of metrics.jsonl.")
     ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, but write nothing.")] = False,
 ) -> None:
-    """Let stale runs count as done where today's code gives their recorded numbers again, bit for bit."""
+    """Mark stale runs as done if today's code gives their recorded numbers again, bit for bit."""
     from mimbench.commands.restamp import restamp
 
     raise typer.Exit(restamp(because, make_notices(), lines=lines, dry_run=dry_run))

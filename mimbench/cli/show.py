@@ -22,7 +22,7 @@ LOG_LINES = 20
 
 
 def runs_table(found: Sequence[Listed], console: ListConsole) -> Table:
-    """The list: on a narrow terminal without the times, and with a run's changes below its name."""
+    """The runs as a table. A narrow terminal shows no times, and a run's changes below its name."""
     roomy = is_roomy(console)
     run = Column("run", min_width=16, overflow="fold")
     changes = Column("changes", min_width=12, overflow="fold")
@@ -56,7 +56,7 @@ def outcome(listed: Listed) -> list[str]:
 
 
 def show(listed: Listed, children: Iterable[RunFolder]) -> None:
-    """One run's page: what it is, what became of it, its recipe, and where its files are."""
+    """Print one run's page: what it is, how it ended, its recipe, and where its files are."""
     console = TextConsole()
     folder, spec = listed.folder, listed.spec
     console.print(cell(listed.subject, style="bold"))
@@ -67,7 +67,7 @@ def show(listed: Listed, children: Iterable[RunFolder]) -> None:
             parent = parents.get(key)
             lines.append((role, [parent.path.name if parent else f"{key[:8]}, which was removed"]))
         lines += [
-            ("scale", [listed.scale or "not known: no recipe of today is like this one"]),
+            ("scale", [listed.scale or "unknown: there is no recipe for this run today"]),
             ("changes", listed.changed()),
             ("seed", [str(spec.seed)]),
             ("plug-in", list((folder.plugin or {}).values())),
@@ -94,13 +94,13 @@ def _state(listed: Listed) -> str:
     if listed.total and listed.state != "done":
         parts.append(f"step {listed.step} of {listed.total}")
     parts.append(f"{duration(listed.seconds)} of work")
-    when = "last heard of on" if listed.state in ("running", "interrupted", "missing") else "ended on"
+    when = "last update on" if listed.state in ("running", "interrupted", "missing") else "ended on"
     parts.append(time.strftime(f"{when} %Y-%m-%d at %H:%M", time.localtime(listed.updated)))
     return ", ".join(parts) + (f": {listed.message}" if listed.message else "")
 
 
 def _joined(title: str, values: list[str]) -> Text:
-    """Runs, changes and numbers stand below each other, fields beside each other; no field is broken."""
+    """Runs, changes and numbers: one per line. Recipe fields: side by side, none broken across lines."""
     if title in ("used by", "changes", "numbers"):
         return cell(*values)
     if title == "recipe":

@@ -1,4 +1,4 @@
-"""Commands that compute: a table, all tables, one run; and the plan of it."""
+"""Commands that plan or compute a table, all tables or one run."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def reproduce_all(
     jobs: JobsOption = None,
     dry_run: DryOption = False,
 ) -> None:
-    """Pretrain, fine-tune and render every paper's main table; runs that tables share are done once."""
+    """Pretrain, fine-tune and render every paper's main table; shared runs are computed once."""
     from mimbench.commands import reproduce
     from mimbench.table.spec import list_tables
 
@@ -177,7 +177,7 @@ def run(
         str,
         typer.Argument(
             metavar="METHOD|RUN",
-            help="A method, or a run of the store by name or key.",
+            help="A method, or a stored run by name or key.",
             autocompletion=complete.methods_and_runs,
             show_default=False,
         ),
@@ -186,7 +186,7 @@ def run(
         str | None,
         typer.Argument(
             metavar="TASK",
-            help="Without it: only the pretraining.",
+            help="Without TASK, only the pretraining is computed.",
             autocompletion=complete.tasks,
             show_default=False,
         ),
@@ -212,7 +212,7 @@ def run(
 
 
 def _console(dry_run: bool) -> Console:
-    """A console for what is computed; for a graph of runs, one for lists."""
+    """A console for results; with `dry_run`, one for lists."""
     from mimbench.cli.listing import list_console
 
     return list_console() if dry_run else make_console()
@@ -224,7 +224,7 @@ def _typed() -> str:
 
 
 def _refuse_extra(ctx: typer.Context, method: str) -> None:
-    """Raises UserError for further words after METHOD: what is meant is mostly the table."""
+    """Raises UserError for further words after METHOD. The user mostly means --table."""
     if ctx.args:
         remedy = f"Give one METHOD. To choose one of its tables: {method} --table {ctx.args[0]}."
         raise UserError("METHOD", " ".join([method, *ctx.args]), remedy=remedy)

@@ -73,7 +73,7 @@ def make_plan(method: str, table: str, request: Request, notices: Console) -> Pl
     """The plan of a table as `mimbench plan` shows it; nothing is computed.
 
     Raises:
-        UserError: an unknown table, or a request that it cannot take.
+        UserError: an unknown table, or an option that does not fit it.
     """
     check(request)
     store, catalog = RunStore(paths.runs()), read_catalog(notices)
@@ -127,7 +127,7 @@ def runs(found: Iterable[Listed]) -> dict[str, Any]:
 
 
 def run(listed: Listed) -> dict[str, Any]:
-    """One run; of a damaged one only what its folder says."""
+    """One run. Without a readable spec, the fields that come from it are null or empty."""
     spec, folder = listed.spec, listed.folder
     found: dict[str, Any] = {
         "run": listed.name,
@@ -159,7 +159,7 @@ def run(listed: Listed) -> dict[str, Any]:
 
 
 def one_run(listed: Listed, children: Iterable[RunFolder]) -> dict[str, Any]:
-    """All that a run's folder says of it."""
+    """Everything that a run's folder records."""
     folder, spec = listed.folder, listed.spec
     return {
         "schema": SCHEMA,
@@ -173,7 +173,7 @@ def one_run(listed: Listed, children: Iterable[RunFolder]) -> dict[str, Any]:
 
 
 def _parents(folder: RunFolder) -> dict[str, str | None]:
-    """Role to the parent's name; None where it was removed."""
+    """Role to the parent's name; None if it was removed."""
     found = {role: folder.store.get(key) for role, key in folder.spec.parents.items()}
     return {role: parent.path.name if parent else None for role, parent in found.items()}
 

@@ -55,7 +55,7 @@ class Examination(NamedTuple):
 
     @property
     def status(self) -> int:
-        """The exit status: 0 where the default (toy) table can run, 1 where it cannot."""
+        """The exit status: 0 if the default (toy) table can run, else 1."""
         return int(bool(self.problems))
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def examine() -> Examination:
 
 
 def main(console: Console | None = None) -> int:
-    """Print the screen. Returns 0 where the default (toy) table can run, 1 where it cannot."""
+    """Print the screen. Returns 0 if the default (toy) table can run, else 1."""
     console = console or Console()
     found = examine()
     grid = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
@@ -149,7 +149,7 @@ def check_devices() -> Iterable[Check]:
 
 
 def check_dependencies() -> Iterable[Check]:
-    """The installed version of every dependency against what mimbench asks for."""
+    """The installed version of every dependency against the one that mimbench requires."""
     fine = []
     for requirement in requirements():
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -177,7 +177,7 @@ def check_ops() -> Check:
 
 
 def check_places() -> Iterable[Check]:
-    """Where tables, data, runs, reports and the cache are, and the space that is left there."""
+    """Where tables, data, runs, reports and the cache are, and the free disk space there."""
     tables = paths.share("tables")
     count = len(list(tables.glob("*/*.toml")))
     if count:
@@ -208,7 +208,7 @@ def _runs_in(place: Path) -> str:
 
 
 def check_cache() -> Check:
-    """The folder of derived facts, without which every command reads all methods anew."""
+    """The cache folder. Without a cache, every command reads all methods again."""
     place = paths.cache()
     if place is None:
         return Check("note", "cache", "none: there is no home folder", "set MIMBENCH_CACHE to a folder")
@@ -241,7 +241,7 @@ def check_scales(problems: list[Check], *, gpu: bool) -> Iterable[Check]:
         yield Check("ok", "smoke, toy", "on data that mimbench makes itself")
     own = "--data imagenet=PATH --data ade20k=PATH --data coco=PATH"
     yield Check("note", "small", "needs your own images:", own)
-    gpus = "" if gpu else ", and GPUs, of which there are none here"
+    gpus = "" if gpu else ", and GPUs (there are none here)"
     yield Check(
         "note",
         "paper",
@@ -275,7 +275,7 @@ def _plain(requirement: Requirement) -> str:
 
 
 def installed_version(name: str) -> str | None:
-    """The installed version of a distribution, None where it is absent."""
+    """The installed version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

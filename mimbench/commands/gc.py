@@ -22,10 +22,10 @@ from mimbench.table import spec as tables
 
 
 def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
-    """Runs whose recipe no table has today, at any scale; seed and data do not matter.
+    """Runs whose recipe is in no table today, at any scale; seed and data do not matter.
 
-    A row that a table leaves out at a scale, for time, counts: somebody may have run it by itself. A parent
-    that is gone cannot speak against its child.
+    A row that a table leaves out at a scale still counts: somebody may have run it alone. A run whose parent
+    or plug-in is gone is kept.
     """
     known = {folder.path for folder in referenced(store, catalog, tables.list_tables(), orphans=True)}
     return [folder for folder in store if folder.path not in known]
@@ -34,22 +34,22 @@ def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
 def referenced(
     store: RunStore, catalog: Catalog, names: Iterable[tuple[str, str]], *, orphans: bool = False
 ) -> list[RunFolder]:
-    """Runs whose recipe one of the tables has today, at any scale; seed and data do not matter.
+    """Runs whose recipe is in one of the tables today, at any scale; seed and data do not matter.
 
     Args:
-        names: (method, table). orphans: count a run whose parent or whose plug-in is gone as one of them.
+        names: (method, table) of each table. orphans: include runs whose parent or plug-in is gone.
     """
     wanted = _signatures(catalog, RunStore(store.root / ".none"), names)
 
     def is_wanted(folder: RunFolder) -> str | None:
-        """The run's signature if a table has it; empty where a parent or its plug-in is gone."""
+        """The run's signature if a table has it, else None; empty for an orphan that is included."""
         parents = {}
         try:
             spec = folder.spec
         except RunFailed:
             return None  # damaged
         if folder.plugin and discovery.plugin_of(discovery.STAGES[spec.stage], spec.name) is None:
-            return "" if orphans else None  # its plug-in, and what tables that has, are not here now
+            return "" if orphans else None  # the plug-in is missing, and so are its tables
         for role, key in spec.parents.items():
             parent = store.get(key)
             if parent is None:
@@ -65,9 +65,9 @@ def referenced(
 
 
 def _signatures(catalog: Catalog, empty: RunStore, names: Iterable[tuple[str, str]]) -> set[str]:
-    """The signature of every run behind the tables, at every scale, trained and loaded."""
+    """The signatures of all runs behind the tables, at every scale, with methods trained or loaded."""
     found: set[str] = set()
-    loaded = dict.fromkeys(discovery.names("method"), Path())  # as --weights METHOD=PATH has it
+    loaded = dict.fromkeys(discovery.names("method"), Path())  # as by --weights METHOD=PATH
     requests = [
         Request(scale=scale, weights=weights) for scale in get_args(Scale) for weights in ({}, loaded)
     ]

@@ -21,7 +21,10 @@ from mimbench.table.spec import Column, Row, TableSpec
 
 
 def leaderboard(request: Request, console: Console) -> int:
-    """Every pretraining of the main tables once, best first in the first column, against none at all."""
+    """Print and write every pretraining of the main tables once, best first by the first column.
+
+    The baseline is the first row without pretraining, or else the first row.
+    """
     columns: dict[str, Column] = {}
     rows: dict[str, Row] = {}  # by the key of the pretraining with seed 0
     found: dict[tuple[str, str], dict[int, SeedOutcome]] = {}  # (row's id, metric) to what became of its runs
@@ -47,7 +50,7 @@ def leaderboard(request: Request, console: Console) -> int:
                     found.setdefault((name, column.metric), by_seed)
     ids = [row.id for row in rows.values()]
     if not ids:
-        remedy = "No row of a main table can be run at this scale with what is given; see `mimbench plan`."
+        remedy = "No row of a main table can be run at this scale with this data; see `mimbench plan`."
         raise UserError("--scale", request.scale, remedy=remedy)
     if not any(seed.value is not None for by_seed in found.values() for seed in by_seed.values()):
         scale = "" if request.scale == "toy" else f" --scale {request.scale}"

@@ -1,4 +1,4 @@
-"""The runs of a store as `mimbench runs list`, `show` and `export` have them: scale, changes, filters."""
+"""Reads and filters the stored runs for `mimbench runs list`, `show` and `export`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Listed:
     """One run as a list shows it.
 
     Attributes:
-        spec: None where the run is damaged. scale: empty where no recipe of today is like the run's.
-        changes: what differs from the card's own recipe at that scale, by the names that --set has for them
-            (`mask_ratio` of the pretraining, `segmentation.epochs`, `clip.epochs`): what a table's row or the
-            user changed, or what an older version had otherwise. Those of the runs it starts from included.
-        weights: the names of the checkpoints that --weights gave, for this run or one that it starts from.
-        updated: when the run was last heard of, in seconds since 1970.
+        spec: None if the run is damaged. scale: empty if there is no recipe for the run today.
+        changes: fields that differ from the card's own recipe at that scale, by their --set names
+            (`mask_ratio` of the pretraining, `segmentation.epochs`, `clip.epochs`). A table's row or the user
+            changed them, or the recipe has changed since. Includes the changes of the runs it starts from.
+        weights: names of the methods loaded with --weights, for this run or one that it starts from.
+        updated: time of the last heartbeat, in seconds since 1970.
     """
 
     folder: RunFolder
@@ -59,7 +59,7 @@ class Listed:
         return self.name.rpartition("-")[2]
 
     def changed(self) -> list[str]:
-        """The changes as the options have them: `mask_ratio=0.5`, `weights mae`."""
+        """The changes in the form of the options: `mask_ratio=0.5`, `weights mae`."""
         settings = [f"{name}={value if isinstance(value, str) else canonical_json(value)}"
                     for name, value in self.changes.items()]  # fmt: skip
         return [*(f"weights {name}" for name in self.weights), *settings]
@@ -67,7 +67,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which runs to list; of each kind any may hold, and an empty one lets all through.
+    """Which runs to list. A run must have one of the values of every filter that is not empty.
 
     Attributes:
         tables: METHOD or METHOD/TABLE. methods: of the pretraining, or of the encoder that a task evaluates.
@@ -86,13 +86,13 @@ def list_runs(store: RunStore, catalog: Catalog, filters: Filters, sort: str = "
     """The runs that pass the filters, sorted.
 
     Raises:
-        UserError: a filter's value, or the order, is none that there is.
+        UserError: an unknown value of a filter, or an unknown order.
     """
     reader = Reader(store, catalog)
     check(filters, sort, reader.specs)
     members = None
     if filters.tables:
-        from mimbench.commands.gc import referenced  # it plans, which the list of runs itself does not
+        from mimbench.commands.gc import referenced  # loads the planner, which a list without --table skips
 
         members = {folder.path.name for folder in referenced(store, catalog, _tables(filters.tables))}
     found = [run for run in map(reader.read, reader.folders) if _passes(run, filters, members)]
@@ -142,7 +142,7 @@ def _passes(run: Listed, filters: Filters, members: set[str] | None) -> bool:
         return False
     if filters.states and run.state not in filters.states:
         return False
-    if run.spec is None:  # damaged: whatever else is asked, the answer is not known
+    if run.spec is None:  # damaged: nothing else about it is known
         return not any(vars(filters)[kind] for kind in ("scales", "methods", "tasks", "stages", "seeds"))
     task = run.spec.name if run.spec.stage == "downstream" else None
     return (
@@ -155,7 +155,7 @@ def _passes(run: Listed, filters: Filters, members: set[str] | None) -> bool:
 
 
 class Reader:
-    """Reads a store's runs. A run's scale is not written anywhere: the recipes of today tell it."""
+    """Reads a store's runs. A run does not record its scale: a comparison with today's recipes finds it."""
 
     def __init__(self, store: RunStore, catalog: Catalog) -> None:
         self.catalog, self.folders = catalog, list(store)
@@ -164,7 +164,7 @@ class Reader:
 
     @property
     def specs(self) -> list[RunSpec]:
-        """Of the runs that are not damaged."""
+        """The specs of all undamaged runs."""
         return [folder.spec for folder in self._by_key.values()]
 
     def read(self, folder: RunFolder) -> Listed:
@@ -204,19 +204,19 @@ class Reader:
         return dependants(self.folders, [folder])
 
     def _lineage(self, folder: RunFolder) -> list[RunFolder]:
-        """A run and those that it starts from, as far as they are still in the store."""
+        """A run and those that it starts from, if they are still in the store."""
         parents = [self._by_key.get(key) for key in folder.spec.parents.values()]
         return [folder, *(above for parent in parents if parent for above in self._lineage(parent))]
 
     def _scale(self, lineage: list[RunFolder]) -> str:
-        """The scale at which the recipes of a run and its parents differ least from those of today."""
+        """The scale at which the recipes of a run and its parents differ least from today's recipes."""
         found = [self._differs(run) for run in lineage]
         shared = [scale for scale in SCALES if all(scale in differences for differences in found)]
         counts = {scale: sum(len(differences[scale]) for differences in found) for scale in shared}
         return min(shared, default="", key=counts.__getitem__)
 
     def _differs(self, run: RunFolder) -> dict[str, dict[str, Any]]:
-        """By scale, the fields whose value is not that of the card's own recipe."""
+        """By scale, the fields whose values differ from the card's own recipe."""
         if run.path not in self._differences:
             values = run.spec.recipe.items()
             self._differences[run.path] = {
@@ -226,7 +226,7 @@ class Reader:
         return self._differences[run.path]
 
     def _recipes(self, spec: RunSpec) -> dict[str, dict[str, Any]]:
-        """By scale, the run's recipe where nobody changed it; a task's with what the method has otherwise."""
+        """By scale, the run's recipe without changes; for a task, with the method's own transfer values."""
         kind: discovery.Kind = "task" if spec.stage == "downstream" else "method"
         kind = "teacher" if spec.stage == "teacher" else kind
         if spec.name not in discovery.names(kind):
@@ -243,7 +243,7 @@ class Reader:
 
 
 def _given(spec: RunSpec) -> list[str]:
-    """The method whose checkpoint --weights METHOD=PATH gave, where one was given."""
+    """The methods that --weights METHOD=PATH loaded; empty for a run that was trained."""
     return [role[len(PREFIX) :] for role in spec.data if role.startswith(PREFIX)] if spec.adopted else []
 
 

@@ -1,4 +1,4 @@
-"""`mimbench new`: a method or a task to start from, a file that runs, and a table with it."""
+"""`mimbench new`: writes a method or a task that runs as it is, and a table for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def new(kind: Literal["method", "task"], name: str, folder: Path | None, console
             above it, else NAME-plugin in the current folder.
 
     Raises:
-        UserError: a name that cannot be one, or that something has already; a file that is there already.
+        UserError: the name is not valid or is taken, or a file exists already.
     """
     check_name(kind, name)
     checkout = paths.checkout()
@@ -55,7 +55,7 @@ def new(kind: Literal["method", "task"], name: str, folder: Path | None, console
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raises UserError for what cannot be a name, and for one that is taken."""
+    """Raises UserError for a name that is not valid or is taken."""
     if not NAME.fullmatch(name) or len(name) > MAX_NAME:
         remedy = (
             f"Use small letters and digits, with - or _ between them, a letter first; at most {MAX_NAME}."
@@ -63,7 +63,7 @@ def check_name(kind: str, name: str) -> None:
         suggested = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:MAX_NAME].rstrip("-")
         raise UserError("NAME", name, remedy=f"{remedy} For instance: {suggested or f'my-{kind}'}.")
     if keyword.iskeyword(name):
-        raise UserError("NAME", name, remedy="It is a word of Python's own.")
+        raise UserError("NAME", name, remedy="It is a keyword of Python.")
     module = name.replace("-", "_")
     kinds: tuple[discovery.Kind, ...] = ("method", "teacher", "task")
     for known_kind in kinds:
@@ -75,7 +75,7 @@ def check_name(kind: str, name: str) -> None:
 
 
 def check_class(name: str, source: str) -> None:
-    """Raises UserError for a name whose class would hide something that the file imports."""
+    """Raises UserError if the class of that name would hide an import of the file."""
     tree = ast.parse(source)
     imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     imported = {alias.asname or alias.name for node in imports for alias in node.names}
@@ -85,7 +85,7 @@ def check_class(name: str, source: str) -> None:
 
 
 def rendered(template: str, name: str) -> str:
-    """The text of a template for a name."""
+    """The text of a template, filled in for a name."""
     words = re.split("[-_]", name)
     values = {
         "name": name,

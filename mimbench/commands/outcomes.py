@@ -1,4 +1,4 @@
-"""From a plan's runs, as they stand in the store, to a table's cells and to what its report says of them."""
+"""Turns a plan and its stored runs into a table's cells and the facts of its report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mimbench.table.spec import TableSpec
 def outcomes(
     spec: TableSpec, plan: Plan, report: Report, request: Request, store: RunStore
 ) -> dict[tuple[str, int], dict[int, SeedOutcome]]:
-    """What the aggregation needs: every cell's outcome by seed, as it stands in the store now."""
+    """(row id, column index) to {seed: outcome}, read from the store now."""
     found: dict[tuple[str, int], dict[int, SeedOutcome]] = {}
     for cell, reason in plan.blocked.items():
         found[cell] = {seed: SeedOutcome("not_runnable", note=str(reason)) for seed in range(request.seeds)}
@@ -66,7 +66,7 @@ def aggregate(
 
 
 def context(spec: TableSpec, plan: Plan, request: Request, command: str) -> Context:
-    """What the report says beside the table: the command, what --set changed, data, version, recipes."""
+    """The report's facts besides the table: the command, what --set changed, data, version, recipes."""
     facts = {"mimbench": version()}
     if request.changes:
         facts["changed"] = ", ".join(settings(request))

@@ -1,4 +1,4 @@
-"""Plans of whole tables; what is wrong with a table or a request is refused before anything runs."""
+"""Plans whole tables, and refuses wrong tables and requests before anything runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mimbench.table.spec import TableSpec
 
 
 def plan_table(method: str, spec: TableSpec, request: Request, catalog: Catalog, store: RunStore) -> Plan:
-    """Plan one table, and refuse what is wrong with it, its references included, before anything runs."""
+    """Plan one table; raises as `plan_tables` does."""
     plans, _ = plan_tables({(method, spec.name): spec}, request, catalog, store)
     return plans[method, spec.name]
 
@@ -29,11 +29,11 @@ def plan_tables(
     catalog: Catalog,
     store: RunStore,
 ) -> tuple[dict[tuple[str, str], Plan], Plan]:
-    """The plans of several tables, given as (method, table), and the one of all their runs.
+    """The plan of each table, by (method, table), and one plan of all their runs.
 
     Raises:
-        UserError: a mistake in a table, a reference to no reported figure, a --set or --weights that no table
-            knows.
+        UserError: a mistake in a table, a reference to a reported figure that does not exist, or a --set or
+            --weights entry that no table uses.
     """
     data = dataset(request, catalog)
     planners = {name: Planner(catalog, store, data, request) for name in specs}
@@ -63,7 +63,7 @@ def refuse(planners: Iterable[Planner]) -> None:
 
 
 def _unused(option: str, name: str, known: set[str], planners: Sequence[Planner]) -> UserError:
-    """The error of an entry that no run uses; `known` are the names that some run would use."""
+    """The error for an entry that no run uses; `known` are the names that some run would use."""
     prefix, dot, _ = name.rpartition(".")
     if option == "--set" and dot:
         return UserError(f"{option} {name}", prefix, allowed=sorted(known), remedy="No run here takes it.")
@@ -75,7 +75,7 @@ def _unused(option: str, name: str, known: set[str], planners: Sequence[Planner]
 
 
 def _where_else(field: str, owners: Sequence[str], planners: Sequence[Planner]) -> str:
-    """What to do about a field that no pretraining of a plan takes, although some recipes have it."""
+    """What to do about a field that some recipes have, but no pretraining of the plans takes."""
     parts = {node.spec.name for planner in planners for node in planner.plan.nodes.values()}
     trained = [owner for owner in owners if planners[0].recipes.trains(owner)]
     untrained = sorted(parts & set(owners) - set(trained))

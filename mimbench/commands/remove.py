@@ -1,4 +1,4 @@
-"""What a removal of runs frees, and what it leaves behind without its parent."""
+"""The sizes of runs, and the runs that start from them: what users see before they delete runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mimbench.store.folder import RunFolder
 
 
 def dependants(store: Iterable[RunFolder], folders: Sequence[RunFolder]) -> list[RunFolder]:
-    """The runs of a store that start from one of these, or from such a run, and are none of these."""
+    """The stored runs that start from `folders`, directly or not, without `folders` themselves."""
     known = {folder.path for folder in folders}
     keys = {key for folder in folders if (key := _key(folder))}
     left = [(folder, _parents(folder)) for folder in store if folder.path not in known]
@@ -24,7 +24,7 @@ def dependants(store: Iterable[RunFolder], folders: Sequence[RunFolder]) -> list
 
 
 def size(path: Path) -> int:
-    """The bytes of a file, or of all files in a folder; what goes meanwhile counts nothing."""
+    """The bytes of a file, or of all files in a folder; approximate if files disappear meanwhile."""
     total = 0
     try:
         if not path.is_dir():

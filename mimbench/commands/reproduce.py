@@ -32,10 +32,10 @@ def reproduce_table(
     rerun_stale: bool = False,
     dry_run: bool = False,
 ) -> int:
-    """Compute what a table lacks, print the table, write its files, and say where they are.
+    """Compute a table's missing runs, print the table, write its files, and print where they are.
 
     Returns:
-        The exit status: 0, 1 where a run failed, 2 where it failed for a mistake of the user's.
+        The exit status: 0; 1 if a run failed; 2 if it failed because of a user's mistake.
     """
     check(request)
     spec = load_table(method, table)
@@ -57,7 +57,7 @@ def reproduce_table(
     index.write(paths.reports_out())
     tell_failures(plan, report, store, console)
     tell_sharing(plan, store, console)
-    for file in reversed(files):  # the page comes last
+    for file in reversed(files):  # so that the HTML page comes last
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
     return report.exit_code
 
@@ -71,9 +71,9 @@ def reproduce_all(
     rerun_stale: bool = False,
     dry_run: bool = False,
 ) -> int:
-    """Compute what several tables, given as (method, table), lack: one graph, in which every run is once.
+    """Compute the missing runs of several tables, given as (method, table); a shared run is computed once.
 
-    Each table's files are written, and the page that leads to all tables there are.
+    Writes each table's files, and the index page of all tables.
 
     Returns:
         The exit status, as `reproduce_table`.
@@ -105,7 +105,7 @@ def reproduce_all(
 
 
 def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = False) -> Report:
-    """Compute what a plan lacks; the project's own data is made before, where a run reads it."""
+    """Compute a plan's missing runs. Makes the project's own data first, if a run reads it."""
     todo = plan.todo(rerun_stale=rerun_stale)
     if not todo:
         return Report()
@@ -116,7 +116,7 @@ def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = Fal
 
 
 def tell_damage(plan: Plan, store: RunStore, console: Console) -> None:
-    """The damaged files of a plan's runs, and what to do about them."""
+    """Print the damaged files of a plan's runs, and what to do about them."""
     for key, node in plan.nodes.items():
         if node.outcome == "damaged":
             for message in store.folder(key).damage():
@@ -131,12 +131,12 @@ def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console)
         console.print(f"  its log: {folder.log_path}", markup=False, highlight=False, soft_wrap=True)
     if report.unreached:
         console.print(
-            f"{len(report.unreached)} more runs could not start, because they need what failed.", style="red"
+            f"{len(report.unreached)} more runs could not start, because they need failed runs.", style="red"
         )
 
 
 def tell_sharing(plan: Plan, store: RunStore, console: Console) -> None:
-    """What it saved that every run was computed once and not for each row by itself."""
+    """Print what it saved to compute shared runs once instead of once per row."""
     spent = saved = 0.0
     for key, node in plan.nodes.items():
         folder = store.get(key)
@@ -146,6 +146,6 @@ def tell_sharing(plan: Plan, store: RunStore, console: Console) -> None:
     if alone > len(plan.nodes):
         console.print(
             f"{len(plan.nodes)} runs, {duration(spent)} of work; "
-            f"every row by itself: {alone} runs, {duration(spent + saved)}",
+            f"without sharing: {alone} runs, {duration(spent + saved)}",
             highlight=False,
         )

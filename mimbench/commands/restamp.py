@@ -1,7 +1,7 @@
-"""Stale results that today's code still computes: they get its stamp where their numbers come out again.
+"""Gives a stale result the stamp of today's code, if that code gives its numbers again.
 
-A refactor makes every finished run stale, though no number changed. Instead of computing all of them again,
-the start of each is computed and compared with what was recorded, bit for bit.
+A refactoring makes finished runs stale although no number changed. Instead of recomputing them whole, this
+computes the start of each and compares it with what was recorded, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from mimbench.store.folder import RunFolder, RunLocked
 from mimbench.store.records import RESULT_SCHEMA, Damaged, Options, Restamp, Result, Stamp, write_result
 from mimbench.store.runs import RunStore
 
-MIN_STEPS = 20  # a head that starts near zero gives one loss with any encoder: the first steps tell little
-FILES = ("encoder.safetensors", "teacher.safetensors")  # what other runs read of a finished one
+MIN_STEPS = 20  # a head that starts near zero gives the same loss with any encoder, so one step is too few
+FILES = ("encoder.safetensors", "teacher.safetensors")  # the files of a finished run that others read
 NOT_CHECKED = (
     "Not checked: the steps after the lines that were compared, the weights that these steps lead to, "
     "and the evaluation that follows a training."
@@ -37,7 +37,7 @@ NOT_CHECKED = (
 
 
 class Enough(Exception):
-    """As many lines as were asked for have been computed."""
+    """All wanted lines have been computed."""
 
 
 class Differs(Exception):
@@ -49,7 +49,7 @@ class Start(RunFolder):
 
     Args:
         run: the finished run. path: where to compute. count: lines of metrics.jsonl to compute; 0 for a run
-            that has none, which is computed whole.
+            without any, which is computed whole.
 
     Attributes:
         lines: what was logged; `total`: the run's steps.
@@ -63,7 +63,7 @@ class Start(RunFolder):
         self.lines: list[dict[str, Any]] = []
 
     def progress(self, step: int, total: int, **scalars: float) -> None:
-        """Keep a line, and stop at the last that is wanted."""
+        """Keep a line. Raises Enough after the last wanted one, Differs if none was recorded."""
         if not scalars:
             return
         if not self.count:
@@ -75,15 +75,18 @@ class Start(RunFolder):
 
 
 def restamp(because: str, console: Console, *, lines: int = 1, dry_run: bool = False) -> int:
-    """Give every stale run whose numbers come out again the stamp of today's code, parents first.
+    """Restamp every stale run whose recorded numbers today's code gives again, parents first.
 
     Args:
         because: why no number changed; kept in every result.
-        lines: how many lines of metrics.jsonl to compute and compare, at least; they cover MIN_STEPS steps.
+        lines: compare at least so many lines of metrics.jsonl, and enough to cover MIN_STEPS steps.
         dry_run: compute and compare, but write nothing.
 
     Returns:
-        The exit status: 1 where a run stays stale.
+        The exit status: 1 if a run stays stale.
+
+    Raises:
+        UserError: `because` is empty.
     """
     if not because.strip():
         raise UserError(
@@ -121,7 +124,7 @@ def restamp(because: str, console: Console, *, lines: int = 1, dry_run: bool = F
 
 
 def _parents_first(store: RunStore) -> Iterator[RunFolder]:
-    """Every run that can be read, after all that it starts from."""
+    """Every readable run, each after the runs that it starts from."""
     seen: set[str] = set()
 
     def visit(run: RunFolder) -> Iterator[RunFolder]:
@@ -149,17 +152,17 @@ def _is_stale(run: RunFolder) -> bool:
 
 
 def _check(run: RunFolder, lines: int, accepted: set[str]) -> str:
-    """Compute a run's start and compare it; what was compared, in words.
+    """Compute a run's start and compare it; returns what was compared, in words.
 
     Raises:
-        Differs: it cannot be compared, or does not come out as it was recorded.
+        Differs: it cannot be compared, or its numbers differ from the recorded ones.
     """
     result = run.result
     assert result is not None, f"{run.path.name} is not done"
     for role, key in run.spec.parents.items():
         parent = run.store.get(key)
         if parent is None:
-            raise Differs(f"its {role} was removed, so that it cannot be computed")
+            raise Differs(f"its {role} was removed, so it cannot be computed")
         if key not in accepted and (outcome := parent.outcome()) != "done":
             raise Differs(f"its {role} {parent.path.name} is {outcome}")
     recorded = _recorded(run, lines)
@@ -173,7 +176,7 @@ def _check(run: RunFolder, lines: int, accepted: set[str]) -> str:
 
 
 def _recorded(run: RunFolder, lines: int) -> list[dict[str, Any]]:
-    """The first lines of metrics.jsonl: so many, and as many more as it takes to cover MIN_STEPS steps."""
+    """The first lines of metrics.jsonl: at least `lines`, and enough to cover MIN_STEPS steps."""
     found: list[dict[str, Any]] = []
     for line in run.metrics():
         if len(found) >= lines and found[-1]["step"] >= MIN_STEPS:
@@ -183,7 +186,7 @@ def _recorded(run: RunFolder, lines: int) -> list[dict[str, Any]]:
 
 
 def _compute(start: Start) -> Mapping[str, float]:
-    """Compute until there are enough lines; the metrics of a run that has none."""
+    """Compute until there are enough lines, and return {}; a whole run's metrics if there are no lines."""
     try:
         with worker.logged(start.log_path):
             worker.seed_all(start.spec.seed)
@@ -203,7 +206,7 @@ def _threads_of(run: RunFolder) -> Iterator[None]:
     """Compute with as many threads as the run had.
 
     Raises:
-        Differs: this machine or its torch is another one than the run's, so that equal bits mean nothing.
+        Differs: the run had another device, CUDA or torch, so its bits cannot be compared.
     """
     import torch
 
@@ -213,7 +216,7 @@ def _threads_of(run: RunFolder) -> Iterator[None]:
         facts.append((then["versions"]["torch"], now["versions"].get("torch"), "version of torch"))
         threads = int(then["threads"])
     except (KeyError, TypeError, ValueError):
-        raise Differs("its env.json does not say on what it was computed") from None
+        raise Differs("its env.json does not say with which device and versions it was computed") from None
     for old, new, what in facts:
         if old != new:
             raise Differs(f"it was computed with another {what}: {old}, here {new}")
@@ -225,7 +228,7 @@ def _threads_of(run: RunFolder) -> Iterator[None]:
 
 
 def _same_lines(recorded: list[dict[str, Any]], start: Start) -> str:
-    """What was compared of a run's metrics.jsonl. Raises Differs at the first line that is another one."""
+    """Compare the lines; returns what was compared, in words. Raises Differs at the first other number."""
     for old, new in itertools.zip_longest(recorded, start.lines):
         if new is None:
             raise Differs(f"it ends before step {old['step']}")
@@ -239,7 +242,7 @@ def _same_lines(recorded: list[dict[str, Any]], start: Start) -> str:
 
 
 def _same_files(run: RunFolder, result: Result, start: Start, metrics: Mapping[str, float]) -> str:
-    """What was compared of a run that is computed whole. Raises Differs."""
+    """Compare a run that was computed whole; returns what was compared, in words. Raises Differs."""
     for name in sorted({*metrics, *result.metrics}):
         old, new = result.metrics.get(name), metrics.get(name)
         if _text(old) != _text(new if new is None else float(new)):

@@ -1,4 +1,4 @@
-"""The finished tables, written into documents."""
+"""Writes finished tables into documents."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mimbench.render import markdown, readme
 
 
 def results(document: Path, request: Request, console: Console, *, excerpt: str = "") -> int:
-    """The main tables, as far as they are finished: briefly between a document's marks, whole in RESULTS.md.
+    """Write the finished main tables: short ones between a document's marks, whole ones into RESULTS.md.
 
     Args:
         excerpt: a paper; the document shows only its finished rows.
 
     Raises:
-        UserError: no table is computed, or not that of `excerpt`.
+        UserError: no table is computed, or not the one of `excerpt`; or the document lacks its marks.
     """
     readme.around(document)
     known = stored_tables(request, console)
@@ -40,7 +40,11 @@ def results(document: Path, request: Request, console: Console, *, excerpt: str 
 
 
 def ablations(document: Path, request: Request, console: Console) -> int:
-    """The ablation tables of which no cell is open, in ABLATIONS.md beside a document."""
+    """Write the ablation tables without open cells into ABLATIONS.md beside a document.
+
+    Raises:
+        UserError: there is none.
+    """
     known = stored_tables(request, console, ablations=True)
     found = [stored for stored in known if not any(cell.open for cell in stored.cells)]
     if not found:

@@ -1,4 +1,4 @@
-"""One run and what it needs: a method on a task, its pretraining alone, or a run of the store."""
+"""Computes one run and what it needs: a method on a task, its pretraining alone, or a stored run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,14 @@ def run_one(
     rerun_stale: bool = False,
     dry_run: bool = False,
 ) -> int:
-    """Compute one run and what it needs: a method on a task, its pretraining alone, or a run of the store."""
+    """Compute one run and what it needs, and print its metrics and folder; returns the exit status.
+
+    Args:
+        name: a method, a teacher, or a stored run. task: None for the pretraining alone.
+
+    Raises:
+        UserError: an unknown name, a run that is not possible here, or an option that does not fit.
+    """
     check(request)
     store = RunStore(paths.runs())
     with Pool(store, jobs) as pool:
@@ -72,7 +79,7 @@ def run_one(
 
 
 def with_unavailable(plan: Any) -> None:
-    """A single run that is not runnable is the user's mistake; in a table it is a cell's state."""
+    """Turn Unavailable into UserError: for a single run it is the user's mistake, not a cell's state."""
     try:
         plan()
     except Unavailable as reason:
@@ -81,7 +88,7 @@ def with_unavailable(plan: Any) -> None:
 
 
 def refuse_for_stored(request: Request, seed: int) -> None:
-    """Raises UserError for options that would change what a run of the store is."""
+    """Raises UserError for options that would turn a stored run into another one."""
     given = [
         *(f"--set {name}" for name in request.changes),
         *(f"--data {name}" for name in request.data),
@@ -95,10 +102,10 @@ def refuse_for_stored(request: Request, seed: int) -> None:
 
 
 def plan_stored(folder: RunFolder, store: RunStore) -> Plan:
-    """The plan that computes a run of the store again from what its folder says.
+    """The plan that computes a stored run again from its folder's records.
 
     Raises:
-        UserError: it is to do, and what it starts from was removed.
+        UserError: a run is not done, and a run that it starts from was removed.
     """
     plan = Plan(targets={folder.spec.key})
 

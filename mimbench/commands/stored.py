@@ -1,4 +1,4 @@
-"""Papers' tables as they stand in the store; nothing is computed."""
+"""The papers' tables, filled from stored runs; nothing is computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mimbench.table.spec import TableSpec
 
 @dataclass(frozen=True)
 class Stored:
-    """A paper's table: what it asks for, the runs behind it, what became of them."""
+    """A paper's table: its spec, the plan of its runs, their outcomes, and its cells."""
 
     method: str
     spec: TableSpec
@@ -41,7 +41,7 @@ class Stored:
 
 
 def stored_tables(request: Request, console: Console, *, ablations: bool = False) -> Iterator[Stored]:
-    """The main table of every paper, or all of its others."""
+    """The main table of every paper; with `ablations`, all other tables instead."""
     check(request)
     store, catalog = RunStore(paths.runs()), read_catalog(console)
     for method, name in tables.list_tables():

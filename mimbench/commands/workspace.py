@@ -1,4 +1,4 @@
-"""What every command works with: the catalog of what there is, and the data behind a request."""
+"""What commands work with: the catalog, and the data of a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mimbench.plan.request import Request, check_weights
 
 
 def read_catalog(console: Console, pool: Pool | None = None) -> Catalog:
-    """The catalog. Before it imports the first method or task, it says so, and the pool's workers start."""
+    """The catalog. Before it imports the first card, it prints a notice and starts the pool's workers."""
 
     def on_miss() -> None:
         console.print("Reading recipes (first time with these settings)", style="dim")
@@ -32,7 +32,7 @@ def dataset(request: Request, catalog: Catalog) -> Data:
     """The datasets and checkpoints of a request. Nothing is made.
 
     Raises:
-        UserError: data that cannot be used, a checkpoint of an unknown name, or a file that is none.
+        UserError: unusable data, an unknown checkpoint name, or a file that is not a checkpoint.
     """
     known = set(discovery.names("method"))
     if request.weights.keys() - known:
@@ -43,7 +43,7 @@ def dataset(request: Request, catalog: Catalog) -> Data:
 
 
 def make_toy_data(todo: Iterable[Node], console: Console) -> None:
-    """Make the project's own data where a run to come reads it, or see that what is there is sound.
+    """Make the project's own data if a run in `todo` reads it; if it exists, check it.
 
     Raises:
         UserError: the folder holds something else, or is damaged.
@@ -60,7 +60,7 @@ def make_toy_data(todo: Iterable[Node], console: Console) -> None:
             with console.status(f"Making the {size} data in {root}"):
                 toy.ensure(root, size=size)
             continue
-        toy.ensure(root, size=size)  # in case it is an older version's
+        toy.ensure(root, size=size)  # an older version may have made it
         for role, path in roles.items():
             if not _is_sound(size, role, path):
                 raise UserError(
@@ -69,7 +69,7 @@ def make_toy_data(todo: Iterable[Node], console: Console) -> None:
 
 
 def _is_sound(size: str, role: str, path: Path) -> bool:
-    """Whether a role's folder of the project's own data says what it is, and has all its training images."""
+    """Whether a role's folder of toy data has the right fingerprint and all its training images."""
     from mimbench.data import toy
 
     try:

@@ -1,1 +1,1 @@
-"""Who computes the graph of runs: worker processes, their progress, this machine."""
+"""Computes the graph of runs: worker processes, their progress, this machine."""

@@ -1,4 +1,4 @@
-"""This machine: its cores and GPUs, and what of it a run's numbers may depend on."""
+"""This machine: its cores and GPUs, and the facts that a run's numbers may depend on."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def gpu_ids() -> list[str]:
 
 
 def default_jobs() -> int:
-    """Runs side by side: one a GPU, or one a core where there is none."""
+    """How many runs go on at the same time: one per GPU, or one per core without a GPU."""
     return len(gpu_ids()) or num_cores()
 
 
 def options() -> Options:
-    """Loader processes feed a GPU; on CPU they would only take the cores away from the model."""
+    """Options with loader processes for a GPU; on CPU none, as they would take cores from the model."""
     gpus = len(gpu_ids())
     return Options(num_workers=min(num_cores() // gpus, MAX_LOADER_WORKERS) if gpus else 0)
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers may depend on beside the source: versions, threads, device."""
+    """What the numbers may depend on besides the source: versions, threads, device."""
     import torch
 
     versions = {}

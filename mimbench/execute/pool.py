@@ -27,8 +27,8 @@ from mimbench.store.records import Damaged
 from mimbench.store.runs import RunStore
 
 TICK_SECONDS = 0.25
-POLL_SECONDS = 1.0  # between two looks at a run that another process computes
-MAX_ATTEMPTS = 2  # a worker that dies twice on a run has not died by accident
+POLL_SECONDS = 1.0  # between two checks of a run that another process computes
+MAX_ATTEMPTS = 2  # if a worker dies twice on a run, it is no accident
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -57,13 +57,13 @@ class Worker:
         self.node: Node | None = None
         self.gpu = environment.get("CUDA_VISIBLE_DEVICES")
         self.ready = False
-        self.errors: IO[bytes] = tempfile.TemporaryFile()  # for what it says when it dies outside a run
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # its stderr outside of runs, for when it dies
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mimbench.execute.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            cwd=place,  # not the user's folder, in which Python would look for modules first
+            cwd=place,  # not the user's folder: Python would look for modules there first
             env=dict(environment),
             text=True,
             start_new_session=True,  # Ctrl-C reaches only the parent, which then closes the workers' input
@@ -111,7 +111,7 @@ class Pool:
     """Workers, started when `start` or `run` is called, stopped by `close` or at the end of the `with` block.
 
     Args:
-        jobs: workers at most; default: one for each GPU, or one for each core where there is none.
+        jobs: workers at most; default: one per GPU, or one per core without a GPU.
     """
 
     def __init__(self, store: RunStore, jobs: int | None = None) -> None:
@@ -136,7 +136,7 @@ class Pool:
             self.workers.append(Worker(self.store.root, self.environment(), self.events))
 
     def environment(self) -> dict[str, str]:
-        """One thread a worker on CPU: repeatable, and two runs side by side beat one on two threads."""
+        """A worker's environment. On CPU it has one thread: repeatable, and two such runs beat one on two."""
         threads = max(num_cores() // self.jobs, 1) if self.gpus else 1
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
@@ -152,7 +152,7 @@ class Pool:
         self.workers.clear()
 
     def run(self, plan: Plan, progress: Progress, *, rerun_stale: bool = False) -> Report:
-        """Compute what is to do. Errors of single runs are reported, not raised; the others go on."""
+        """Compute a plan's missing runs. Errors of single runs are reported, not raised; the others go on."""
         return _Execution(self, plan, progress, rerun_stale).run()
 
 
@@ -220,7 +220,7 @@ class _Execution:
             words = worker.last_words()
             if node is None and worker.ready:
                 return  # killed while it had nothing to do
-            if node is None:  # it died before it was given a run: another one would do the same
+            if node is None:  # it died before it got a run: the next worker would, too
                 raise RunFailed(f"No worker could start: {words}.")
             self._on_death(node, words)
             return

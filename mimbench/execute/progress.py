@@ -26,7 +26,7 @@ class Progress:
     Args:
         todo: the runs to come, for the overall time left.
         pace: how long such runs have taken before.
-        workers: runs side by side.
+        workers: how many runs go on at the same time.
         clock: seconds, from any start.
     """
 
@@ -44,7 +44,7 @@ class Progress:
         self.flops_done = 0.0
         self.settled = 0
         self.time_left = TimeLeft(todo, pace or Pace(), workers)
-        self._folders: dict[str, tuple[RunFolder, float]] = {}  # and since when, as status files have it
+        self._folders: dict[str, tuple[RunFolder, float]] = {}  # and its start, in the time of status files
         self._last = clock()
         self.display = Display(self) if console.is_terminal else None
 
@@ -117,7 +117,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until every run is settled; None before there is anything to go by."""
+        """Seconds until every run is settled; None as long as no estimate is possible."""
         return self.time_left.seconds(self.clock())
 
 

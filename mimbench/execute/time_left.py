@@ -1,4 +1,4 @@
-"""How long an execution still takes. No clock and no file is read: a recorded execution can be replayed."""
+"""Estimates how long an execution still takes. Reads no clock or file, so tests can replay a recording."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mimbench.plan.graph import Node
 from mimbench.plan.pace import HAND_OVER_SECONDS, Job, Kind, Pace, Timed, kind_of, makespan, ranks
 
 TOLD, TOLD_SECONDS = 0.05, 5.0
-"""The share of its steps, and the seconds, after which a run tells how long it takes before it is done."""
+"""The share of its steps, and the seconds, after which the speed of an unfinished run is trusted."""
 
 
 @dataclass
@@ -18,9 +18,9 @@ class Track:
     """A run that is being computed, here or by another process.
 
     Attributes:
-        began: when its worker was given it. `computes_since`: when the worker was ready and began.
-        is_first: whether it may have been given to a worker that was still starting.
-        first_step: where it went on from: the rate of a resumed run must not count old steps.
+        began: when a worker got it. `computes_since`: when its first progress was seen.
+        is_first: whether its worker may still have been starting then.
+        first_step: the step it resumed from: the rate of a resumed run must not count old steps.
         stepped: when the first and when the latest step was seen.
     """
 
@@ -35,7 +35,7 @@ class Track:
     stepped: tuple[float, float] = (0.0, 0.0)
 
     def see(self, step: int, total: int, now: float) -> None:
-        """Take note of the run's progress."""
+        """Record the run's progress."""
         if self.computes_since is None:
             self.computes_since = now
         if not total:
@@ -52,7 +52,7 @@ class Track:
 
     @property
     def new_fraction(self) -> float:
-        """The share of all steps that was done since the run was given to its worker."""
+        """The share of all steps that was done since a worker got the run."""
         return (self.step - self.first_step) / self.total if self.total else 0.0
 
     @property
@@ -63,15 +63,15 @@ class Track:
         return done / (latest - first) if done > 0 and latest > first else None
 
     def seconds_left(self, now: float) -> float | None:
-        """Until its last step; None before its rate is known."""
+        """Seconds until its last step; None before its rate is known."""
         return max((self.total - self.step) / self.rate - (now - self.stepped[1]), 0.0) if self.rate else None
 
 
 class TimeLeft:
-    """The time left of an execution: the runs to come, each with its expected seconds, over the workers.
+    """Estimates the time left of an execution from the expected seconds of its runs and the workers.
 
     Args:
-        pace: what is known before; what this execution shows goes on top of it.
+        pace: times of earlier runs; times of this execution are added to it.
     """
 
     def __init__(self, todo: Sequence[Node], pace: Pace, workers: int) -> None:
@@ -96,7 +96,7 @@ class TimeLeft:
         """A run is settled.
 
         Args:
-            seconds: of its work, where it was computed now; None where it failed, or was never begun.
+            seconds: of its work, if it was computed now; None if it failed, or was never begun.
         """
         self.waiting.pop(node.key, None)
         track = self.tracks.pop(node.key, None)
@@ -111,7 +111,7 @@ class TimeLeft:
             self._gaps.append(max(now - track.began - seconds, 0.0))
 
     def seconds(self, now: float) -> float | None:
-        """Until every run is settled; None before there is anything to go by."""
+        """Seconds until every run is settled; None as long as no estimate is possible."""
         pace = self._pace(now)
         drift = self._drift(pace)
         gap = median(self._gaps) if self._gaps else HAND_OVER_SECONDS
@@ -130,7 +130,7 @@ class TimeLeft:
         return makespan(jobs, self.workers, left[False], left[True])
 
     def _pace(self, now: float) -> Pace:
-        """What this execution shows: its finished runs, and those under way whose kind has none yet."""
+        """The times of this execution: of finished runs, and of unfinished ones if their kind has none."""
         pace = Pace(self.here.runs)
         for track in self.tracks.values():
             kind, own = kind_of(track.node), track.seconds_left(now)
@@ -142,7 +142,7 @@ class TimeLeft:
         return pace
 
     def _drift(self, pace: Pace) -> float:
-        """How much longer runs take here than the runs known before would have it."""
+        """The time that runs take here, divided by the time expected from earlier runs."""
         pairs = [
             (run.seconds, self.before.seconds(run.kind, run.flops) or 0.0)
             for run in pace.runs
@@ -152,7 +152,7 @@ class TimeLeft:
         return sum(seconds for seconds, _ in pairs) / before if before else 1.0
 
     def _expected(self, node: Node, pace: Pace, drift: float) -> float | None:
-        """Seconds of a whole run: by its kind here, else by its kind before, else by other kinds."""
+        """Expected seconds of a whole run: from its kind here, else its kind earlier, else other kinds."""
         kind = kind_of(node)
         before = self.before.seconds(kind, node.flops)
         if before is not None and self.before.knows(kind) and not self.here.knows(kind):
@@ -161,7 +161,7 @@ class TimeLeft:
         return here if here is not None or before is None else before * drift
 
     def _remaining(self, track: Track, expected: float | None, now: float) -> float | None:
-        """Seconds that a run under way still takes: by its kind at first, more and more by its own steps."""
+        """Seconds that an unfinished run still takes: at first by its kind, later by its own speed."""
         kind = kind_of(track.node)
         spent = now - track.computes_since if track.computes_since is not None else 0.0
         resumed = track.first_step / track.total if track.total else 0.0
@@ -169,7 +169,7 @@ class TimeLeft:
         own = track.seconds_left(now)
         if own is None:
             return by_kind
-        if track.step == track.total:  # what follows is its evaluation
+        if track.step == track.total:  # only its evaluation is left
             evaluated = now - track.stepped[1]
             return max(self._tails[kind] - evaluated, 0.0) if kind in self._tails else by_kind or 0.0
         own += self._tail(kind)

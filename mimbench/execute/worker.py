@@ -1,7 +1,8 @@
 """A worker: one process that computes runs, one after another, and imports torch once for all of them.
 
-It speaks JSON lines. In: `{"run": folder, "rerun": bool}`. Out: `{"event": ..., ...}`, the event being ready,
-done, busy or failed. End of input means that whoever asked is gone, and the worker ends at once.
+It reads and writes JSON lines. In: `{"run": folder, "rerun": bool}`. Out: `{"event": ..., ...}`, where the
+event is ready, done, busy or failed. The end of input means that the parent process is gone; then the worker
+exits at once.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> None:
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     faulthandler.enable()  # a crash inside a library leaves its trace in the run's log
-    with contextlib.suppress(ImportError):  # only to save time: a run that misses something says so itself
+    with contextlib.suppress(ImportError):  # only saves time: a run that misses a module reports it
         importlib.import_module("mimbench.train.pretraining")
     replies.write(json.dumps({"event": "ready"}) + "\n")
     while True:
@@ -48,11 +49,11 @@ def main() -> None:
 def _listen(requests: queue.SimpleQueue[dict[str, Any]]) -> None:
     for line in sys.stdin:
         requests.put(json.loads(line))
-    os._exit(0)  # at once: the lock goes with the process, the checkpoint stays
+    os._exit(0)  # at once: the lock ends with the process, the checkpoint stays
 
 
 def handle(path: Path, *, rerun: bool) -> dict[str, Any]:
-    """Compute the run unless it is done (or stale, unless `rerun` is asked for)."""
+    """Compute the run unless it is done (or stale, unless `rerun` is set); returns the reply."""
     folder = RunFolder(RunStore(path.parent), path)
     try:
         with folder.lock():
@@ -86,13 +87,13 @@ def compute(folder: RunFolder) -> dict[str, Any]:
 
 
 def _plugin(folder: RunFolder) -> dict[str, Any]:
-    """What env.json says of the plug-in that a run's method or task comes from."""
+    """The entry in env.json for the plug-in of a run's method or task, if any."""
     found = discovery.plugin_of(discovery.STAGES[folder.spec.stage], folder.spec.name)
     return {"plugin": found.facts()} if found else {}
 
 
 def _failure(error: Exception, place: Path) -> dict[str, Any]:
-    """What is replied of an error."""
+    """The reply for an error."""
     user, found = isinstance(error, UserError), trouble(error, place)
     if user or isinstance(error, RunFailed):
         message = str(error)
@@ -115,7 +116,7 @@ def stage(folder: RunFolder) -> dict[str, float]:
         from mimbench.checkpoint import adopt
 
         return adopt.run(folder, card)
-    if folder.weights:  # loaded, not trained: what is left to do is to see that it loads
+    if folder.weights:  # loaded, not trained: only check that it loads
         assert card.load is not None, f"{spec.name} is given weights but has no `load`"
         card.load(folder)
         return {}
@@ -144,7 +145,7 @@ def logged(path: Path) -> Iterator[None]:
     finally:
         for descriptor, place in ((1, kept[0]), (2, kept[1])):
             stream = sys.stdout if descriptor == 1 else sys.stderr
-            with contextlib.suppress(OSError):  # no room for the log: the rest goes where the stream goes now
+            with contextlib.suppress(OSError):  # disk full: the rest of the log goes to the old stream
                 stream.flush()
             os.dup2(place, descriptor)
             with contextlib.suppress(OSError):

@@ -19,10 +19,10 @@ __all__ = ["ROLES", "Data", "Everything", "Source", "data_fingerprint"]
 
 
 class Source(Protocol):
-    """What the planner asks of the data and the checkpoints that its runs read.
+    """What the planner must know about the data and the checkpoints that its runs read.
 
     Attributes:
-        everything_given: whether to plan what was not given as well, and the rows that a table leaves out.
+        everything_given: whether the planner also plans the rows that a table leaves out at a scale.
     """
 
     everything_given: bool
@@ -39,7 +39,7 @@ class Source(Protocol):
 
 
 class Everything:
-    """Plans as if every dataset and checkpoint were given: a plan's recipes do not depend on which."""
+    """Answers as if every dataset and checkpoint were given; the recipes of a plan do not depend on them."""
 
     everything_given = True
 
@@ -67,10 +67,13 @@ class Everything:
 class Data:
     """The datasets and checkpoints of a request.
 
-    Nothing is made: of the project's own data, the fingerprint and the sizes are known before it is there.
+    It makes nothing: the fingerprint and the sizes of the project's own data are known before it is made.
 
     Args:
-        toy: gives the root of the project's own data; called only if some role falls back on it.
+        toy: returns the root of the project's own data; called only if some role falls back on it.
+
+    Raises:
+        UserError: an unknown role, or data with errors.
     """
 
     everything_given = False
@@ -88,7 +91,7 @@ class Data:
             require(role, self.path(role))  # wrong data is an error before anything else happens
 
     def path(self, role: str) -> Path:
-        """Where the data of a role is, or will be made before the first run reads it.
+        """Where the data of a role is, or where it will be made before the first run reads it.
 
         Raises:
             Unavailable: the user must give it and did not.
@@ -131,7 +134,7 @@ class Data:
         return self._fingerprints[role]
 
     def checkpoint(self, title: str, name: str) -> dict[str, Path]:
-        """The checkpoint given as --weights NAME, by its name. Raises Unavailable where there is none."""
+        """Name to path of the checkpoint given as --weights NAME. Raises Unavailable if it was not given."""
         if name not in self.request.weights:
             option = f"--weights {name}=PATH"
             raise Unavailable(f"{title} is not trained at this scale: give {option}", option)
@@ -145,11 +148,11 @@ class Data:
         return self._fingerprints[key]
 
     def size(self, role: str, *, labelled: bool) -> int:
-        """Training images; the labelled ones where only those are trained on. 0 where there are none."""
+        """How many training images there are; with `labelled`, how many labelled ones. 0 without data."""
         if (role, labelled) not in self._sizes:
             try:
                 self._sizes[role, labelled] = self._count_images(role, labelled)
-            except Unavailable:  # which only a run that loads weights survives
+            except Unavailable:  # only a run that loads weights can go on without data
                 self._sizes[role, labelled] = 0
         return self._sizes[role, labelled]
 
@@ -163,7 +166,7 @@ class Data:
 
 
 def toy_images(size: str, role: str, *, labelled: bool) -> int:
-    """Training images that the project's own data of that size has, made or not."""
+    """How many training images the project's own data of that size has, made or not."""
     from mimbench.data import toy
 
     plan, classes = toy.PLANS[size], len(toy.CLASSES)
@@ -173,7 +176,7 @@ def toy_images(size: str, role: str, *, labelled: bool) -> int:
 
 
 def count_images(root: Path, role: str, *, labelled: bool) -> int:
-    """Training images in a dataset's folder; those of its list of labelled ones, where it has one."""
+    """How many training images a dataset has; with `labelled`, the length of its list of them, if any."""
     if role == "coco":
         return _count(root / "train2017")
     if role == "ade20k":
@@ -189,7 +192,7 @@ def _count(folder: Path) -> int:
 
 
 def data_fingerprint(path: Path, *, field: str = "--data") -> str:
-    """The fingerprint of a dataset: its files' relative paths and sizes, or what its `toy.json` says.
+    """The fingerprint of a dataset: a hash of its files' relative paths and sizes, or the one in `toy.json`.
 
     Raises:
         UserError: the folder is missing, unreadable or empty; `field` names the role.

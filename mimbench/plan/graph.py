@@ -22,7 +22,7 @@ class Node:
     images: int
     flops: float
     outcome: Outcome
-    users: set[str] = field(default_factory=set)  # the rows that would each have computed it by itself
+    users: set[str] = field(default_factory=set)  # the rows that need it
 
     @property
     def key(self) -> str:
@@ -38,7 +38,7 @@ class Plan:
         cells: (row id, column index) to {seed: key of the run with the cell's number}.
         blocked: (row id, column index) to why it cannot be run here.
         recipes: key to the resolved recipe with its sources.
-        targets: the runs that were asked for; the others only lead to them.
+        targets: keys of the requested runs; all others are runs that these need.
         provenance: row id to where its method's code comes from: official, reconstruction, own.
     """
 
@@ -51,9 +51,10 @@ class Plan:
 
     @classmethod
     def union(cls, plans: Mapping[str, Plan]) -> Plan:
-        """Every run of several tables, given by their names, once; cells stay with their tables.
+        """All runs of several tables, given by name, each once; without the cells of the tables.
 
-        A main table's rows are methods. Of an ablation's (`4 branches`), the run's label says which table's.
+        The rows of a main table are methods. For a row of an ablation (`4 branches`), the run's label names
+        the table too.
         """
         whole = cls()
         for table, plan in plans.items():
@@ -66,7 +67,7 @@ class Plan:
         return whole
 
     def drop_unused(self) -> None:
-        """Forget the runs that lead to no target, as those of a row that turned out not to be runnable."""
+        """Drop the runs that no target needs, such as those of a row that cannot be run."""
         needed = set(self.targets)
         for key, node in reversed(self.nodes.items()):
             if key in needed:
@@ -79,9 +80,9 @@ class Plan:
         return [key, *(run for parent in parents for run in self.lineage(parent))]
 
     def pretraining_flops(self) -> dict[str, float]:
-        """Row id to the FLOPs of its own pretraining; not where it is loaded.
+        """Row id to the FLOPs of its pretraining; without rows whose encoder is loaded or not trained.
 
-        A teacher's forward passes are in it, its own training is not.
+        The forward passes of a teacher count, its training does not.
         """
         found = {}
         for (row, _), keys in self.cells.items():
@@ -91,7 +92,7 @@ class Plan:
         return found
 
     def loaded(self) -> dict[str, str]:
-        """Row id to the name of the checkpoint that takes the place of its pretraining, where one does."""
+        """Row id to the file name of the checkpoint that replaces its pretraining, for rows that have one."""
         found = {}
         for (row, _), keys in self.cells.items():
             parents = self.nodes[next(iter(keys.values()))].spec.parents

@@ -1,7 +1,7 @@
-"""The overrides behind a plan: which recipe each one changes, and which of them change none.
+"""The overrides of a plan: which recipe each one changes, and which of them change nothing.
 
-A table's row changes the recipe of its own pretraining by `field`, and any recipe that it is made of by
-`name.field`. The user's --set does the same for every row of the plan.
+In a table's row, `field` changes the row's own pretraining, and `name.field` the recipe of any of its parts.
+The user's --set does the same for every row of the plan.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mimbench.recipe import Scale
 from mimbench.table.spec import Row
 
 SHAPE = {"arch", "img_size", "patch_size"}
-"""The fields of a pretraining that say what its encoder is, not how it learns."""
+"""The fields of a pretraining that set its encoder's shape, not its training."""
 
 
 class Overrides:
@@ -28,9 +28,9 @@ class Overrides:
 
     Attributes:
         where: the place of the row, for messages (`tables/dtm/main.toml: rows.dtm.set`).
-        values: `field` or `name.field` to its value; those of the scale over those of every scale.
-        parts: the names that the row is made of, as far as it is planned: its method, what that learns from,
-            and the tasks.
+        values: `field` or `name.field` to its value; values for this scale replace those for all scales.
+        parts: the names of the row's method, of the teachers and methods that it needs, and of the tasks, as
+            far as they have been planned.
     """
 
     def __init__(self, row: Row, scale: Scale, where: str) -> None:
@@ -39,7 +39,7 @@ class Overrides:
         self.parts: set[str] = set()
 
     def of(self, name: str, *, own: bool) -> Changes:
-        """What the row changes of a recipe; `own`: of its own pretraining, which bare fields are about."""
+        """The row's changes to a recipe; `own`: it is the row's own pretraining, which `field` changes."""
         self.parts.add(name)
         split = [(*field.rpartition("."), value) for field, value in self.values.items()]
         bare = {field: value for prefix, _, field, value in split if own and not prefix}
@@ -48,12 +48,12 @@ class Overrides:
 
     @property
     def own_fields(self) -> set[str]:
-        """The fields of its pretraining that the row changes, its shape aside."""
+        """The fields of its pretraining that the row changes, without those in SHAPE."""
         split = (name.rpartition(".") for name in self.values)
         return {field for prefix, _, field in split if prefix in ("", self.row.method)} - SHAPE
 
     def refuse_strangers(self) -> None:
-        """Raises UserError for an override of something that the row is not made of."""
+        """Raises UserError for an override of a name that is not a part of the row."""
         for name in self.values:
             prefix, dot, _ = name.rpartition(".")
             if dot and prefix not in self.parts:
@@ -62,7 +62,7 @@ class Overrides:
 
 
 class Ledger:
-    """The request's --set and --weights entries, and which of them some run of the plan uses."""
+    """Keeps the request's --set and --weights entries, and notes which of them the plan's runs use."""
 
     def __init__(self, request: Request, recipes: Recipes) -> None:
         self.request, self.recipes = request, recipes
@@ -71,20 +71,20 @@ class Ledger:
         self._loaded: set[str] = set()  # names of checkpoints
 
     def note_row(self, row: Row) -> None:
-        """A row is planned, whatever becomes of it."""
+        """Note that a row is planned, even if it turns out that it cannot be run."""
         self._rows.append(row)
 
     def note_checkpoint(self, name: str) -> None:
-        """Some run loads the checkpoint of that name."""
+        """Note that some run loads the checkpoint of that name."""
         self._loaded.add(name)
 
     def changes(self, name: str, overrides: Overrides, *, own: bool) -> Changes:
-        """Everything that changes a recipe, in the order in which it applies: the row's, then the user's.
+        """All changes to a recipe, in the order in which they apply: the row's, then the user's.
 
         Args:
             name: the method, teacher or task.
-            overrides: of the row that is planned.
-            own: whether it is the row's own pretraining, which bare fields are about.
+            overrides: those of the row that is planned.
+            own: whether it is the row's own pretraining, which fields without a name before them change.
         """
         found = list(overrides.of(name, own=own))
         for change, value in self.request.changes.items():
@@ -98,7 +98,7 @@ class Ledger:
         return [(place, values) for place, values in found if values]
 
     def _is_settable(self, pretraining: str, field: str) -> bool:
-        """Whether a bare --set changes a pretraining; of one that trains nothing, only its shape."""
+        """Whether --set FIELD changes a pretraining. If that trains nothing, only SHAPE fields do."""
         kind = discovery.kind_of(pretraining)
         if field not in SHAPE and not self.recipes.trains(pretraining):
             return False
@@ -107,8 +107,8 @@ class Ledger:
     def unused(self, plan: Plan) -> dict[tuple[str, str], set[str]]:
         """The --set and --weights entries that no run of the plan uses.
 
-        Of a row that cannot be run here it is not known what it would use, so whatever its recipes have a
-        field for, and every checkpoint that there is, counts as used where there is such a row.
+        It is unknown what a row that cannot be run here would use. If there is such a row, all fields of its
+        recipes and all known checkpoints count as used.
 
         Returns:
             (option, name) to the names that the plan's runs would use.
@@ -134,7 +134,7 @@ class Ledger:
         return any(prefix in ("", name) and field in self.recipes.fields(kind, name) for kind, name in cards)
 
     def _settable(self, plan: Plan, change: str) -> set[str]:
-        """What --set accepts instead: fields of the pretrainings, or the names before the dot."""
+        """What --set accepts instead: fields of the pretrainings, or names that may come before the dot."""
         if "." in change:
             return {node.spec.name for node in plan.nodes.values()}
         found = set()

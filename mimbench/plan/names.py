@@ -27,12 +27,12 @@ LISTS: dict[Kind, str] = {
     "paper": "mimbench tables", "table": "mimbench tables", "run": "mimbench runs list",
 }  # fmt: skip
 NEAREST = 5
-"""How many names a message lists where there are many."""
+"""How many names a message lists if there are more than MANY."""
 MANY = 10
 
 
 def known_names(store: RunStore | None = None) -> dict[str, list[Kind]]:
-    """Every name there is, and all that it stands for: `dtm` is a method, and a paper with tables.
+    """Every known name, and the kinds of things it stands for: `dtm` is a method, and a paper with tables.
 
     A table has two names: `main`, and with its paper `dtm/main`.
     """
@@ -67,12 +67,12 @@ def use_of(name: str, kind: Kind) -> str:
 
 
 def wrong_name(field: str, name: str, *wanted: Kind, store: RunStore | None = None) -> UserError:
-    """The error of a name that is of no kind that belongs there; it says what else it is, or is near to.
+    """The error for a name of a wrong kind. It says of which kind the name is, or which names are near it.
 
     Args:
-        field: what the user knows the place of the name as (`METHOD`).
-        wanted: the kinds that belong there.
-        store: whose runs count as names.
+        field: the argument or option that the name was given for (`METHOD`).
+        wanted: the kinds that are valid there.
+        store: the names of its runs count as names; None for none.
     """
     names = known_names(store)
     fitting = [text for text, kinds in names.items() if set(kinds) & set(wanted)]
@@ -115,10 +115,10 @@ def find_run(store: RunStore, text: str, *also: Kind) -> RunFolder:
     """The one run whose folder's name or key begins with what the user typed.
 
     Args:
-        also: other kinds of names that are valid in its place, for the message.
+        also: other kinds of names that would be valid too, for the message.
 
     Raises:
-        UserError: none does, or several do.
+        UserError: no run or several runs match.
     """
     found = store.named(text)
     if not found:

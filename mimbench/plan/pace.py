@@ -1,4 +1,4 @@
-"""How long runs take, learned from runs that are done, and how long a graph of them takes side by side."""
+"""Estimates from finished runs how long runs take, and how long a graph of runs takes on several workers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mimbench.store.folder import RunFolder
 from mimbench.store.runs import RunStore
 
 Kind = tuple[str, str, str]
-"""Stage, name and arch: runs that do the same thing, for different lengths of time."""
+"""Stage, name and arch. Runs of one kind do the same work, for more or fewer steps."""
 
 FIXED_SECONDS = 1.0
-"""What a run takes beside its FLOPs (start, evaluation) where the known runs do not tell."""
+"""Seconds of a run that do not depend on its FLOPs (start, evaluation), if the known runs do not tell."""
 
 START_SECONDS, HAND_OVER_SECONDS = 5.0, 0.3
-"""What a worker takes to import torch, and between the end of a run and the begin of the next."""
+"""Seconds that a worker needs to import torch, and between two runs."""
 
 MORE_THAN_FLOPS = 1.15
 """How much longer an unknown kind of run takes than its FLOPs suggest at the speed of other kinds.
@@ -63,11 +63,11 @@ class Pace:
         self._lines.clear()
 
     def knows(self, kind: Kind) -> bool:
-        """Whether a run of this very kind is known."""
+        """Whether a run of exactly this kind is known."""
         return kind in self._kinds
 
     def seconds(self, kind: Kind, flops: float) -> float | None:
-        """Expected seconds of a run; None where no run is known that tells."""
+        """Expected seconds of a run; None if no known run tells."""
         if kind not in self._lines:
             self._lines[kind] = self._line(kind)
         line = self._lines[kind]
@@ -78,7 +78,7 @@ class Pace:
         if self.knows(kind):
             return _fit([run for run in self.runs if run.kind == kind])
         stage, _, arch = kind
-        others = [run for run in self.runs if run.flops]  # one without FLOPs tells nothing of those with
+        others = [run for run in self.runs if run.flops]  # a run without FLOPs tells nothing about others
         groups = (
             [run for run in others if (run.kind[0], run.kind[2]) == (stage, arch)],
             [run for run in others if run.kind[2] == arch],
@@ -91,9 +91,9 @@ class Pace:
 
 
 def _line_through(runs: Sequence[Timed]) -> tuple[float, float]:
-    """Fixed seconds, as assumed, and the median of the seconds per FLOP beside them.
+    """The assumed fixed seconds, and the median of the other seconds per FLOP.
 
-    Between runs of several kinds no line is fitted: one may take longer for other reasons than its FLOPs.
+    No line is fitted through runs of several kinds: a kind may be slower for other reasons than its FLOPs.
     """
     fixed = min(FIXED_SECONDS, *(run.seconds for run in runs))
     rates = [(run.seconds - fixed) / run.flops for run in runs if run.flops]
@@ -120,9 +120,9 @@ def _fit(runs: Sequence[Timed]) -> tuple[float, float]:
 
 
 def history(plan: Plan, store: RunStore) -> list[Timed]:
-    """The store's finished runs of the kinds that a plan has; this machine's own where there are any.
+    """The store's finished runs of the kinds in a plan: those of this machine, or if there are none, all.
 
-    The FLOPs of a run that is not in the plan are those of the plan's run of its kind, by images seen.
+    A run that is not in the plan gets the FLOPs of the plan's run of its kind, scaled by the images seen.
     """
     like: dict[str, Node] = {}  # by the start of a folder's name
     for node in plan.nodes.values():
@@ -157,10 +157,10 @@ def _flops(folder: RunFolder, planned: Node | None, like: Node, steps: int) -> f
 
 @dataclass(frozen=True)
 class Job:
-    """A run that has not begun: its seconds, the runs that must be done before, and its place in the queue.
+    """A run that has not begun: its seconds, the runs that must be done first, and its rank in the queue.
 
     Attributes:
-        rank: of the runs that can begin, the one with the highest begins first.
+        rank: of the runs that can begin, the one with the highest rank begins first.
     """
 
     seconds: float
@@ -178,8 +178,8 @@ def makespan(
 
     Args:
         jobs: key to a run that has not begun.
-        workers: runs side by side, those that are running included.
-        running: key to the seconds that a run here still takes; `elsewhere`: in another process.
+        workers: how many runs go on at the same time, those of `running` included.
+        running: key to the seconds that a run here still takes; `elsewhere`: the same in other processes.
     """
     running, elsewhere = running or {}, elsewhere or {}
     ends = [(seconds, key) for runs in (running, elsewhere) for key, seconds in runs.items()]
@@ -208,7 +208,7 @@ def makespan(
 
 
 def ranks(todo: Sequence[Node]) -> dict[str, float]:
-    """FLOPs from the start of a run to the end of the longest chain that begins with it."""
+    """Run key to the FLOPs of the longest chain of runs that begins with it."""
     after: dict[str, float] = {}
     found: dict[str, float] = {}
     for node in reversed(todo):
@@ -220,11 +220,11 @@ def ranks(todo: Sequence[Node]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long runs are expected to take side by side.
+    """How long runs are expected to take on `workers` workers.
 
     Attributes:
-        seconds: None where no run at all is known to go by.
-        unknown: names of those of whose kind no run is known; theirs are estimated by the FLOPs of others.
+        seconds: None if there is no finished run to estimate from.
+        unknown: names whose kind has no finished run; their seconds are estimated from other kinds' FLOPs.
     """
 
     seconds: float | None
@@ -238,7 +238,7 @@ def expect(plan: Plan, store: RunStore, workers: int, *, rerun_stale: bool = Fal
 
 
 def estimate(todo: Sequence[Node], pace: Pace, workers: int) -> Estimate:
-    """How long the runs to do take, the start of the workers included."""
+    """How long the runs in `todo` take, the start of the workers included."""
     rank = ranks(todo)
     jobs = {}
     for node in todo:

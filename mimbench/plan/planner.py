@@ -74,13 +74,13 @@ class Planner:
             overrides.refuse_strangers()
 
     def _provenance(self, row: Row, where: str) -> str:
-        """Where a row's code comes from; as its card says where it has no recipe at this scale."""
+        """Where a row's code comes from, by its recipe; by its card if it has no recipe at this scale."""
         assert row.method is not None
         kind = discovery.kind_of(row.method)
         try:
             changes = self.ledger.changes(row.method, Overrides(row, self.request.scale, where), own=True)
             return self.recipes.resolve(kind, row.method, changes).provenance
-        except (UserError, Unavailable):  # planning the row's cells reports what matters
+        except (UserError, Unavailable):  # planning the row's cells reports the error
             return self.catalog.describe(kind, row.method).provenance
 
     def cell(self, row: Row, task: str | None, seed: int, where: str) -> str:
@@ -88,7 +88,7 @@ class Planner:
 
         Raises:
             UserError: an unknown name or field, or an unusable value.
-            Unavailable: it cannot be run at this scale, or with what is given.
+            Unavailable: it cannot be run at this scale, or with the data given.
         """
         return self._cell(Overrides(row, self.request.scale, where), task, seed)
 
@@ -114,14 +114,14 @@ class Planner:
         return key
 
     def _downstream(self, overrides: Overrides, task: str, seed: int) -> str:
-        """The row's run of a task, and what that needs."""
+        """Plan the row's run of a task and what it needs; returns its key."""
         row, about = overrides.row, self.catalog.describe("task", task)
         assert row.method is not None
         if about.takes != ("teacher" if discovery.kind_of(row.method) == "teacher" else "encoder"):
             a = {"encoder": "an encoder: name a method", "teacher": "a teacher: name one"}[about.takes]
             field = f"{overrides.where.removesuffix('.set')}.method"
             raise UserError(field, row.method, remedy=f"The task {task} takes {a}.")
-        self.data.path(about.data)  # nothing is pretrained for a cell without data
+        self.data.path(about.data)  # raises first: nothing is pretrained for a cell without data
         encoder = self._pretrain(overrides, seed)
         values, method = self.plan.nodes[encoder].spec.recipe, self.plan.recipes[encoder].about
         resolved = self.recipes.resolve(
@@ -135,10 +135,9 @@ class Planner:
         return self._add("downstream", resolved, seed, label, {"encoder": encoder}, arch=values["arch"])
 
     def _pretrain(self, overrides: Overrides, seed: int) -> str:
-        """The row's own pretraining (or the teacher that it is about), and what that needs.
+        """Plan the row's own pretraining (or its teacher, if the row names one) and what it needs.
 
-        What a row learns from is of seed 0, but a teacher that the row is about, and
-        that is trained, varies with the seed.
+        Returns its key. It has the row's seed, or seed 0 if it is loaded; what it needs always has seed 0.
         """
         row = overrides.row
         assert row.method is not None
@@ -148,14 +147,14 @@ class Planner:
         if kind == "method" and row.method in self.request.weights:  # its checkpoint is the encoder
             if overrides.own_fields:
                 fields = ", ".join(sorted(overrides.own_fields))
-                raise Unavailable(f"--weights {row.method} is not of this row's recipe: {fields} differ")
+                raise Unavailable(f"--weights {row.method} does not fit this row's recipe: {fields} differ")
             return self._add("pretrain", resolved, 0, f"{row.label} · loaded", {}, checkpoint=row.method)
         if resolved.values.get("weights"):
             seed = 0  # a checkpoint is the same for every seed
         return self._with_parents(kind, resolved, seed, row.label, overrides)
 
     def _parent(self, name: str, overrides: Overrides) -> str:
-        """What the row's pretraining learns from: of seed 0, and changed only where a field is prefixed."""
+        """Plan a run that the row's pretraining needs: with seed 0, changed only by `name.field`."""
         kind = discovery.kind_of(name)
         resolved = self.recipes.resolve(kind, name, self.ledger.changes(name, overrides, own=False))
         return self._with_parents(kind, resolved, 0, resolved.about.title, overrides)
@@ -180,14 +179,14 @@ class Planner:
         """Add a run to the plan unless it is there; returns its key.
 
         Args:
-            arch: of the encoder, for a task. `checkpoint`: what is loaded beside what the recipe names.
+            arch: the encoder's, for a task. checkpoint: its name, if --weights replaces the training.
         """
         about = resolved.about
         loaded = checkpoint or resolved.values.get("weights")
         if loaded:
             self.ledger.note_checkpoint(loaded)
         weights = self.data.checkpoint(about.title, loaded) if loaded else {}
-        role = {} if weights else {about.data: self.data.path(about.data)}  # what is loaded sees no image
+        role = {} if weights else {about.data: self.data.path(about.data)}  # a loaded run reads no images
         if stage != "downstream" and about.trains and not loaded:
             _require_step(resolved)
         data = {name: self.data.fingerprint(name) for name in role}

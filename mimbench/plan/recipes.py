@@ -1,4 +1,4 @@
-"""The resolved recipes behind a plan, and which recipes have a field that another one has not."""
+"""The resolved recipes of a plan, and which recipes have a given field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mimbench.plan.datasets import Source
 from mimbench.recipe import Cited
 
 MISSPELT = 0.8
-"""How alike a field and a known one must be for the field to be the known one misspelt."""
+"""How similar (0 to 1) an unknown field must be to a known one to count as a misspelling of it."""
 
 KINDS: tuple[Kind, ...] = ("method", "teacher", "task")
 
@@ -22,7 +22,7 @@ class Recipes:
     """The recipes at one scale; a card with the same changes is resolved once.
 
     Args:
-        data: says how many images there are to train on.
+        data: knows how many training images there are.
     """
 
     def __init__(self, catalog: Catalog, data: Source, scale: str) -> None:
@@ -56,8 +56,8 @@ class Recipes:
         return self._resolved[key]
 
     def fields(self, kind: Kind, name: str) -> set[str]:
-        """The fields of a card's recipe; none where it has no recipe at this scale."""
-        encoder = ("vit_smoke", 8) if kind == "task" else None  # any one: the fields are the same
+        """The fields of a card's recipe; none if it has no recipe at this scale."""
+        encoder = ("vit_smoke", 8) if kind == "task" else None  # the fields are the same for any encoder
         try:
             return set(self.resolve(kind, name, encoder=encoder).values)
         except Unavailable:
@@ -74,7 +74,7 @@ class Recipes:
         return [name for kind, name in cards if field in self.fields(kind, name)]
 
     def _with_owners(self, error: UserError, kind: Kind, name: str, changes: Changes) -> UserError:
-        """The same error; of an unknown field it says which other recipes have it."""
+        """The same error; for an unknown field, it also names the recipes that have it."""
         field = str(error.value).rpartition(".")[2]
         if not any(field in change for _, change in changes):
             return error
@@ -89,7 +89,7 @@ class Recipes:
 
 
 def checkpoints(catalog: Catalog) -> set[str]:
-    """Every name that --weights has a meaning for: a method's, or one that a teacher's recipe loads."""
+    """Every name that --weights accepts: a method's, or one that a teacher's recipe loads."""
     names = set(discovery.names("method"))
     for teacher in discovery.names("teacher"):
         if "paper" in catalog.describe("teacher", teacher).scales:

@@ -1,4 +1,4 @@
-"""What the user asks for, beside the table itself, and how the command line writes it."""
+"""What the user asks for, except which table, and how to parse it and write it as options."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ROLES = ("imagenet", "ade20k", "coco", "captions")
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for, beside the table itself.
+    """What the user asked for, except which table.
 
     Attributes:
         data: role to the path given with --data. weights: name to the checkpoint given with --weights.
-            A method's takes the place of its rows' pretraining, not of a parent's that others learn from.
-        changes: --set, as the user named them: `field` of rows' own pretrainings, `task.field`,
+            A method's checkpoint replaces the pretraining of its rows, not of runs that other rows need.
+        changes: --set, as the user named them: `field` of the rows' own pretrainings, `task.field`,
             `method.field` or `teacher.field`.
     """
 
@@ -42,18 +42,18 @@ class Request:
 
 
 def check(request: Request) -> None:
-    """Raises UserError for what no plan is needed to refuse."""
+    """Raises UserError for an unknown scale, or less than one seed."""
     if request.scale not in SCALES:
         raise UserError("--scale", request.scale, allowed=SCALES)
     parse_count("--seeds", request.seeds)
 
 
 def check_weights(weights: Mapping[str, Path], known: Iterable[str]) -> None:
-    """Raises UserError for a name of no checkpoint, and for a file that does not begin like a checkpoint.
+    """Raises UserError for an unknown name, and for a file that does not begin like a checkpoint.
 
     Args:
         weights: name to file, as given with --weights.
-        known: the names that a run can load a checkpoint by.
+        known: the names of the checkpoints that runs can load.
     """
     known = sorted(known)
     for name in weights:
@@ -69,7 +69,7 @@ def check_weights(weights: Mapping[str, Path], known: Iterable[str]) -> None:
 
 
 def _problem_of_checkpoint(path: Path) -> str:
-    """Why a file cannot be a checkpoint; empty where it may be one."""
+    """Why a file cannot be a checkpoint; empty if it may be one."""
     if not path.exists():
         return "There is no such file or folder."
     if path.is_dir():
@@ -79,7 +79,7 @@ def _problem_of_checkpoint(path: Path) -> str:
             start = file.read(9)
     except OSError as error:
         return f"It cannot be read ({error.strerror})."
-    torch_file = start.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive; a pickle of before torch 1.6
+    torch_file = start.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive; a pickle from before torch 1.6
     if torch_file or start[8:] == b"{":
         return ""
     return "It is neither a safetensors file nor one that torch.save wrote."
@@ -111,7 +111,7 @@ def parse_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
     """`name=path` arguments of --data.
 
     Raises:
-        UserError: another form, a role that there is not, or a path that is not there.
+        UserError: a wrong form, an unknown role, or a path that does not exist.
     """
     found = _named_paths(option, texts)
     for name, path in found.items():
@@ -138,13 +138,13 @@ def _named_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
 
 
 def report_name(table: str, request: Request) -> str:
-    """The stem of a table's files: with the scale where it is not the default, and `changed` under --set."""
+    """The stem of a table's files: with the scale if it is not toy, and `changed` if --set was given."""
     scale = [] if request.scale == "toy" else [request.scale]
     return "-".join([table, *scale, *(["changed"] if request.changes else [])])
 
 
 def settings(request: Request) -> list[str]:
-    """The request's changes as `--set` has them."""
+    """The request's changes in the form of `--set`."""
     return [
         f"{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in request.changes.items()

@@ -1,4 +1,4 @@
-"""The plan as a person reads it."""
+"""Prints a plan for people."""
 
 from __future__ import annotations
 
@@ -92,5 +92,5 @@ def duration(seconds: float | None) -> str:
 
 
 def literal(written: str) -> Text:
-    """A text as it is written: its brackets are no markup, its control characters reach no terminal."""
+    """Plain text for rich: brackets are not markup, and control characters are escaped."""
     return Text(visible(written))

@@ -1,1 +1,1 @@
-"""The run store: one folder a run, files as the truth."""
+"""The run store: one folder per run. Its files are the only record."""

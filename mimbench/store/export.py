@@ -1,4 +1,4 @@
-"""The run store as a pandas table, for one's own analysis: one line per run."""
+"""The run store as a pandas DataFrame, a CSV file or a JSON file: one row per run."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "json")
 STATES = ("done", "stale", "running", "interrupted", "failed", "missing", "damaged", "orphaned")
-"""What `state` says of a run."""
+"""The values of `state`."""
 
 Extra = Mapping[str, Mapping[str, Any]]
-"""Further columns: a run's name to the column's name and value."""
+"""Further columns: run name to {column: value}."""
 
 
 def frame(runs: Iterable[RunFolder], extra: Extra | None = None) -> pd.DataFrame:
-    """Every readable run of a store, or of a choice of its runs, indexed by its folder's name.
+    """One row per run, indexed by the name of the run's folder. Damaged runs are left out.
 
-    Columns: what the run is (`stage`, `name`, `method`: that of the encoder it evaluates or trains, `arch`,
-    `seed`), then those of `extra`, what became of it (`state` as in `mimbench runs list`, `step`, `seconds`),
-    the runs it starts from (`parent.<role>`, a folder's name), its data's fingerprints (`data.<role>`), its
-    recipe (`recipe.<field>`), its numbers (`metric.<name>`, in percent but for the pilot study's cosine) and
-    why it counts for newer code (`restamped`). A value that a run has not, or a parent that was removed, is
-    missing.
+    Columns: what the run is (`stage`, `name`, `method`, `arch`, `seed`), then those of `extra`, its outcome
+    (`state` as in `mimbench runs list`, `step`, `seconds`), the folders of the runs it starts from
+    (`parent.<role>`), its data's fingerprints (`data.<role>`), its recipe (`recipe.<field>`), its numbers
+    (`metric.<name>`, in percent except the pilot study's cosine), and why it counts as computed by newer code
+    (`restamped`). `method` is the one whose encoder the run trains or evaluates. A value that a run does not
+    have, or a parent that was removed, is missing.
     """
     import pandas as pd
 
@@ -48,13 +48,13 @@ def export(
 
     Args:
         file: where to; None for standard output.
-        form: csv or json; where it is empty, the file's name says which, and standard output is CSV.
+        form: csv or json; if empty, the end of the file's name decides, and standard output gets CSV.
 
     Returns:
         The number of runs.
 
     Raises:
-        UserError: another format, or no such folder.
+        UserError: an unknown format, or a folder that does not exist.
     """
     if form and form not in FORMATS:
         raise UserError("--format", form, allowed=FORMATS)
@@ -79,7 +79,7 @@ def _cell(value: Any) -> Any:
 
 
 def state(folder: RunFolder) -> str:
-    """The outcome; a run whose method is gone cannot be judged, but can be listed."""
+    """One of STATES: the outcome, or `orphaned` if the run's method or task is gone."""
     try:
         outcome = str(folder.outcome())
     except UserError:
@@ -88,7 +88,7 @@ def state(folder: RunFolder) -> str:
 
 
 def subject(folder: RunFolder) -> str:
-    """What a run is in words: `dtm`, `clip`, or of a task also what it starts from, `detection of dtm`."""
+    """A run in words: `dtm`, `clip`, or for a task with the method it evaluates, `detection of dtm`."""
     try:
         spec = folder.spec
     except Damaged:
@@ -98,7 +98,7 @@ def subject(folder: RunFolder) -> str:
 
 
 def method_of(folder: RunFolder) -> str | None:
-    """The method or teacher whose encoder a run trains or evaluates; None where that cannot be told."""
+    """The method or teacher whose encoder a run trains or evaluates; None if it is unknown."""
     try:
         if folder.spec.stage != "downstream":
             return folder.spec.name
@@ -113,7 +113,7 @@ def _lines(runs: Iterable[RunFolder], extra: Extra) -> Iterator[dict[str, Any]]:
         try:
             spec, result = folder.spec, folder.result
         except Damaged:
-            continue  # what it was, or gave, cannot be told
+            continue  # nobody knows what it was, or what it gave
         status = folder.status
         parents = {role: folder.store.get(key) for role, key in spec.parents.items()}
         line = {

@@ -1,7 +1,9 @@
 """Fingerprints of the source that determines a run's numbers.
 
-A fingerprint depends on what the code says, not on where it stands: moving or renaming a module makes no
-result stale. An import of ours counts as the digest of the module that it names, never as its name.
+A fingerprint depends on what the code says, not on where the code is: moving or renaming a module makes no
+result stale. An import of one of our modules counts as the digest of that module, never as its name.
+
+"Ours" are the modules of PROJECT_PACKAGES and of plug-ins.
 """
 
 from __future__ import annotations
@@ -26,19 +28,19 @@ PROJECT_PACKAGES = ("mimbench", "pretrain", "downstream")
 NUMERICS = (
     "arch", "checkpoint", "contract", "data", "device", "method", "ops", "recipe", "schedule", "train", "vit",
 )  # fmt: skip
-"""What of `mimbench` computes numbers. The rest plans, starts, stores and shows runs."""
+"""The parts of `mimbench` that compute numbers. The others plan, start, store and show runs."""
 
 PLAIN_DATA = ("recipes", "transfer")
-"""A card's functions whose result is in the run's key already: a new scale there makes no older run stale."""
+"""Functions of a card that do not count: a run's key holds their result. A new scale makes no run stale."""
 
-INFRASTRUCTURE = "infrastructure"  # what an import of a module counts as that computes no number
+INFRASTRUCTURE = "infrastructure"  # the digest of every imported module that computes no numbers
 PLACE = re.compile(r"id='⟦(\d+)⟧'")
-IMPORTS = re.compile(rf"Expr\(value=Name\({PLACE.pattern}, ctx=Load\(\)\)\)")  # a statement of ours
+IMPORTS = re.compile(rf"Expr\(value=Name\({PLACE.pattern}, ctx=Load\(\)\)\)")  # as `_place` makes
 
 
 @dataclass(frozen=True)
 class Import:
-    """One name that an import of ours binds. `name` is empty where the module itself is imported."""
+    """One name that an import of ours binds. `name` is empty if the module itself is imported."""
 
     module: str
     name: str
@@ -47,14 +49,15 @@ class Import:
 
 @dataclass(frozen=True)
 class Source:
-    """A module's text without what cannot change a number, with places where its imports of ours stood.
+    """A module's text without what cannot change a number, with numbered places instead of imports of ours.
 
     Attributes:
         text: the dump of its syntax tree; place `n` is written `⟦n⟧`.
-        places: what stands at each place: a group of imports, or a name that is bound to a module of ours.
-        imported: every module of ours that it imports, or whose package's `__init__` that runs.
-        exports: names that its imports of ours bind at the top, which other modules may import from here.
-        is_empty: whether it says nothing beside its imports.
+        places: what each place replaces: a group of imports, or a use of a name bound to a module of ours
+            (the module's name).
+        imported: every module and package of ours that its import statements name.
+        exports: names that its top-level imports of ours bind; other modules may import them from here.
+        is_empty: whether it has nothing but imports of ours.
     """
 
     text: str
@@ -84,7 +87,7 @@ class Source:
 
 
 class _Reader(ast.NodeTransformer):
-    """Removes docstrings, imports for type checkers and the card's plain data; puts imports of ours apart."""
+    """Removes docstrings, imports for type checkers and the card's plain data; replaces imports of ours."""
 
     def __init__(self, package: str, plain_data: bool) -> None:
         self.package, self.plain_data = package, plain_data
@@ -92,7 +95,7 @@ class _Reader(ast.NodeTransformer):
         self.imported: set[str] = set()
         # Whether there is a module of that name: `from a import b` may mean a.b.
         self.asked: dict[str, bool] = {}
-        # Local name to the module of ours that it is bound to; None where it is bound to several.
+        # Local name to the module of ours that it is bound to; None if it is bound to several.
         self.modules: dict[str, str | None] = {}
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
@@ -111,7 +114,7 @@ class _Reader(ast.NodeTransformer):
         return None if text else self.generic_visit(node)
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
-        """As the base class, with neighbouring imports of ours made one group: their order means nothing."""
+        """As the base class, but merges neighbouring imports of ours: their order does not matter."""
         super().generic_visit(node)
         for name, value in ast.iter_fields(node):
             if isinstance(value, list) and any(
@@ -141,7 +144,7 @@ class _Reader(ast.NodeTransformer):
         return result
 
     def _ours(self, node: ast.Import | ast.ImportFrom) -> list[Import]:
-        """What an import statement binds of ours; nothing where it imports another project's module."""
+        """The names of ours that an import statement binds; none for another project's module."""
         found: list[Import] = []
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -169,7 +172,7 @@ class _Reader(ast.NodeTransformer):
         return found
 
     def _named(self, module: str) -> str:
-        """The name that an absolute import counts under: a file of a plug-in's own has the plug-in's name."""
+        """The module name of an absolute import; a plug-in's own file has its name in the plug-in."""
         return module if _is_ours(module) else plugin.inner_name(self.package, module)
 
     def _place(self, what: tuple[Import, ...] | str) -> ast.stmt:
@@ -177,7 +180,7 @@ class _Reader(ast.NodeTransformer):
         return ast.Expr(ast.Name(f"⟦{len(self.places) - 1}⟧", ast.Load()))
 
     def name_modules(self, tree: ast.Module) -> None:
-        """Names bound to modules of ours become places: how a module is called here means nothing."""
+        """Replace names bound to modules of ours by places: the local name of a module does not matter."""
         plain = {name: module for name, module in self.modules.items() if module is not None}
 
         def nameless(each: Import) -> Import:
@@ -197,7 +200,7 @@ def _is_ours(module: str) -> bool:
 
 @functools.cache
 def _read(module: str, plain_data: bool) -> Source | None:
-    """A module's source, read once a process; None where no file has that name."""
+    """A module's source, read once per process; None if there is no such file."""
     path = module_file(module)
     if path is None:
         return None
@@ -220,7 +223,7 @@ def _read(module: str, plain_data: bool) -> Source | None:
 
 
 def _recalled(place: Path) -> Source | None:
-    """What an earlier process read from the same text, if the same modules are there today."""
+    """What an earlier process read from the same text, if the same modules exist today."""
     with contextlib.suppress(OSError):
         found = read_json(place)
         if isinstance(found, dict) and found.get("digest") == digest(canonical_json(found.get("value"))):
@@ -238,12 +241,12 @@ def _recalled(place: Path) -> Source | None:
 
 @functools.cache
 def _own_text() -> str:
-    """This file: what it makes of a source is kept only as long as it stays as it is."""
+    """The text of this file. It is a part of the cache's key: an edit of this file drops cached sources."""
     return Path(__file__).read_text(encoding="utf-8")
 
 
 def _parsed(text: str, path: Path, package: str, plain_data: bool) -> tuple[Source, dict[str, bool]]:
-    """A file's source, and which modules it asked for: a name that it imports may be a module's."""
+    """A file's source, and for each name that it imports from a package, whether that is a module."""
     reader = _Reader(package, plain_data)
     tree = reader.visit(ast.parse(text, filename=str(path)))
     statements = (IMPORTS.fullmatch(ast.dump(item)) for item in tree.body if isinstance(item, ast.Expr))
@@ -267,7 +270,7 @@ def _dump(tree: ast.Module) -> str:
 
 
 def _counts(module: str) -> bool:
-    """Whether a module of ours computes numbers; every module of a plug-in may."""
+    """Whether a module of ours computes numbers. Every module of a plug-in counts."""
     top, _, rest = module.partition(".")
     return top != "mimbench" or rest.split(".")[0] in NUMERICS or plugin.of(module) is not None
 
@@ -292,7 +295,7 @@ def _named(module: str, plain_data: bool) -> dict[tuple[str, str], str]:
 
 @functools.cache
 def _reach(module: str, plain_data: bool) -> frozenset[str]:
-    """What a module's text depends on, directly or not, among what computes numbers."""
+    """The modules that compute numbers and that a module depends on, directly or not."""
     found: set[str] = set()
     todo = [module]
     while todo:
@@ -331,7 +334,7 @@ def _sha256(text: str) -> str:
 def closure(roots: Iterable[str], *, plain_data: bool = True) -> dict[str, str]:
     """Module name to digest, for `roots` and every module of ours that they import, directly or not.
 
-    What computes no number is left out unless it is itself a root, and so is what only that imports.
+    Modules that compute no numbers are left out, except roots, and so is what only they import.
     """
     digests: dict[str, str] = {}
     todo = list(roots)
@@ -353,12 +356,12 @@ def closure(roots: Iterable[str], *, plain_data: bool = True) -> dict[str, str]:
 def source_fingerprint(modules: tuple[str, ...], *, plain_data: bool = True) -> str:
     """The fingerprint of the code behind `modules`; comments, docstrings and names of modules do not count.
 
-    The first answer holds for the process, whose imported code does not change either; `forget` drops it.
+    It is computed once per process, since the imported code does not change either; `forget` drops it.
 
     Args:
         modules: the roots, by their import names.
-        plain_data: whether `recipes` and `transfer` of a card count. They do for what the catalog caches;
-            they do not for a run, whose key holds what they returned.
+        plain_data: whether `recipes` and `transfer` of a card count. They do for the catalog's cache. They do
+            not for a run: its key holds what they returned.
     """
     found = closure(modules, plain_data=plain_data)
     bodies = {name: source for name in found if (source := _read(name, plain_data)) and not source.is_empty}
@@ -376,7 +379,7 @@ PRETRAINING, ADOPTION = "mimbench.train.pretraining", "mimbench.checkpoint.adopt
 
 
 def run_fingerprint(stage: str, name: str, *, adopted: bool = False) -> str:
-    """The fingerprint of the code that computes the runs of a stage of `name`.
+    """The fingerprint of the code that computes a stage of the method, teacher or task `name`.
 
     Args:
         adopted: the run converts a checkpoint instead of training.

@@ -1,4 +1,4 @@
-"""One run's folder: what a stage reads, and where it leaves everything. Atomic writes, one lock a run."""
+"""One run's folder: a stage reads from it and writes to it. Writes are atomic; each run has one lock."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Store(Protocol):
 
 
 class RunFolder:
-    """One run's folder: what a stage reads from, and where it leaves everything.
+    """One run's folder: a stage reads from it and writes to it.
 
     Attributes:
         path: the folder. store: the store it belongs to.
-        details: what the stage wants to keep beside its metrics; `finish` writes it.
+        details: what the stage records besides its metrics; `finish` writes it.
     """
 
     def __init__(self, store: Store, path: Path) -> None:
@@ -90,7 +90,7 @@ class RunFolder:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """Where it finds what it reads. Raises Damaged."""
+        """The paths of what it reads. Raises Damaged."""
         return records.read_inputs(self.path) or Inputs()
 
     @cached_property
@@ -99,7 +99,7 @@ class RunFolder:
         return {role: self.store.folder(key) for role, key in self.spec.parents.items()}
 
     def data(self, role: str) -> Path:
-        """The dataset root for a role."""
+        """The dataset root for a role. Raises UserError if there is none."""
         if role not in self.inputs.data:
             raise UserError("--data", role, allowed=self.inputs.data, remedy=f"Give --data {role}=PATH.")
         return Path(self.inputs.data[role])
@@ -126,14 +126,14 @@ class RunFolder:
 
     @cached_property
     def source(self) -> str:
-        """The fingerprint of the code that computes this run, as it was when first asked for."""
+        """The fingerprint of the code that computes this run; computed once, on the first use."""
         return run_fingerprint(self.spec.stage, self.spec.name, adopted=self.spec.adopted)
 
     # -- what became of it -----------------------------------------------------------------------------------
 
     @property
     def status(self) -> Status:
-        """The last heartbeat; an empty one where there is none, or where the file is damaged."""
+        """The last heartbeat; an empty one if there is none, or if the file is damaged."""
         with suppress(Damaged):
             return records.read_status(self.path) or Status()
         return Status()
@@ -144,7 +144,7 @@ class RunFolder:
         return records.read_result(self.path)
 
     def damage(self) -> list[str]:
-        """Every damaged file that says what the run is or was, and what to do about it."""
+        """One message per damaged spec.json, result.json and status.json, with what to do about it."""
         found = []
         for read in (lambda: self.spec, lambda: self.result, lambda: records.read_status(self.path)):
             try:
@@ -161,7 +161,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run; the lock goes with the process, however it dies.
+        """Lock the run. The lock ends with the process, even if that is killed.
 
         Raises:
             RunLocked: another process holds it.
@@ -209,7 +209,7 @@ class RunFolder:
         for role, key in self.spec.parents.items():
             parent = self.store.get(key)
             if parent is None:
-                continue  # removed to save space: its code cannot be told, the number it led to stands
+                continue  # removed to save space: its code is unknown, this run's result stays valid
             try:
                 found = parent.result
                 if result.schema == 1:
@@ -221,28 +221,28 @@ class RunFolder:
                 if found and not parent._is_current(found):
                     return False
             except Damaged:
-                continue  # nor can that of a damaged one
+                continue  # damaged: its code is unknown, too
         return True
 
     @property
     def lineage(self) -> str:
-        """The fingerprint of the code behind this run and behind all that it stands on.
+        """The fingerprint of the code of this run and of all runs that it starts from.
 
-        From its result; without one, as a result would record it now. Raises Damaged.
+        It comes from the result; without one, it is what a result would record now. Raises Damaged.
         """
         result = self.result
         source, parents = (result.source, result.parents) if result else (self.source, self.lineages())
         return digest(canonical_json([source, parents])) if parents else source
 
     def lineages(self) -> Lineages:
-        """The parents' lineages by role; without those that were removed. Raises Damaged."""
+        """The parents' lineages by role, without removed parents. Raises Damaged."""
         found = {role: self.store.get(key) for role, key in self.spec.parents.items()}
         return {role: parent.lineage for role, parent in found.items() if parent}
 
     # -- what a running stage reports ------------------------------------------------------------------------
 
     def begin(self, environment: Mapping[str, Any]) -> None:
-        """Start or go on; a checkpoint of other code, or from a parent since recomputed, is thrown away."""
+        """Start or resume. A checkpoint is deleted if its code, or that of a parent, has changed since."""
         then, source, parents = self.status, self.source, self.lineages()
         if self.trainer_path.exists() and (then.source, then.parents) != (source, parents):
             self.reset()
@@ -259,7 +259,7 @@ class RunFolder:
             self._write_status("running", step=step, total=total)
 
     def rewind(self, step: int) -> None:
-        """Forget the metrics beyond `step`, and a line that a kill cut off."""
+        """Delete the metrics after `step`, and a line that a kill cut off."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
@@ -277,13 +277,13 @@ class RunFolder:
         return {name: value for name, value in last.items() if name not in ("step", "time")}
 
     def finish(self, metrics: Mapping[str, float], **details: Any) -> None:
-        """Write result.json, drop the checkpoint, which nothing reads any more, and say done.
+        """Write result.json, delete the checkpoint, which is not needed any more, and set the state to done.
 
-        The result names the parents as they were when the run began: one may have been recomputed since.
+        The result records the parents as they were when the run began: one may have been recomputed since.
 
         Raises:
-            RunFailed: a metric is not a finite number; no result is left behind then.
-            OSError: the disk is full; likewise.
+            RunFailed: a metric is not a finite number. Then no result is written.
+            OSError: the disk is full. Then no result is written.
         """
         numbers = {name: float(value) for name, value in metrics.items()}
         for name, value in numbers.items():
@@ -301,7 +301,7 @@ class RunFolder:
         self._write_status("failed", message=message)
 
     def reset(self) -> None:
-        """Forget the outcome and every checkpoint; spec, inputs and log stay."""
+        """Delete the outcome and every checkpoint; spec, inputs and log stay."""
         for name in RESULTS:
             (self.path / name).unlink(missing_ok=True)
 
@@ -315,7 +315,7 @@ class RunFolder:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether another process holds a lock that this one may not take, because it cannot write there."""
+    """Whether another process holds a lock that this process cannot take, because it may not write there."""
     descriptor = os.open(lock, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -327,7 +327,7 @@ def _is_held(lock: Path) -> bool:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of metrics.jsonl with their values; not what a kill or a disk's fault left of one."""
+    """The lines of metrics.jsonl with their values. Broken lines, of a kill or a bad disk, are left out."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             values = json.loads(line)

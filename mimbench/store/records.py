@@ -1,8 +1,8 @@
-"""The files in a run's folder as types, each read by one function that finds what is wrong with it.
+"""The files of a run's folder as types. One function reads and checks each of them.
 
-A file that is missing or no JSON counts as never written: every write is atomic, so a torn one is a disk's
-fault or a person's. JSON of another shape is damaged, and so is a file that cannot be read: the message names
-the file and says what to do.
+A file that is missing or not JSON counts as never written: writes are atomic, so only a bad disk or a person
+can break a file. A file with JSON of another shape is damaged, and so is one that cannot be read. The message
+names the file and says what to do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mimbench.errors import RunFailed, visible
 from mimbench.store.spec import RunSpec
 
 RESULT_SCHEMA = 2  # 1: `parents` holds the parents' own sources, not their lineages
-STATUS_SCHEMA = 1  # files of before there was a number are the same
+STATUS_SCHEMA = 1  # older files without a number have the same shape
 NAME = re.compile(r"[\w.+-]+")  # of a method, task or size
 
 Number = Annotated[float, Strict(), AllowInfNan(False)]
@@ -31,12 +31,12 @@ Record = TypeVar("Record")
 
 
 class Damaged(RunFailed):
-    """A run's file that cannot be read, or says something that this version does not understand."""
+    """A run's file cannot be read, or has content that this version does not understand."""
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """The code that a result stands on: its own source's fingerprint, and its parents' lineages by role."""
+    """The code behind a result: the fingerprint of its own source, and its parents' lineages by role."""
 
     source: str
     parents: Lineages
@@ -44,7 +44,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Restamp:
-    """That a result was given the stamp of newer code, because its recorded numbers came out again.
+    """The record that a result got the stamp of newer code, because that code gave its numbers again.
 
     Attributes:
         because: the user's reason. date: ISO 8601, UTC. checked: what was computed again, in words.
@@ -59,10 +59,10 @@ class Restamp:
 
 @dataclass(frozen=True)
 class Result:
-    """result.json: what a finished run gave, and on which code it stands.
+    """result.json: the numbers of a finished run, and the code behind them.
 
     Attributes:
-        metrics: by the field's names, finite. details: what the stage keeps beside them.
+        metrics: by the field's names, finite. details: what the stage records besides them.
         source: the fingerprint of the run's code. parents: their lineages by role.
         restamped: every change of the stamp since the run was computed, oldest first.
     """
@@ -81,7 +81,7 @@ class Status:
 
     Attributes:
         seconds: of work, over all resumptions. time: of the heartbeat, in seconds since 1970.
-        source, parents: the code, as in Result, that began or went on with the run.
+        source, parents: the code, as in Result, that started or last resumed the run.
     """
 
     state: State = ""
@@ -107,7 +107,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where this machine finds what the run reads; a path is no part of the run's key.
+    """The paths, on this machine, of what the run reads. They are not a part of the run's key.
 
     Attributes:
         data: role to the dataset's root. weights: name to a foreign checkpoint.
@@ -143,18 +143,18 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def read_inputs(folder: Path) -> Inputs | None:
-    """Where a run finds its data, as the last command had it. Raises Damaged."""
+    """A run's inputs, as the last command wrote them; None if there are none. Raises Damaged."""
     return _read(INPUTS, folder / "inputs.json", None)
 
 
 def read_spec(folder: Path) -> RunSpec | None:
-    """What a run is. Raises Damaged."""
+    """What a run is; None if it has no spec. Raises Damaged."""
     path = folder / "spec.json"
     spec = _read(SPEC, path, None)
     if spec is None:
         return None
     unknown = read_json(path).keys() - {each.name for each in fields(RunSpec)} - {"key"}
-    if unknown:  # of a newer version: leaving it out would make it another run
+    if unknown:  # from a newer version: without these fields it would be another run
         raise _damaged(path, f"{', '.join(sorted(unknown))}: unknown")
     for name in (spec.name, spec.arch):
         if not NAME.fullmatch(name):
@@ -163,7 +163,7 @@ def read_spec(folder: Path) -> RunSpec | None:
 
 
 def _read(kind: TypeAdapter[Record], path: Path, schema: int | None) -> Record | None:
-    """A file as its type; None where it is missing or no JSON.
+    """A file as its type; None if it is missing or not JSON.
 
     Args:
         schema: the newest that this version can read; None for files without a number.

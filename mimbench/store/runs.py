@@ -1,4 +1,4 @@
-"""The run store: every run below one folder. Any number of processes may use it at once."""
+"""The run store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mimbench.store.records import Damaged
 from mimbench.store.spec import RunSpec
 
 FOLDER_NAME = re.compile(r"(teacher|pretrain|downstream)-.+-[0-9a-f]{8}")  # as RunSpec.folder makes it
-SETTLED_SECONDS = 2.0  # a folder's time of change may be this coarse
+SETTLED_SECONDS = 2.0  # some file systems round a folder's time of change this much
 
 
 class RunStore:
@@ -30,10 +30,10 @@ class RunStore:
         self._seen: int | None = None  # the root's time of change when the folders were listed
 
     def create(self, spec: RunSpec, inputs: Inputs) -> RunFolder:
-        """The folder of `spec`, made if it is not there; its inputs are those of the latest command.
+        """The folder of `spec`, made if it does not exist. `inputs` replace those of the last command.
 
         Raises:
-            Damaged: what is there cannot be told, or is another run.
+            Damaged: the folder's run cannot be read, or is another run.
         """
         folder = RunFolder(self, self.root / spec.folder)
         if folder.is_blank():
@@ -46,13 +46,13 @@ class RunStore:
         return folder
 
     def get(self, key: str) -> RunFolder | None:
-        """The folder of a run by its key; None where there is none."""
+        """The folder of a run by its key; None if there is none."""
         self._refresh()
         found = self._by_key.get(key[:8])
         return RunFolder(self, found) if found else None
 
     def _refresh(self) -> None:
-        """List the folders again if one has come or gone since."""
+        """List the folders again if one was added or removed since."""
         try:
             changed = self.root.stat().st_mtime_ns
         except OSError:
@@ -62,7 +62,7 @@ class RunStore:
             return
         age = time.time() - changed / 1e9
         self._by_key = {path.name[-8:]: path for path in self._folders()}
-        # One that comes within the same tick of the file system's clock would not be noticed.
+        # A folder that is added within the same tick of the file system's clock would be missed.
         self._seen = changed if age > SETTLED_SECONDS else None
 
     def _folders(self) -> list[Path]:
@@ -73,7 +73,7 @@ class RunStore:
         return []
 
     def folder(self, key: str) -> RunFolder:
-        """The folder of a run by its key. Raises UserError where there is none."""
+        """The folder of a run by its key. Raises UserError if there is none."""
         folder = self.get(key)
         if folder is None:
             raise UserError("run", key, remedy="`mimbench runs list` shows the runs there are.")
@@ -86,12 +86,12 @@ class RunStore:
         return exact or [f for f in folders if f.path.name.startswith(text) or _has_key(f, text)]
 
     def outcome(self, key: str) -> Outcome:
-        """What became of the run with this key: see `RunFolder.outcome`."""
+        """The outcome of the run with this key: see `RunFolder.outcome`."""
         folder = self.get(key)
         return folder.outcome() if folder else "missing"
 
     def __iter__(self) -> Iterator[RunFolder]:
-        """Every run, also one that lost its spec.json."""
+        """Every run, including runs that lost their spec.json."""
         for path in self._folders():
             if (path / "spec.json").exists() or (path / "result.json").exists():
                 yield RunFolder(self, path)
@@ -102,8 +102,9 @@ class RunStore:
             shutil.rmtree(folder.path)
 
     def leftovers(self) -> list[Path]:
-        """Of runs that nobody holds: temporary files of killed writers, checkpoints of finished runs; and
-        folders with neither spec nor result.
+        """Temporary files of killed writers, checkpoints of finished runs, folders without spec and result.
+
+        Files of locked runs are left out.
         """
         found = abandoned(self.root / ".cache")
         for path in self._folders():
@@ -133,7 +134,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _has_key(folder: RunFolder, text: str) -> bool:
-    """Whether a run's key begins like that; of a damaged run's, its folder's name has the first 8 digits."""
+    """Whether a run's key begins with `text`. The folder's name has the key's first 8 digits."""
     short = folder.path.name[-8:]
     if len(text) <= len(short):
         return short.startswith(text)

@@ -1,4 +1,4 @@
-"""What determines a run, and the key that follows from it."""
+"""What determines a run, and the key that is computed from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Stage = Literal["teacher", "pretrain", "downstream"]
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, integral floats and integers alike, no NaN."""
+    """The same text for equal values: sorted keys, no spaces, 1.0 written as 1. Raises ValueError for NaN."""
     return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -34,7 +34,8 @@ class RunSpec:
         name: the method (`dtm`), the teacher (`clip`) or the task (`segmentation`).
         arch: the encoder's size, a name in `mimbench.arch.ARCHS`; part of the folder's name.
         recipe: the resolved recipe's plain values.
-        data: data role (`imagenet`, `ade20k`, `coco`, `captions`) to the fingerprint of what stands there.
+        data: data role (`imagenet`, `ade20k`, `coco`, `captions`) to the dataset's fingerprint, or
+            `weights NAME` to that of a checkpoint that the run loads.
         parents: role (`teacher`, `encoder`) to the key of the run that must be done first.
         skip_corrupt: leave unreadable images out instead of stopping; it changes the data, hence the key.
     """
@@ -60,7 +61,7 @@ class RunSpec:
 
     @property
     def adopted(self) -> bool:
-        """Whether a checkpoint takes the place of its training."""
+        """Whether it is a pretraining that loads a checkpoint instead of training."""
         return self.stage == "pretrain" and any(role.startswith("weights ") for role in self.data)
 
     def as_dict(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_several_tables_share_their_runs(bench: Bench) -> None:
     done = bench.call("reproduce-all", "--table", "all", "--scale", "smoke", "--set", "echo.steps=2")
     assert done.exit_code == 0, done.output
     assert "The title" in done.output and "Another title" in done.output
-    assert "every row by itself: 8 runs" in done.output  # four, each for two tables
+    assert "without sharing: 8 runs" in done.output  # four, each for two tables
     page = Path(done.output.split()[-1])
     assert page.name == "index.html" and "plain/second-smoke-changed.html" in page.read_text()
     made = (page.parent / "plain" / "second-smoke-changed.md").read_text()

@@ -151,7 +151,7 @@ def test_in_a_checkout_it_lies_beside_the_others(place: Path, monkeypatch: pytes
         ("task", "", "For instance: my-task"),
         ("task", "x--y", "For instance: x-y"),
         ("task", LONGEST + "a", f"at most {MAX_NAME}"),
-        ("method", "class", "a word of Python's own"),
+        ("method", "class", "a keyword of Python"),
         ("method", "mae", "There is a method mae already"),
         ("method", "mae_clip", "There is a method mae-clip already"),
         ("method", "clip", "There is a teacher clip already"),

@@ -147,7 +147,7 @@ def test_a_field_that_was_not_changed_lists_what_was(world: Path, store: RunStor
     file.write_text(source.format(name="strict", extra="share", **facts).replace("share=HALF", "share=0.1"))
     forget()
     said = message(store, row("strict"), min_crop_scale=0.05)
-    assert said == ("share (strict): 0.1 is not valid. It is too large. Changed were: --set min_crop_scale.")
+    assert said == ("share (strict): 0.1 is not valid. It is too large. Changed: --set min_crop_scale.")
 
 
 # -- fields that another recipe has --------------------------------------------------------------------------
