@@ -1,1 +1,1 @@
-"""Downstream tasks: one file per task, and the parts that tasks share."""
+"""Downstream tasks: one file per task, and the parts that they share."""

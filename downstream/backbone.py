@@ -17,7 +17,7 @@ OFFICIAL_TAPS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # BEiT, MAE, iBOT: ViT
 
 
 def default_taps(depth: int) -> tuple[int, ...]:
-    """The official codes' four blocks (0-based); at other depths evenly spaced ones up to the last."""
+    """The official codes' four blocks (0-based); at other depths four evenly spaced blocks up to the last."""
     return OFFICIAL_TAPS.get(depth) or tuple(depth * (i + 1) // 4 - 1 for i in range(4))
 
 
@@ -27,18 +27,19 @@ class ViTBackbone(BaseModule):
 
     Args:
         encoder: the encoder file.
-        img_size: the training crop's side; positions are resized to it. Other sizes are resized in `forward`.
+        img_size: side of the training crop in pixels; positions are resized to it once. For images of other
+            sizes `forward` resizes them.
         drop_path: stochastic depth of the last block.
         taps: 0-based blocks whose outputs are returned; default: `default_taps`.
-        norm: normalise each tap by the encoder's final norm (iBOT); otherwise that norm is removed.
-        frozen_blocks: this many first blocks, and everything before them, are not trained.
+        norm: apply the encoder's final norm to each tap (iBOT); otherwise this norm is removed.
+        frozen_blocks: number of first blocks that are frozen, together with all parts before them; 0 = none.
         add_rel_pos, add_layer_scale, positions: see `load_encoder`.
-        window: side in patches of the windows that attention is confined to, in all but the last block of
-            each quarter (ViTDet, Li et al., 2022); 0 = global attention everywhere.
+        window: side of the attention windows, in patches, in all blocks except the last of each quarter
+            (ViTDet, Li et al., 2022); 0 = global attention everywhere.
         checkpoint_blocks: compute the blocks again in the backward pass, which saves memory.
 
     Attributes:
-        load_report: what became of each tensor of the file.
+        load_report: how each tensor of the file was loaded.
         out_channels, out_strides: of each returned map.
     """
 
@@ -79,10 +80,10 @@ class ViTBackbone(BaseModule):
             self._freeze(frozen_blocks)
 
     def init_weights(self) -> None:
-        """Nothing: the weights came with the file, and mm-series models call this on every part."""
+        """Does nothing: the weights are loaded already, and mm-series models call this on every part."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps `[B, D, H/patch, W/patch]` of images `[B, 3, H, W]`; H, W: multiples of the patch size."""
+        """Maps `[B, D, H/patch, W/patch]` of images `[B, 3, H, W]`; the patch size must divide H and W."""
         maps = self.net.taps(images, self.taps)
         if self.norm:
             maps = [self.net.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for x in maps]
@@ -96,7 +97,7 @@ class ViTBackbone(BaseModule):
 
 
 def remove_final_norm(vit: ViT) -> list[str]:
-    """Drop the encoder's final norm, which fine-tuning does not use; returns the names that went."""
+    """Remove the encoder's final norm, which fine-tuning does not use; returns the names removed."""
     names = [f"norm.{name}" for name, _ in vit.norm.named_parameters()]
     vit.norm = nn.Identity()
     return names

@@ -1,8 +1,8 @@
 """Image classification by fine-tuning the whole encoder, as MAE and BEiT do on ImageNet-1K.
 
-The mean of the patch tokens after the last block, a new LayerNorm (`fc_norm`) in place of the encoder's own
-final norm, a linear head; mixup, cutmix, label smoothing, layer-wise learning-rate decay, stochastic depth.
-With `num_blocks` the encoder ends there: what its first blocks have learnt, fine-tuned.
+The mean of the patch tokens after the last block, a new LayerNorm (`fc_norm`) instead of the encoder's final
+norm, a linear head; mixup, cutmix, label smoothing, layer-wise learning-rate decay, stochastic depth. With
+`num_blocks`, only the first blocks of the encoder are kept and fine-tuned.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class ClassificationRecipe(TransferRecipe):
     min_lr: float
     mixup: float  # alpha; 0 = off
     cutmix: float  # alpha; 0 = off
-    mixup_switch_prob: float  # of cutmix instead of mixup, where both are on
+    mixup_switch_prob: float  # probability of cutmix instead of mixup, if both are on
     label_smoothing: float
     rand_augment: str  # timm's policy; empty = off
     random_erase: float
     min_crop_scale: float
     crop_pct: float  # evaluation: the centre crop's side over the resized image's short side
     head_init_std: float
-    ema_momentum: float | None  # of the weights that are evaluated; None = the last step's
-    num_blocks: int  # of the encoder, from the first, that are kept; 0 = all
+    ema_momentum: float | None  # evaluate a moving average of the weights; None = the last step's weights
+    num_blocks: int  # keep only this many first blocks of the encoder; 0 = all
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +109,7 @@ class Classifier(BaseModel):
     """The encoder with mean pooling and a linear head.
 
     Args:
-        encoder: the pretrained ViT; its own final norm is not used and must be gone (`remove_final_norm`).
+        encoder: the pretrained ViT without its final norm (`remove_final_norm`).
     """
 
     def __init__(self, encoder: ViT, num_classes: int, recipe: ClassificationRecipe) -> None:
@@ -123,7 +123,7 @@ class Classifier(BaseModel):
         self.head = nn.Linear(encoder.embed_dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=recipe.head_init_std)
         nn.init.zeros_(self.head.bias)
-        self.mixup = Mixup(  # with both alphas at 0 it only smooths the labels
+        self.mixup = Mixup(  # if both alphas are 0, it only smooths the labels
             mixup_alpha=recipe.mixup,
             cutmix_alpha=recipe.cutmix,
             prob=1.0 if recipe.mixup or recipe.cutmix else 0.0,
@@ -133,7 +133,7 @@ class Classifier(BaseModel):
         )
 
     def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = "tensor") -> Any:
-        """Logits `[B, K]` of images `[B, 3, H, W]`; in mode `loss`, on mixed images, the loss."""
+        """Logits `[B, K]` of images `[B, 3, H, W]`; in mode `loss`, the loss on mixed images."""
         if mode != "loss":
             return self.logits(images)
         # timm mixes in place, and draws from NumPy's generator
@@ -147,14 +147,14 @@ class Classifier(BaseModel):
 
 
 def kept_depth(num_blocks: int, depth: int) -> int:
-    """Blocks that are fine-tuned of an encoder of `depth`. Raises UserError where it has not so many."""
+    """Number of blocks to keep of an encoder with `depth` blocks. Raises UserError if it has fewer."""
     if num_blocks > depth:
         raise UserError("num_blocks", num_blocks, remedy=f"The encoder has {depth} blocks; 0 keeps them all.")
     return num_blocks or depth
 
 
 def keep_blocks(encoder: ViT, num_blocks: int) -> list[str]:
-    """Drop the blocks after the first `num_blocks` (0: none); returns the names of their parameters."""
+    """Remove all blocks after the first `num_blocks` (0: keep all); returns the removed parameters' names."""
     depth = kept_depth(num_blocks, len(encoder.blocks))
     names = [name for name, _ in encoder.named_parameters()]
     encoder.blocks = encoder.blocks[:depth]
@@ -162,7 +162,7 @@ def keep_blocks(encoder: ViT, num_blocks: int) -> list[str]:
 
 
 def run(folder: RunFolder) -> dict[str, float]:
-    """Fine-tune on the labelled images and evaluate the last epoch; top-1 and top-5 accuracy in percent."""
+    """Fine-tune on the labelled images, evaluate after the last epoch: top-1 and top-5 in percent."""
     from downstream.backbone import remove_final_norm
     from downstream.layer_decay import param_groups
     from downstream.transfer import labelled_splits, seed_weights
@@ -213,7 +213,7 @@ def run(folder: RunFolder) -> dict[str, float]:
 def accuracy(
     model: nn.Module, dataset: Any, *, batch_size: int = 64, num_workers: int = 0
 ) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent over every image once."""
+    """Top-1 and top-5 accuracy in percent; every image counts once."""
     from downstream.transfer import share_of
 
     target = device()
@@ -229,7 +229,7 @@ def accuracy(
 
 
 def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training image, forward and backward (three times forward): the encoder, without its head."""
+    """FLOPs per training image, forward and backward (three times forward): the encoder without the head."""
     num_blocks = kept_depth(recipe["num_blocks"], size_of(arch).depth)
     return 3.0 * encoder_flops(recipe, arch, patch_size, num_blocks)
 

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseRecipe(TransferRecipe):
-    """Fine-tuning of a dense task."""
+    """Fields of fine-tuning on a dense task."""
 
-    add_rel_pos: bool  # a zero relative position table in each block of an encoder that has none
-    add_layer_scale: float | None  # start of the layer scale of an encoder that has none; None: none is added
-    final_norm: bool  # normalise the taps by the encoder's final norm, which is otherwise dropped
-    positions: Literal["interpolate", "regenerate"]  # how fixed sin-cos positions reach another grid
-    window: int  # side of the attention windows in patches, but for four evenly spaced blocks; 0: global
+    add_rel_pos: bool  # give an encoder without relative positions a table of zeros in each block
+    add_layer_scale: float | None  # initial layer scale for an encoder that has none; None: add none
+    final_norm: bool  # apply the encoder's final norm to the taps; off: the norm is removed
+    positions: Literal["interpolate", "regenerate"]  # how sin-cos positions adapt to another grid
+    window: int  # side of the attention windows, in patches; four evenly spaced blocks are global; 0: all are
     checkpoint_blocks: bool  # compute the blocks again in the backward pass: less memory, a third more time
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class DenseRecipe(TransferRecipe):
         require_range("window", self.window, 0)
 
     def backbone(self, encoder: Path) -> dict[str, Any]:
-        """The mm-series configuration of the encoder file as their backbone."""
+        """The mm-series configuration that makes the encoder file the backbone."""
         from downstream.backbone import ViTBackbone
 
         return {
@@ -70,7 +70,7 @@ def fit_dense(model: BaseModel, train: Any, folder: RunFolder, recipe: DenseReci
 
 
 def dense_flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """The forward pass of the encoder and of `MultiTapPyramid` on an image of side `img_size`."""
+    """FLOPs of the forward pass of the encoder and `MultiTapPyramid` on an image of side `img_size`."""
     cells = (recipe["img_size"] // patch_size) ** 2
     pyramid = 2 * cells * size_of(arch).embed_dim ** 2 * (4 + 16 + 4)
     return encoder_flops(recipe, arch, patch_size) + pyramid

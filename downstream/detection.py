@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionRecipe(DenseRecipe):
-    """Mask R-CNN fine-tuning; `img_size`: side of the padded square, or the short side under `detr`."""
+    """Mask R-CNN fine-tuning; `img_size`: side of the padded square, or the short side with `detr`."""
 
     epochs: float
-    milestones: tuple[float, ...]  # epochs after which the learning rate falls to a tenth
+    milestones: tuple[float, ...]  # epochs after which the learning rate drops to a tenth
     warmup_steps: int
     warmup_ratio: float  # learning rate at step 0, as a share of the peak
     # Fit into a square and pad it; or DETR's multi-scale resizing and cropping.
     resize: Literal["square", "detr"]
     fpn_channels: int
     anchor_scale: float  # anchor side on every level, in strides
-    num_proposals: int  # of the RPN, an image
-    rpn_samples: int  # anchors an image in the RPN's loss
-    roi_samples: int  # proposals an image in the heads' losses
-    roi_points: int  # RoIAlign's sampling points a side of a cell; 0: as many as the proposal's size asks for
+    num_proposals: int  # RPN proposals per image
+    rpn_samples: int  # anchors per image in the RPN's loss
+    roi_samples: int  # proposals per image in the heads' losses
+    roi_points: int  # RoIAlign's sampling points per side of a cell; 0: chosen by the proposal's size
     box_convs: int
     box_channels: int  # width of the box head's linear layer
     box_loss: Literal["giou", "l1"]
     mask_convs: int
-    mask_roi_size: int  # cells; the mask has twice as many a side
+    mask_roi_size: int  # cells per side; the mask has twice as many
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +76,7 @@ class DetectionRecipe(DenseRecipe):
 
     @property
     def pads_images(self) -> bool:
-        """Whether an image of any size goes: each batch is padded to whole patches of the encoder."""
+        """Whether images may have any size. Then each batch is padded to a multiple of two patches."""
         return self.resize == "detr"
 
 
@@ -120,7 +120,7 @@ def recipes() -> Mapping[str, DetectionRecipe]:
 
 
 def annotation_file(root: Path, split: str) -> Path:
-    """`annotations/instances_{split}2017.json`. Raises UserError where it is missing."""
+    """`annotations/instances_{split}2017.json`. Raises UserError if it is missing."""
     path = root / "annotations" / f"instances_{split}2017.json"
     if not path.is_file():
         raise UserError(
@@ -130,7 +130,7 @@ def annotation_file(root: Path, split: str) -> Path:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The classes in the file's order; ids need not be contiguous. Raises UserError where splits differ."""
+    """The classes in the file's order; ids need not be contiguous. Raises UserError if the splits differ."""
     found = []
     for split in ("train", "val"):
         with open(annotation_file(root, split), encoding="utf-8") as file:
@@ -179,7 +179,7 @@ def build_dataset(root: Path, split: Literal["train", "val"], recipe: DetectionR
 def _detr_resize() -> Any:
     """DETR's augmentation: one of many short sides, or a random crop in between (Carion et al., 2020).
 
-    No side grows beyond 1333 pixels, before the crop neither (iBOT@da316d8, its detection config).
+    No side exceeds 1333 pixels, also before the crop (iBOT@da316d8, its detection config).
     """
     from mmcv.transforms import RandomChoice, RandomChoiceResize
     from mmdet.datasets.transforms import RandomCrop, Resize
@@ -194,7 +194,7 @@ def _detr_resize() -> Any:
 
 
 def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> BaseModel:
-    """mmdetection's Mask R-CNN on the encoder, its new weights drawn from torch's generator."""
+    """mmdetection's Mask R-CNN on the encoder; new weights are drawn from torch's generator."""
     from downstream.openmmlab import build, import_quietly
 
     import_quietly("mmdet.models")
@@ -202,7 +202,7 @@ def build_model(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> Bas
 
 
 def model_config(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> ConfigDict:
-    """mmdetection's mask-rcnn_r50_fpn with what the encoder, the recipe and the classes change."""
+    """mmdetection's mask-rcnn_r50_fpn, changed for the encoder, the recipe and the number of classes."""
     from downstream.neck import MultiTapPyramid, batch_norm
     from downstream.openmmlab import shipped_config
     from mimbench.checkpoint.encoder import read_encoder
@@ -212,7 +212,7 @@ def model_config(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> Co
     dim, patch, width = vit.embed_dim, vit.patch_size, recipe.fpn_channels
     strides = [patch // 4, patch // 2, patch, patch * 2, patch * 4]
     model = shipped_config("mmdet", "mask-rcnn_r50_fpn")
-    # Padded here, not in the pipeline: boxes must be cut at the image's edge, not at the padding's.
+    # Padded here, not in the pipeline: boxes must be clipped at the image's edge, not the padding's.
     model.data_preprocessor.pad_size_divisor = recipe.img_size if recipe.resize == "square" else 2 * patch
     model.backbone = recipe.backbone(encoder)
     model.neck.update(in_channels=[dim] * 4, out_channels=width)
@@ -282,7 +282,7 @@ def coco_ap(model: BaseModel, dataset: Any, *, batch_size: int, num_workers: int
 
 
 def run(folder: RunFolder) -> dict[str, float]:
-    """Fine-tune and evaluate the last epoch; box and mask AP and AP50 in percent."""
+    """Fine-tune and evaluate after the last epoch: box and mask AP and AP50 in percent."""
     from downstream.openmmlab import usable
     from downstream.transfer import seed_weights
 
@@ -299,9 +299,9 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 
 def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training image, forward and backward (three times forward): encoder, pyramids, RPN, heads.
+    """FLOPs per training image, forward and backward (three times forward): encoder, pyramids, RPN, heads.
 
-    An image counts as a square of side `img_size`; DETR's resizing makes it larger by a third or so.
+    An image counts as a square of side `img_size`; with DETR's resizing it is about a third larger.
     """
     dim, width, rois = size_of(arch).embed_dim, recipe["fpn_channels"], recipe["roi_samples"]
     # Lateral, output and RPN convolutions on every level.

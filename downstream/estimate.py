@@ -1,4 +1,4 @@
-"""What tasks cost, for the plan: FLOPs of the encoder, images in training. Numbers only, no torch."""
+"""Cost of the tasks, for the plan: FLOPs of the encoder, images in training. Numbers only, no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mimbench.arch import patch_embed_flops, size_of, transformer_flops
 def encoder_flops(
     recipe: Mapping[str, Any], arch: str, patch_size: int, num_blocks: int | None = None
 ) -> float:
-    """The forward pass of the encoder, or of its first `num_blocks` blocks, on one image."""
+    """FLOPs of the forward pass of the encoder, or of its first `num_blocks` blocks, on one image."""
     dim, depth, _ = size_of(arch)
     cells = (recipe["img_size"] // patch_size) ** 2
     blocks = transformer_flops(dim, depth if num_blocks is None else num_blocks, cells + 1)

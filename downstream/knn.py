@@ -1,9 +1,9 @@
 """Weighted k-nearest-neighbour classification of frozen features, as DINO and iBOT report it.
 
-Nothing is trained. An image's feature is the class token after the encoder's final norm (or the mean of the
-patch tokens: methods without a loss on the class token need it), at unit length. A class's score is the sum
-of exp(cosine / temperature) over those of the k nearest labelled images that are of this class
-(facebookresearch/dino@7c446df, eval_knn.py). Methods are only comparable with the same token.
+Nothing is trained. An image's feature is the class token after the encoder's final norm, scaled to unit
+length; methods without a loss on the class token need the mean of the patch tokens instead. The k nearest
+labelled images vote: the score of a class is the sum of exp(cosine / temperature) over those that belong to
+it (facebookresearch/dino@7c446df, eval_knn.py). Compare methods only with the same token.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class KNNRecipe(TransferRecipe):
-    """Looking at neighbours; the fields of training are not used."""
+    """Fields of k-NN classification; the training fields are not used."""
 
     k: int  # neighbours
     temperature: float
@@ -64,7 +64,7 @@ def recipes() -> Mapping[str, KNNRecipe]:
 
 
 def run(folder: RunFolder) -> dict[str, float]:
-    """Top-1 accuracy, in percent, of the validation images among the labelled training images."""
+    """Top-1 accuracy of the validation images, in percent; the labelled training images vote."""
     from downstream.transfer import labelled_splits, share_of
     from mimbench.checkpoint.encoder import load_encoder
     from mimbench.data.augment import eval_transform
@@ -79,7 +79,7 @@ def run(folder: RunFolder) -> dict[str, float]:
     encoder.to(device()).eval()
     transform = eval_transform(recipe.img_size, recipe.crop_pct)
     workers = folder.options.num_workers
-    # Every process has the whole bank, and its share of the queries.
+    # Every process has the whole bank and its share of the queries.
     bank, bank_labels = features(encoder, LabelledImages(train, transform), recipe, workers)
     query, labels = features(encoder, share_of(LabelledImages(val, transform)), recipe, workers)
     hits = torch.zeros((), device=bank.device)
@@ -106,14 +106,14 @@ def features(encoder: ViT, dataset: Any, recipe: KNNRecipe, num_workers: int) ->
 def vote(
     query: Tensor, bank: Tensor, bank_labels: Tensor, num_classes: int, k: int, temperature: float
 ) -> Tensor:
-    """Scores `[Q, num_classes]` of queries `[Q, D]` from a bank `[P, D]` with labels `[P]`."""
+    """Class scores `[Q, num_classes]` of queries `[Q, D]`, from a bank `[P, D]` with labels `[P]`."""
     cosine, index = (query @ bank.T).topk(k, dim=1)  # [Q, k]
     scores = query.new_zeros(len(query), num_classes)
     return scores.scatter_add(1, bank_labels[index], (cosine / temperature).exp())
 
 
 def images(recipe: Mapping[str, Any], data_size: int) -> int:
-    """The bank: every labelled image once."""
+    """Images in the bank: every labelled image once."""
     del recipe
     return data_size
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import nn
 
-# More than one dimension, and still not decayed (timm's ViT, MAE, BEiT).
+# Not decayed although they have more than one dimension (timm's ViT, MAE, BEiT).
 NO_WEIGHT_DECAY = ("pos_embed", "cls_token")
-# What comes before the blocks; rel_pos_bias is the shared table.
+# Parts before the blocks; rel_pos_bias is the shared table.
 _FIRST = ("cls_token", "pos_embed", "mask_token", "patch_embed", "rel_pos_bias")
 
 
 def layer_id(name: str, depth: int) -> int:
-    """0 for what comes before the blocks, i + 1 for block i, depth + 1 for the rest of the encoder."""
+    """0 for the parts before the blocks, i + 1 for block i, depth + 1 for the rest of the encoder."""
     if name.split(".")[0] in _FIRST:
         return 0
     if name.startswith("blocks."):
@@ -24,14 +24,14 @@ def layer_id(name: str, depth: int) -> int:
 def param_groups(
     model: nn.Module, *, weight_decay: float, layer_decay: float, depth: int, prefix: str
 ) -> list[dict[str, Any]]:
-    """A group for each layer and decay, `lr_scale = layer_decay^(depth + 1 - id)`, of what trains.
+    """Trainable parameters, grouped by layer and weight decay; `lr_scale = layer_decay^(depth + 1 - id)`.
 
-    mmsegmentation's and mmdetection's own constructors know their own backbones' names only: they put timm's
-    `blocks` into the top group and decay the position embedding.
+    mmsegmentation's and mmdetection's constructors know only the names of their own backbones: they would put
+    timm's `blocks` into the top group and decay the position embedding.
 
     Args:
         depth: number of the encoder's blocks.
-        prefix: where the encoder sits in the model (`backbone.net.`).
+        prefix: of the encoder's parameter names in the model (`backbone.net.`).
     """
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

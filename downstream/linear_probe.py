@@ -1,9 +1,9 @@
 """Linear probing: a frozen encoder, one block's pooled tokens, a batch norm without weights, a linear layer.
 
 BEiT's protocol (Bao et al., ICLR 2022, appendix; unilm@768a3c8, run_linear_eval.py): AdamW, the mean of the
-patch tokens, any block's output. MAE's parameter-free batch norm stands before the linear layer, so that the
-features of different methods and blocks come in one scale. The figures of other protocols (MAE's LARS, DINO's
-SGD with a sweep of rates) are not comparable with these.
+patch tokens, any block's output. MAE's parameter-free batch norm precedes the linear layer, so that the
+features of different methods and blocks have the same scale. Figures of other protocols (MAE's LARS, DINO's
+SGD with a sweep of learning rates) are not comparable with these.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LinearRecipe(TransferRecipe):
     min_crop_scale: float
     crop_pct: float  # evaluation: the centre crop's side over the resized image's short side
     head_init_std: float
-    layer: int  # 0: the last block after the final norm; k: block k's raw output, the first being 1
+    layer: int  # 0: the last block after the final norm; k: block k's raw output, from 1
     token: Literal["mean", "cls"]  # mean of the patch tokens, or the class token
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ def recipes() -> Mapping[str, LinearRecipe]:
 
 
 class LinearProbe(BaseModel):
-    """A frozen encoder and the layers that learn from its features."""
+    """A frozen encoder, a batch norm and a linear layer."""
 
     def __init__(self, encoder: ViT, num_classes: int, recipe: LinearRecipe) -> None:
         super().__init__()

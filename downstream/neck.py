@@ -1,4 +1,4 @@
-"""From four maps of one stride to a pyramid of four strides, as in BEiT's and iBOT's downstream codes."""
+"""Makes a pyramid of four strides from four maps of one stride, as in BEiT's and iBOT's downstream codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def batch_norm() -> dict[str, str]:
-    """The mm-series config of the batch norm of new layers: synchronised where several processes train."""
+    """The mm-series config of batch norm in new layers: synchronised if several processes train."""
     return {"type": "SyncBN" if get_world_size() > 1 else "BN"}
 
 
@@ -19,7 +19,7 @@ def batch_norm() -> dict[str, str]:
 class MultiTapPyramid(BaseModule):
     """Rescales four taps by 4, 2, 1 and 1/2.
 
-    Deconvolution - batch norm - GELU - deconvolution, one deconvolution, identity, max pooling.
+    In this order: deconvolution, batch norm, GELU, deconvolution; one deconvolution; identity; max pooling.
     """
 
     def __init__(self, embed_dim: int) -> None:

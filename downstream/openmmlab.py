@@ -1,4 +1,4 @@
-"""mmsegmentation and mmdetection: their shipped configurations, their models, datasets and metrics."""
+"""Helpers for mmsegmentation and mmdetection: shipped configurations, models, datasets and metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def import_quietly(*modules: str) -> None:
-    """Import mm-series modules, with operators under them, without what they print about optional parts."""
+    """Set up mmcv's operators, then import mm-series modules without their messages about optional parts."""
     ensure_mmcv_ops()
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -41,15 +41,15 @@ def import_quietly(*modules: str) -> None:
 
 
 def shipped_config(package: str, name: str) -> ConfigDict:
-    """The model of `_base_/models/{name}.py`, one of the configurations that `mmseg` or `mmdet` ships.
+    """The model config in `_base_/models/{name}.py`, one of the configurations that `mmseg` or `mmdet` ships.
 
-    It is found by its path: mmengine.hub.get_config would run pip for a package whose name it does not know.
+    We look the file up by path: mmengine.hub.get_config would run pip for a package that it does not know.
 
     Raises:
         RunFailed: the package was installed without its configurations.
     """
     folder = Path(str(importlib.import_module(package).__file__)).parent
-    # A wheel has them in the package; a repository that is installed in place has them beside it.
+    # A wheel has them inside the package; an editable install has them beside it.
     roots = (folder / ".mim" / "configs", folder.parent / "configs")
     file = f"_base_/models/{name}.py"
     for root in roots:
@@ -63,12 +63,12 @@ def shipped_config(package: str, name: str) -> ConfigDict:
 
 
 def build(config: ConfigDict, package: str) -> BaseModel:
-    """The model of a configuration of `mmseg` or `mmdet`, its new weights drawn from torch's generator.
+    """Build the model of an `mmseg` or `mmdet` configuration; new weights are drawn from torch's generator.
 
-    It is built quietly, with the names of the package's registry, whatever was built before.
+    Builds without warnings and in the package's registry scope, whatever was built before.
     """
     if not MMLogger.check_instance_created("mimbench"):
-        # They log every parameter that they initialise.
+        # mm-series models log every parameter that they initialise.
         MMLogger.get_instance("mimbench", log_level="WARNING")
     models = importlib.import_module(f"{package}.registry").MODELS
     with DefaultScope.overwrite_default_scope(package), warnings.catch_warnings():
@@ -79,7 +79,7 @@ def build(config: ConfigDict, package: str) -> BaseModel:
 
 
 class LoadImage:
-    """The first transform of an mm-series pipeline; mmcv's own stops without naming the file."""
+    """The first transform of an mm-series pipeline; mmcv's own does not name a file that it cannot read."""
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         image = np.ascontiguousarray(decode(Path(results["img_path"]))[..., ::-1])  # BGR, as mmcv keeps it
@@ -87,10 +87,10 @@ class LoadImage:
 
 
 def usable(dataset: Any, folder: RunFolder, root: Path) -> Any:
-    """The dataset; under `--skip-corrupt` without the images that do not decode.
+    """The dataset; with `--skip-corrupt`, without the images that do not decode.
 
     Raises:
-        UserError: there is nothing to train or evaluate on.
+        UserError: no image is left.
     """
     if folder.spec.skip_corrupt:
         _leave_out_corrupt(dataset, folder)
@@ -100,7 +100,7 @@ def usable(dataset: Any, folder: RunFolder, root: Path) -> Any:
 
 
 def _leave_out_corrupt(dataset: Any, folder: RunFolder) -> None:
-    """Remove the images that do not decode and record them in the details."""
+    """Remove the images that do not decode and record them in the run's details."""
     good, bad = [], []
     for index in range(len(dataset)):
         path = dataset.get_data_info(index)["img_path"]
@@ -117,7 +117,7 @@ def _leave_out_corrupt(dataset: Any, folder: RunFolder) -> None:
 def evaluate(
     model: BaseModel, dataset: Any, metric: BaseMetric, *, batch_size: int, num_workers: int
 ) -> dict[str, float]:
-    """Predictions of the whole dataset, measured by an mm-series metric."""
+    """Predict the whole dataset and compute an mm-series metric."""
     model.to(device()).eval()
     metric.dataset_meta = dataset.metainfo
     items = Loader(
@@ -131,7 +131,7 @@ def evaluate(
 
 
 def _of_one_shape(items: Iterable[Any], batch_size: int) -> Iterator[list[Any]]:
-    """Consecutive items in batches; a batch ends where the images' shape, now or originally, changes."""
+    """Batches of consecutive items; a batch ends where the images' current or original shape changes."""
 
     def shape(item: Any) -> Any:
         return item["inputs"].shape, item["data_samples"].ori_shape

@@ -30,7 +30,7 @@ IGNORED = 255
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationRecipe(DenseRecipe):
-    """UperNet fine-tuning; `img_size` is the crop of training and of slide inference."""
+    """UperNet fine-tuning; `img_size` is the side of the crop in training and in slide inference."""
 
     steps: int
     warmup_steps: int
@@ -45,7 +45,7 @@ class SegmentationRecipe(DenseRecipe):
     # Pixels: the image is fitted into (long, short), then scaled by resize_ratio.
     resize_scale: tuple[int, int]
     resize_ratio: tuple[float, float]
-    cat_max_ratio: float  # a crop is redrawn where one class covers more than this
+    cat_max_ratio: float  # a crop is drawn again if one class covers more than this share
     photometric: bool
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ def recipes() -> Mapping[str, SegmentationRecipe]:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The classes of label 1, 2, ...: from `classes.txt`, a name a line, else ADE20K's 150."""
+    """The classes of labels 1, 2, ...: from `classes.txt`, one name per line, else ADE20K's 150."""
     path = root / "classes.txt"
     if not path.is_file():
         from mmseg.utils import ade_classes
@@ -124,7 +124,7 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def check_labels(labels: np.ndarray, num_classes: int, path: str) -> None:
-    """Raises UserError where an annotation `[H, W]`, already reduced, has a label without a class."""
+    """Raises UserError if an annotation `[H, W]`, after `reduce_zero_label`, has a label without a class."""
     wrong = labels[(labels != IGNORED) & (labels >= num_classes)]
     if wrong.size:
         remedy = (
@@ -179,7 +179,7 @@ def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
 
 
 def build_model(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> BaseModel:
-    """mmsegmentation's EncoderDecoder on the encoder, its new weights drawn from torch's generator."""
+    """mmsegmentation's EncoderDecoder on the encoder; new weights are drawn from torch's generator."""
     from downstream.openmmlab import build, import_quietly
 
     import_quietly("mmseg.models")
@@ -187,7 +187,7 @@ def build_model(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> 
 
 
 def model_config(encoder: Path, recipe: SegmentationRecipe, num_classes: int) -> ConfigDict:
-    """mmsegmentation's upernet_mae with what the encoder, the recipe and the classes change."""
+    """mmsegmentation's upernet_mae, changed for the encoder, the recipe and the number of classes."""
     from downstream.neck import MultiTapPyramid, batch_norm
     from downstream.openmmlab import shipped_config
     from mimbench.checkpoint.encoder import read_encoder
@@ -209,7 +209,7 @@ def model_config(encoder: Path, recipe: SegmentationRecipe, num_classes: int) ->
 
 
 def run(folder: RunFolder) -> dict[str, float]:
-    """Fine-tune and evaluate the last step; mIoU, mAcc and aAcc in percent."""
+    """Fine-tune and evaluate after the last step: mIoU, mAcc and aAcc in percent."""
     from downstream.openmmlab import evaluate, usable
     from downstream.transfer import seed_weights
 
@@ -233,7 +233,7 @@ def run(folder: RunFolder) -> dict[str, float]:
 
 
 def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
-    """One training image, forward and backward (three times forward): encoder, pyramid, UPerHead."""
+    """FLOPs per training image, forward and backward (three times forward): encoder, pyramid, UPerHead."""
     dim, cells = size_of(arch).embed_dim, (recipe["img_size"] // patch_size) ** 2
     channels = recipe["head_channels"] or dim
     lateral = 2 * cells * (16 + 4 + 1) * dim * channels
@@ -244,7 +244,7 @@ def flops(recipe: Mapping[str, Any], arch: str, patch_size: int) -> float:
 
 
 def images(recipe: Mapping[str, Any], data_size: int) -> int:
-    """Images seen in training; the number of steps is fixed, whatever the data."""
+    """Images seen in training; the number of steps does not depend on the data."""
     del data_size
     return int(recipe["steps"] * recipe["global_batch_size"])
 

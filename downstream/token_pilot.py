@@ -1,17 +1,17 @@
-"""DTM's pilot study: what aggregating the tokens of CLIP does to what each of them says.
+"""DTM's pilot study: does aggregating CLIP's patch tokens make each token easier to classify?
 
-Kim et al., Morphing Tokens Draw Strong Masked Image Models (ICLR 2025, arXiv 2401.00254): before anything is
-pretrained, the patch tokens of the teacher are merged by similarity, and the merged tokens classify better.
-Measured here token by token, every patch having its group's mean:
+Kim et al., Morphing Tokens Draw Strong Masked Image Models (ICLR 2025, arXiv 2401.00254): before any
+pretraining, the teacher's patch tokens are merged by similarity, and the merged tokens classify better.
+Here every patch gets the mean of its group, and each token is measured:
 
-    zero-shot    share of patches nearest, by cosine, to the caption of the image's own class
-    linear       share of patches that a linear layer, trained on patches, puts in the image's own class
+    zero-shot    share of patches whose nearest class caption, by cosine, is that of the image's class
+    linear       share of patches that a linear layer, trained on patches, assigns to the image's class
     cosine       mean cosine similarity of patches that are neighbours in the grid
 
-How the paper aggregates and counts could not be read; token by token is our reading, and the merging is that
-of DTM's code (naver-ai/dtm@322df2e) at its midpoint, half of the tokens in half of the rounds. As there, the
-teacher gets images normalised with ImageNet's statistics. Zero-shot accuracy needs the text tower, which
-only a CLIP that was trained here has; without it that number is missing from the result.
+How the paper aggregates and counts could not be read; measuring each token is our reading. The merging is
+that of DTM's code (naver-ai/dtm@322df2e) at its midpoint: half of the tokens in half of the rounds. As there,
+the teacher gets images normalised with ImageNet's statistics. Zero-shot accuracy needs the text tower, which
+only a CLIP that was trained here has; without it this number is missing from the result.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PROMPTS = ("a {}", "a picture of a {}")
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRecipe(TransferRecipe):
-    """The aggregation, and the training of the linear layer."""
+    """Fields of the aggregation and of training the linear layer."""
 
     matching: Literal["none", "bipartite"]
     num_merged: int  # tokens that merge in each round
@@ -83,10 +83,10 @@ def recipes() -> Mapping[str, TokenRecipe]:
 
 
 def aggregate(x: Tensor, num_merged: int, num_rounds: int) -> Tensor:
-    """Tokens x `[B, N, C]`, each replaced by the mean of its group, from rounds of bipartite matching.
+    """Replace each of the tokens x `[B, N, C]` by the mean of its group, from rounds of bipartite matching.
 
-    In a round the tokens at even places each find the most similar one at an odd place, and the `num_merged`
-    most similar pairs merge. The first token stays alone (naver-ai/dtm@322df2e, bm/merge.py).
+    In each round every token at an even place finds the most similar token at an odd place, and the
+    `num_merged` most similar pairs merge. The first token never merges (naver-ai/dtm@322df2e, bm/merge.py).
     """
     batch, num_tokens, dim = x.shape
     group = torch.arange(num_tokens, device=x.device).expand(batch, -1)
@@ -110,7 +110,7 @@ def aggregate(x: Tensor, num_merged: int, num_rounds: int) -> Tensor:
 
 
 def neighbour_cosine(x: Tensor) -> Tensor:
-    """Mean cosine similarity of horizontal and vertical neighbours, tokens x `[B, N, C]`: `[B]`."""
+    """Mean cosine similarity of horizontal and vertical neighbours among tokens x `[B, N, C]`: `[B]`."""
     side = round(x.shape[1] ** 0.5)
     unit = F.normalize(x, dim=-1).unflatten(1, (side, side))  # [B, S, S, C]
     across = (unit[:, :, 1:] * unit[:, :, :-1]).sum(dim=-1)
@@ -142,7 +142,7 @@ class TokenClassifier(BaseModel):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """Patch tokens `[B, N, C]`, aggregated where the recipe says so."""
+        """Patch tokens `[B, N, C]`, aggregated unless `matching` is `none`."""
         x = self.teacher(images)[:, 1:].float()
         if self.recipe.matching == "none":
             return x
@@ -161,7 +161,7 @@ class TokenClassifier(BaseModel):
 
 
 def class_texts(run: RunFolder, classes: Sequence[str]) -> Tensor | None:
-    """The text tower's unit vectors for the classes' names, `[K, C]`; None for a CLIP not trained here."""
+    """The text tower's unit vectors of the class names, `[K, C]`; None for a CLIP not trained here."""
     from safetensors.torch import load_file
 
     from mimbench import catalog
@@ -211,7 +211,7 @@ def run(folder: RunFolder) -> dict[str, float]:
 def measure(
     model: TokenClassifier, dataset: Any, texts: Tensor | None, *, batch_size: int = 64, num_workers: int = 0
 ) -> dict[str, float]:
-    """The task's metrics over every image once; without texts, no zero-shot accuracy."""
+    """The task's metrics; every image counts once. Without texts there is no zero-shot accuracy."""
     from downstream.transfer import share_of
 
     target = device()

@@ -1,4 +1,4 @@
-"""What the tasks share in a run: new weights, labelled images, the training of a head, evaluation."""
+"""Parts of a run that tasks share: seeding new weights, labelled images, training a head, evaluation."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from mimbench.store.folder import RunFolder
 
-WEIGHTS_STREAM = 7919  # keeps the new heads' draws apart from every step's
+WEIGHTS_STREAM = 7919  # seeds new heads differently from every step
 
 
 def seed_weights(seed: int) -> None:
-    """Make the weights drawn next depend on the seed alone; call it before building a model."""
+    """Make the weights drawn next depend only on the seed; call it before building a model."""
     seed_everything(seed, 0, WEIGHTS_STREAM)
 
 
@@ -33,9 +33,9 @@ def share_of(dataset: Any) -> Subset[Any]:
 
 
 def labelled_splits(folder: RunFolder) -> tuple[ImageFolder, ImageFolder]:
-    """Labelled training images (those of train_labelled.txt, where there is one) and validation images.
+    """Labelled training images (those in train_labelled.txt, if that file exists) and validation images.
 
-    Under `--skip-corrupt`, those that do not decode are left out and recorded in the details.
+    With `--skip-corrupt`, images that do not decode are left out and recorded in the run's details.
     """
     root, skip = folder.data("imagenet"), folder.spec.skip_corrupt
     subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
@@ -47,7 +47,7 @@ def labelled_splits(folder: RunFolder) -> tuple[ImageFolder, ImageFolder]:
 
 
 def fit_head(model: BaseModel, images: Any, folder: RunFolder, recipe: TransferRecipe, *, steps: int) -> None:
-    """Train `model.head` alone."""
+    """Train only `model.head`."""
     folder.details |= {"labelled_images": len(images), "steps": steps}
     groups = param_groups(model.head, recipe.weight_decay)
     fit(model, images, folder, recipe, steps=steps, param_groups=groups)

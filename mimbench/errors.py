@@ -93,7 +93,7 @@ def visible(text: str, *, lines: bool = False) -> str:
 def spreadsheet(value: str) -> str:
     """The text as a CSV cell that no spreadsheet evaluates.
 
-    A text that begins like a formula (= + - @, a tab, a line's end) gets an apostrophe before it; a number
+    A text that begins like a formula (= + - @, a tab, a line break) gets an apostrophe in front; a number
     stays as it is.
     """
     shown = visible(value.replace("\r\n", "\n"), lines=True)

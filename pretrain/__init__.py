@@ -1,1 +1,1 @@
-"""Pretraining: a file per method in `methods/`, their teachers in `teachers/`, what they share beside."""
+"""Pretraining: a file per method in `methods/`, their teachers in `teachers/`, shared parts beside these."""

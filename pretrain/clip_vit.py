@@ -1,7 +1,7 @@
 """CLIP's image tower (Radford et al., 2021): the frozen teacher of feature-target methods.
 
-Names are those of OpenAI's weights (`visual.*`), so the real ViT-B/16 loads as it is. Per DTM's use
-(vqkd_teacher/clip/model.py@322df2e) `ln_post` and the projection are applied to every token.
+Parameters have the names of OpenAI's weights (`visual.*`), so the real ViT-B/16 loads unchanged. `ln_post`
+and the projection are applied to every token, as DTM does (vqkd_teacher/clip/model.py@322df2e).
 """
 
 from __future__ import annotations

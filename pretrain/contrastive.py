@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def homologous_contrast(tokens: Tensor, temperature: float) -> Tensor:
-    """Tokens of the same source attract, all others of the same sequence repel; mean over tokens.
+    """Tokens of the same source attract each other, all others of the sequence repel; mean over tokens.
 
-    For token l with positives P(l), the other tokens of its source, and every other token l':
+    For token l, with positives P(l) (the other tokens of its source) and every other token l':
     `-mean_{p in P(l)} log(exp(cos(l, p) / t) / sum_{l'} exp(cos(l, l') / t))`; SupCon's L_out (Khosla et al.,
     2020) within one sequence. Equal tokens give log(S K - 1).
 

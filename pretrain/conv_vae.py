@@ -1,7 +1,7 @@
 """Encoder and decoder of image tokenizers: DALL-E's (Ramesh et al., ICML 2021, arXiv 2102.12092).
 
-Follows openai/DALL-E's two networks as microsoft/unilm@768a3c8 (beit/dall_e) carries them: groups of
-bottleneck blocks, a resolution a group, every residual branch scaled by 1 / (number of blocks)^2.
+Follows openai/DALL-E's two networks, from their copy in microsoft/unilm@768a3c8 (beit/dall_e): groups of
+bottleneck blocks, one resolution per group, every residual branch scaled by 1 / (number of blocks)^2.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Conv(nn.Conv2d):
 
 
 class Bottleneck(nn.Module):
-    """`skip(x) + gain * convs(x)`: four convolutions of a quarter of the width, a ReLU before each.
+    """`skip(x) + gain * convs(x)`: four convolutions, each after a ReLU; between them a quarter of the width.
 
     Args:
-        kernel_sizes: of the four; the encoder's last is 1, the decoder's first.
+        kernel_sizes: of the four convolutions; the encoder's last is 1, the decoder's first is 1.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
 
 
 class Groups(nn.ModuleList):
-    """`num_blocks` bottlenecks for each of `widths`, which follow the first one's input width."""
+    """`num_blocks` bottlenecks for each of `widths[1:]`; `widths[0]` is the input width of the first."""
 
     def __init__(self, widths: list[int], num_blocks: int, kernel_sizes: tuple[int, ...]) -> None:
         gain = 1 / ((len(widths) - 1) * num_blocks) ** 2
@@ -63,9 +63,9 @@ class ConvEncoder(nn.Module):
     """Images `[B, 3, H, W]` to `[B, out_channels, H / patch_size, W / patch_size]`.
 
     Args:
-        width: channels of the first group; they double in every further one.
+        width: channels of the first group; they double with every further group.
         patch_size: a power of two.
-        num_blocks: of a group.
+        num_blocks: per group.
     """
 
     def __init__(self, *, width: int, out_channels: int, patch_size: int, num_blocks: int) -> None:
@@ -102,10 +102,10 @@ class ConvDecoder(nn.Module):
 
 
 def conv_flops(width: int, channels: int, img_size: int, patch_size: int, num_blocks: int) -> float:
-    """Forward FLOPs of an image in `ConvEncoder`; the decoder's are nearly the same.
+    """Forward FLOPs of `ConvEncoder` on one image; the decoder needs nearly the same.
 
     Args:
-        channels: what the network gives (or takes) per patch.
+        channels: channels per patch that the encoder gives (or the decoder takes).
     """
     macs = 3 * width * 49 * img_size**2
     before, side = width, img_size

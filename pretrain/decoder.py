@@ -1,4 +1,4 @@
-"""MAE's light decoder: mask tokens join the visible ones, a few blocks, a linear prediction."""
+"""MAE's light decoder: visible tokens and mask tokens, a few blocks, a linear prediction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class MAEDecoder(nn.Module):
     """Predict every patch from the encoder's visible tokens (MAE, section 3; models_mae.py@efb2a80).
 
     Args:
-        encoder_dim: width D of the tokens that come in.
+        encoder_dim: width D of the encoder's tokens.
         grid_size: side G of the patch grid.
         out_dim: numbers predicted for each patch.
     """
@@ -33,7 +33,7 @@ class MAEDecoder(nn.Module):
 
     @classmethod
     def of(cls, recipe: Any, out_dim: int) -> MAEDecoder:
-        """For the encoder of a recipe with `decoder_dim`, `decoder_depth` and `decoder_heads`."""
+        """The decoder for a recipe with `decoder_dim`, `decoder_depth` and `decoder_heads`."""
         size = {"dim": recipe.decoder_dim, "depth": recipe.decoder_depth, "num_heads": recipe.decoder_heads}
         config = recipe.vit_config()
         return cls(config.embed_dim, config.grid_size, **size, out_dim=out_dim)

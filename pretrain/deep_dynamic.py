@@ -2,12 +2,12 @@
 
 Several blocks of the encoder are supervised. A block's loss on each masked patch is weighted with d^beta,
 where d is the distance to the nearest visible patch: beta > 0 stresses far, hard patches, beta < 0 near,
-easy ones. Every block has its own beta, which changes while training.
+easy ones. Every block has its own beta, which changes during training.
 
 RECONSTRUCTION. Read in the paper (abstract, head of the introduction, Figure 2): patches are weighted by
 their distance to visible ones, the emphasis changes over time and depth, several blocks are supervised. The
-exponent is recalled, not read; metric, normalisation and the course of beta are ours. There is no official
-code.
+exponent is recalled, not read. The metric, the normalisation and the schedule of beta are ours. There is no
+official code.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mimbench.recipe import PretrainRecipe, require_range
 
 @dataclass(frozen=True, kw_only=True)
 class DeepDynamicRecipe(PretrainRecipe):
-    """Fields of every method under deep dynamic supervision."""
+    """Fields of every method with deep dynamic supervision."""
 
-    taps: tuple[int, ...]  # the supervised blocks, counted from 1, ascending; the encoder's last is the last
+    taps: tuple[int, ...]  # the supervised blocks, from 1, ascending; the last is the encoder's last
     beta_mode: Literal["schedule", "learnable", "fixed"]  # see `DeepDynamicSupervision.betas`
-    beta: float  # |beta| of the outermost taps at its largest; with `fixed`, the beta of every tap
-    depth_sign: Literal[1, -1]  # 1: deep taps turn to far patches and shallow ones to near; -1: the reverse
-    normalize_weights: bool  # the masked patches' mean weight is 1; off: d^beta as it is
+    beta: float  # largest |beta| of the first and last tap; with `fixed`, the beta of every tap
+    depth_sign: Literal[1, -1]  # 1: deep taps stress far patches, shallow ones near patches; -1: the reverse
+    normalize_weights: bool  # scale the weights of an image's masked patches to mean 1; off: plain d^beta
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +53,7 @@ class DeepDynamicRecipe(PretrainRecipe):
 
 
 class DeepDynamicSupervision(nn.Module):
-    """From every tap's loss on every patch to one number.
+    """Reduces the loss of every tap on every patch to one number.
 
     Args:
         grid_size: side G of the patch grid.
@@ -63,7 +63,7 @@ class DeepDynamicSupervision(nn.Module):
         super().__init__()
         self.mode, self.beta = recipe.beta_mode, recipe.beta
         self.taps, self.normalize = recipe.taps, recipe.normalize_weights
-        # A lone tap counts as last.
+        # A single tap counts as the deepest.
         rank = torch.linspace(1, -1, len(recipe.taps)).flip(0) * recipe.depth_sign
         direction = torch.ones_like(rank) if self.mode == "fixed" else rank
         self.register_buffer("direction", direction, persistent=False)  # [S]
@@ -75,8 +75,8 @@ class DeepDynamicSupervision(nn.Module):
         """Every tap's exponent, `[S]`.
 
         `schedule`: from 0 (plain deep supervision) along half a cosine to -beta at the shallowest tap, +beta
-        at the deepest and evenly between. `learnable`: beta * tanh(b), which starts at half of these.
-        `fixed`: beta.
+        at the deepest, evenly spaced between them. `learnable`: beta * tanh(b), which starts at half of these
+        final values. `fixed`: beta. With `depth_sign` -1 the signs of the first two are reversed.
         """
         if self.mode == "learnable":
             return self.beta * self.free_beta.tanh()
@@ -86,8 +86,8 @@ class DeepDynamicSupervision(nn.Module):
     def weights(self, mask: Tensor, step_fraction: float) -> Tensor:
         """Weights `[S, B, N]` for mask `[B, N]` (1 = masked): zero on visible patches.
 
-        Normalised, those of an image sum to its number of masked patches: beta moves the loss between
-        patches and cannot shrink it.
+        If normalised, the weights of an image sum to its number of masked patches. Then beta moves the loss
+        between patches but cannot shrink it.
         """
         # [B, N], 0 where visible
         log_distance = nearest_visible(mask, self.grid_distances).clamp(min=1).log()
@@ -113,7 +113,7 @@ class DeepDynamicSupervision(nn.Module):
 
 
 class PerTap(nn.ModuleList):
-    """A module for each tap, applied to its share of a batch in which the taps are stacked, `[S*B, ...]`."""
+    """A module for each tap. The input stacks the taps along the batch, `[S*B, ...]`; each gets its part."""
 
     def forward(self, x: Tensor) -> Tensor:
         parts = zip(self, x.chunk(len(self)), strict=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
-    """The module's equal at this moment, frozen and in eval mode."""
+    """A copy of the module, frozen and in eval mode."""
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
@@ -18,7 +18,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """`teacher <- momentum * teacher + (1 - momentum) * student`, for every parameter of the teacher.
 
-    The student may have more parameters (a decoder, a mask token); it must have the teacher's, by name.
+    The student must have every parameter name of the teacher; it may have more (a decoder, a mask token).
     """
     source = dict(student.named_parameters())
     names, parameters = zip(*teacher.named_parameters(), strict=True)
@@ -26,15 +26,16 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
 
 def cosine_between(start: float, end: float, fraction: float) -> float:
-    """From `start` to `end` over fraction 0..1, along half a cosine."""
+    """The value between `start` and `end` at `fraction` (0..1), along half a cosine."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
 def epochs_of_step(step: int, steps: int, epochs: float) -> tuple[int, range]:
-    """The epoch, from 0, of the step that is just done, and the epochs that ended with it.
+    """The epoch (from 0) of the step just done, and the epochs that ended with this step.
 
     Args:
-        step: number of steps done, of `steps` in `epochs`; an epoch need not be a whole number of steps.
+        step: number of steps done.
+        steps: number of steps in all `epochs`; an epoch need not be a whole number of steps.
     """
     epoch, done = int((step - 1) * epochs // steps), int(step * epochs // steps)
     return epoch, range(epoch, done)

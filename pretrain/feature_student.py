@@ -1,4 +1,4 @@
-"""The student of feature-target methods on BEiT v2's base: mask tokens stand in for masked patches."""
+"""The student of feature-target methods, as in BEiT v2: mask tokens replace the masked patches."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class FeatureRecipe(PretrainRecipe):
     num_masked: int  # patches hidden from the student
     min_mask_block: int  # least area of a mask block, in patches
     layer_scale_init: float
-    target_dim: int  # numbers a target token has
-    project_target: bool  # CLIP's projection on the target; off: the width before it
+    target_dim: int  # channels of a target token
+    project_target: bool  # apply CLIP's projection to the target; off: the features before it
     clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
     normalize_target: bool  # standardise each target token over its channels
     loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
@@ -46,7 +46,7 @@ class FeatureStudent(MaskedViT):
     """A masked ViT and one linear head on every patch token.
 
     modeling_dtm.py@322df2e: no absolute positions; a relative position table in each block and one shared by
-    all; no key bias; layer scale; the class token passes through the blocks and gets no loss of its own.
+    all; no key bias; layer scale; the class token passes through the blocks but has no loss.
     """
 
     def __init__(self, recipe: FeatureRecipe) -> None:
@@ -70,8 +70,8 @@ def teacher_tokens(
 ) -> Tensor:
     """The frozen teacher's patch tokens `[B, N, C]`, without gradient.
 
-    As in DTM's released code the teacher gets the student's own normalised images; with
-    `clip_normalisation` they get CLIP's mean and standard deviation, as in DeepMIM (7bf1e80).
+    The teacher gets the student's normalised images, as in DTM's released code. With `clip_normalisation` the
+    images are first changed to CLIP's mean and standard deviation, as in DeepMIM (7bf1e80).
     """
     with torch.no_grad():
         if clip_normalisation:
@@ -80,7 +80,7 @@ def teacher_tokens(
 
 
 def to_clip_statistics(images: Tensor) -> Tensor:
-    """Images `[B, 3, H, W]` of ImageNet's mean and standard deviation to OpenAI CLIP's."""
+    """Change images `[B, 3, H, W]` from ImageNet's mean and standard deviation to OpenAI CLIP's."""
     scale, shift = _clip_scale_and_shift(images.device)
     return images * scale + shift
 
@@ -94,7 +94,7 @@ def _clip_scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def token_distance(pred: Tensor, target: Tensor, loss_type: str) -> Tensor:
-    """Mean distance of token features `[B, N, C]`; engine_for_dtm.py@322df2e.
+    """Mean distance between token features, both `[B, N, C]`; engine_for_dtm.py@322df2e.
 
     `smoothl1` is the smooth L1 loss with beta = 2; `negcosine` is 1 - cos with eps 1e-6, averaged over
     tokens.

@@ -1,7 +1,7 @@
-"""Groups of tokens, and the mean over a group: what token morphing is made of.
+"""Groups of tokens, and the mean over a group: the parts of token morphing.
 
-DTM's own grouping, iterated bipartite matching, stands in methods/dtm.py. Here are the alternatives of its
-ablation; each makes exactly the wanted number of groups for every image of a batch, and none is empty. How
+DTM's own grouping, iterated bipartite matching, is in methods/dtm.py. Here are the alternatives of its
+ablation. Each makes exactly the wanted number of groups for every image of a batch; no group is empty. How
 the paper sets them up could not be read: they are reconstructions.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pretrain.masking import gather_tokens
 
-KMEANS_ROUNDS = 10  # ours; BEiT v2 starts its codebook with as many
+KMEANS_ROUNDS = 10  # ours; BEiT v2 initialises its codebook with as many
 
 
 class Morphing(NamedTuple):
@@ -28,9 +28,9 @@ class Morphing(NamedTuple):
     num_groups: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Morph x `[B, N, C]` and hand each token its group's morphed feature, `[B, N, C]`.
+        """Morph x `[B, N, C]` and give each token the morphed feature of its group, `[B, N, C]`.
 
-        The broadcast back to N tokens weights a group in the loss by its size.
+        Because every token gets a copy, a loss over the N tokens weights a group by its size.
         """
         return gather_tokens(self.merge(x), self.group)
 
@@ -40,22 +40,22 @@ class Morphing(NamedTuple):
 
 
 def averaging(group: Tensor, num_groups: int) -> Morphing:
-    """The morphing of groups `[B, N]` to the plain mean of their members."""
+    """The morphing that takes the plain mean over each group; `group` is `[B, N]`."""
     size = _sizes(group, num_groups).gather(1, group)
     return Morphing(group, 1 / (size + 1e-6), num_groups)  # the divisor of DTM's code
 
 
 def random_groups(x: Tensor, num_groups: int) -> Morphing:
-    """Tokens x `[B, N, C]` dealt out at random, to groups of equal size (or one more)."""
+    """Random groups of the tokens x `[B, N, C]`; their sizes differ by one at most."""
     order = torch.rand(x.shape[:2], device=x.device).argsort(dim=1)
     return averaging(order % num_groups, num_groups)
 
 
 def grid_groups(x: Tensor, num_groups: int) -> Morphing:
-    """The cells of a fixed grid over the patches of x `[B, N, C]`: squares where N and the number allow it.
+    """Cells of a fixed grid over the patches of x `[B, N, C]`: squares if N and `num_groups` allow it.
 
-    The rows of patches are cut into about sqrt(num_groups) bands, each band into as many cells, give or take
-    one, so that their number is exact.
+    The rows of patches are cut into about sqrt(num_groups) bands. Each band is cut into about as many cells,
+    so that there are exactly num_groups.
     """
     batch, num_tokens, _ = x.shape
     side, bands = math.isqrt(num_tokens), round(math.sqrt(num_groups))
@@ -83,10 +83,11 @@ def kmeans_groups(x: Tensor, num_groups: int, rounds: int = KMEANS_ROUNDS) -> Mo
 
 
 def fill_empty(group: Tensor, similarity: Tensor, num_groups: int) -> Tensor:
-    """Give every empty group the token that fits worst where it is; each group's best token stays.
+    """Move one of the worst-fitting tokens to each empty group; the best token of every group stays.
 
     Args:
-        group, similarity: `[B, N]`, each token's group and how well it fits there.
+        group: `[B, N]`, each token's group.
+        similarity: `[B, N]`, how well the token fits its group.
     """
     batch, num_tokens = group.shape
     rank = similarity.argsort(dim=1, descending=True).argsort(dim=1)  # [B, N], 0 fits best

@@ -33,9 +33,9 @@ def hog_dim(patch_size: int) -> int:
 def hog(images: Tensor, patch_size: int) -> Tensor:
     """The HOG of normalised images `[B, 3, H, W]`: `[B, N, 27 * cells in a patch]`.
 
-    Sobel gradients of each channel; each pixel's magnitude goes to one of 9 bins of unsigned direction; sums
-    over cells of 8 x 8 pixels; unit L2 norm over a cell's bins. Within a patch: channel and bin (slowest),
-    cell row, cell column.
+    Sobel gradients of each channel. Each pixel adds its magnitude to one of 9 bins of unsigned direction. The
+    bins are summed over cells of 8 x 8 pixels; the bins of a cell and channel are scaled to unit L2 norm.
+    Order within a patch: channel and bin (slowest), cell row, cell column.
 
     Raises:
         UserError: the patch is not a whole number of cells.

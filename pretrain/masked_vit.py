@@ -1,4 +1,4 @@
-"""The student of the BEiT family: a ViT that sees a learned mask token in place of every masked patch."""
+"""The student of the BEiT family: a ViT that sees a learned mask token instead of every masked patch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pretrain import weight_init
 
 
 class MaskedViT(nn.Module):
-    """A ViT and its mask token, with BEiT's weights: narrow normal, residual branches rescaled by depth.
+    """A ViT and its mask token, initialised as in BEiT: narrow normal, residual branches rescaled by depth.
 
     Args:
-        positions: `absolute` (learned), or relative position tables: one `shared` by all blocks, or a table
-            in each block besides (`block+shared`).
+        positions: `absolute` (learned), or relative position tables: one `shared` by all blocks, or this one
+            and another in each block (`block+shared`).
         layer_scale_init: None for no layer scale.
         key_bias: False in the BEiT family: queries and values have a bias, keys have none.
     """
@@ -50,6 +50,6 @@ class MaskedViT(nn.Module):
         return self.encoder.config.grid_size
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        """All tokens after the final norm, `[B, 1+N, D]`, where mask `[B, N]` is 1 for masked patches."""
+        """All tokens after the final norm, `[B, 1+N, D]`; mask `[B, N]`, 1 = masked."""
         x = self.encoder.embed(images, mask, self.mask_token)
         return self.encoder.norm(self.encoder.encode(x)[-1])

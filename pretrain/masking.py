@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
-    """The tokens `[B, K, D]` of x `[B, N, D]` that ids `[B, K]` names, in its order."""
+    """The tokens of x `[B, N, D]` at ids `[B, K]`, in the order of ids: `[B, K, D]`."""
     return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.shape[2]))
 
 
@@ -21,10 +21,10 @@ def random_masking(
     """Keep `int(N * (1 - mask_ratio))` random patches of each image (MAE, models_mae.py@efb2a80).
 
     Args:
-        noise: `[B, N]`; the patches of least noise are kept. Drawn uniformly where not given.
+        noise: `[B, N]`; the patches with the smallest noise are kept. Default: drawn uniformly.
 
     Returns:
-        ids_keep `[B, K]` in the order of the noise, ids_restore `[B, N]` that undoes the shuffle, and mask
+        ids_keep `[B, K]` in the order of the noise; ids_restore `[B, N]`, which undoes the shuffle; mask
         `[B, N]` in raster order, 1 = masked.
     """
     num_keep = int(num_patches * (1 - mask_ratio))
@@ -48,14 +48,14 @@ def block_mask(
     """One image's block-wise mask `[G * G]` of booleans, True = masked (BEiT, Algorithm 1).
 
     Drawn from Python's `random`. Blocks of area U(min_block, remaining) and log-uniform aspect ratio are
-    placed until `num_masked` cells are covered; a block counts when it adds at least one and at most the
-    remaining number of cells.
+    placed until `num_masked` cells are covered. A block is accepted if it adds at least one new cell and at
+    most the remaining number; `max_block` caps both.
 
     Args:
-        num_masked: cells to mask; a whole number where `exact`.
-        min_block: least area of a block, in cells.
-        max_block: largest area of a block, in cells; default: what remains to be covered.
-        exact: where blocks stall after ten attempts, top up with random cells (BEiT v2 and DTM,
+        num_masked: cells to mask; a whole number if `exact`.
+        min_block: smallest area of a block, in cells.
+        max_block: largest area of a block, in cells; default: the number that remains to be covered.
+        exact: if no block fits in ten attempts, mask random cells for the rest (BEiT v2 and DTM,
             utils/masking_generator.py@322df2e) instead of stopping early (BEiT).
     """
     mask = [[False] * grid_size for _ in range(grid_size)]
@@ -77,7 +77,7 @@ def block_mask(
 def _place_block(
     mask: list[list[bool]], grid_size: int, remaining: float, min_block: int, log_aspect: tuple[float, float]
 ) -> int:
-    """Try ten times to place one block; the number of newly masked cells (0 = none fitted)."""
+    """Try ten times to place one block. Returns the number of newly masked cells (0: no block fitted)."""
     for _ in range(10):
         area = random.uniform(min_block, remaining)
         ratio = math.exp(random.uniform(*log_aspect))
@@ -107,7 +107,7 @@ def block_masks(
     """A batch of block-wise masks `[B, G * G]`, 1.0 = masked; see `block_mask`.
 
     Args:
-        num_masked: the same for every image, or each one's own.
+        num_masked: one number for every image, or a list with one for each.
     """
     counts = num_masked if isinstance(num_masked, Sequence) else [num_masked] * batch
     masks = torch.stack(

@@ -1,4 +1,4 @@
-"""A learned codebook: vector quantisation with codes that follow the vectors they stand for."""
+"""A learned codebook: vector quantisation whose codes follow the vectors assigned to them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 
 class VectorQuantizer(nn.Module):
-    """The nearest of `num_codes` codes for every vector (VQ-VAE, van den Oord et al., NeurIPS 2017).
+    """Replaces every vector by the nearest of `num_codes` codes (VQ-VAE, van den Oord et al., NeurIPS 2017).
 
-    The codes learn by moving averages (there, appendix A.1), not by gradient: each drifts to the mean of the
-    vectors it was chosen for. Codes that are hardly chosen start anew at vectors of the last batch; so do
-    nearly all after the first step. The forward pass changes nothing: call `update` after each step.
+    The codes learn by moving averages (VQ-VAE, appendix A.1), not by gradient: each moves to the mean of the
+    vectors that chose it. Codes that are rarely chosen restart at vectors of the last batch; after the first
+    step nearly all do. The forward pass changes no code: call `update` after each step.
 
     Args:
         dim: width of vectors and codes.
         decay: of the moving averages.
-        cosine: compare directions only: vectors and codes of norm 1 (BEiT v2's VQ-KD).
+        cosine: compare only directions: vectors and codes have norm 1 (BEiT v2's VQ-KD).
     """
 
-    RESTART_BELOW = 0.1  # ours: of the mean number of vectors per code
+    RESTART_BELOW = 0.1  # ours: a share of the mean number of vectors per code
 
     codebook: Tensor
     size: Tensor
@@ -31,7 +31,7 @@ class VectorQuantizer(nn.Module):
         self.decay, self.cosine = decay, cosine
         codebook = torch.randn(num_codes, dim)
         self.register_buffer("codebook", F.normalize(codebook, dim=1) if cosine else codebook)
-        self.register_buffer("size", torch.zeros(num_codes))  # vectors of a batch, a moving average
+        self.register_buffer("size", torch.zeros(num_codes))  # vectors per batch, a moving average
         self.register_buffer("total", torch.zeros(num_codes, dim))  # and their sum
         self.last: tuple[Tensor, Tensor] | None = None  # vectors and ids since the last update
 
@@ -39,10 +39,10 @@ class VectorQuantizer(nn.Module):
         """Quantise z `[B, N, dim]`.
 
         Returns:
-            The codes `[B, N, dim]`, whose gradient passes straight to z; their ids `[B, N]`; the commitment
-            loss, mean squared distance of z to its fixed code.
+            The codes `[B, N, dim]` with a straight-through gradient to z; their ids `[B, N]`; the commitment
+            loss: mean squared distance between z and its code, without gradient for the code.
         """
-        z = z.float()  # also under autocast: near codes differ by little
+        z = z.float()  # fp32 also under autocast: close codes differ little
         if self.cosine:
             z = F.normalize(z, dim=-1)
         ids = self.nearest(z)
@@ -62,7 +62,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the codes to the vectors of the last forward pass in training mode; none, no change."""
+        """Move the codes towards the vectors of the last forward pass in training mode, if there was one."""
         if self.last is None:
             return
         z, ids = self.last  # [M, dim], [M]

@@ -1,9 +1,9 @@
-"""Learning from one's own moving average over many views of an image: what DINO and iBOT share.
+"""Self-distillation with a moving-average teacher over many views of an image: the parts DINO and iBOT share.
 
 DINO (Caron et al., ICCV 2021, section 3; facebookresearch/dino@7c446df) and iBOT (bytedance/ibot@da316d8).
 The gain of the head's last layer stays 1 (their `norm_last_layer`, as for ViT-B). Deviation: positions are
-resized to the local crops' exact grid; both codes ask for 0.1 patch more and cut it off, which shifts the
-places where the cubic is read by a little.
+resized to exactly the local crops' grid. Both codes ask for a grid 0.1 patch larger and cut it off, which
+slightly shifts the points where the cubic interpolation is evaluated.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ NUM_GLOBAL = 2
 class DistillationRecipe(PretrainRecipe):
     """Views, head, teacher and schedules.
 
-    `min_crop_scale` divides the areas: global crops have more of the image, local crops less.
-    `color_jitter` is that of brightness and contrast; saturation varies by a half of it, hue by a quarter.
+    `min_crop_scale` is the limit between crop areas: global crops are larger, local crops smaller.
+    `color_jitter` applies to brightness and contrast; saturation varies by half of it, hue by a quarter.
     """
 
     num_local_crops: int
     local_img_size: int  # pixels
     local_min_scale: float  # area of a local crop, lower bound
-    blur_probs: tuple[float, float, float]  # of the first and second global crop, and of every local one
+    blur_probs: tuple[float, float, float]  # of the first and the second global crop, and of each local crop
     blur_radius: float  # pixels, upper bound
-    solarize_prob: float  # of the second global crop; no other is solarised
+    solarize_prob: float  # of the second global crop; other crops are never solarised
     out_dim: int  # K, the prototypes
     head_hidden_dim: int
     bottleneck_dim: int
-    momentum: float  # of the teacher in the first step; it rises to 1 along a cosine
+    momentum: float  # of the teacher in the first step; rises to 1 along half a cosine
     center_momentum: float
     student_temp: float
     warmup_teacher_temp: float
     teacher_temp: float
     warmup_teacher_temp_epochs: int
-    weight_decay_end: float  # `weight_decay` goes there along a cosine
+    weight_decay_end: float  # `weight_decay` moves to this value along half a cosine
     freeze_last_layer: float  # epochs in which the head's last layer does not learn
 
     clip_each = True
@@ -68,11 +68,11 @@ class DistillationRecipe(PretrainRecipe):
 
     @property
     def head_tokens(self) -> int:
-        """Tokens of a global crop that go through the head: the class token."""
+        """Number of tokens per global crop that go through the head: only the class token."""
         return 1
 
     def teacher_temp_at(self, epoch: float) -> float:
-        """The teacher's temperature: linear over the warm-up, changed once an epoch."""
+        """The teacher's temperature: linear during the warm-up, changed once per epoch."""
         done = min(int(epoch + 1e-9) / max(self.warmup_teacher_temp_epochs - 1, 1), 1.0)
         return self.warmup_teacher_temp + (self.teacher_temp - self.warmup_teacher_temp) * done
 
@@ -98,7 +98,7 @@ FEW_STEPS = (
     cite(_ALIKE, warmup_teacher_temp=0.02, teacher_temp=0.02, warmup_teacher_temp_epochs=0),
     cite(_ALIKE, min_crop_scale=0.6, local_min_scale=0.25, color_jitter=0.2, blur_probs=(0.2, 0.1, 0.1)),
 )
-"""What both methods need where a training has hundreds of steps."""
+"""What both methods need in a run of some hundred steps."""
 
 
 # -- views ---------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class MultiCrop:
     """Two global crops, then the local ones, each uint8 `[3, H, W]`; draws come from Python's `random`.
 
     Crop (bicubic), flip, colour jitter with probability 0.8, greyscale with 0.2, blur and solarisation with
-    the probabilities of the crop's place (main_dino.py@7c446df, main_ibot.py@da316d8).
+    probabilities that depend on the crop (main_dino.py@7c446df, main_ibot.py@da316d8).
     """
 
     def __init__(self, recipe: DistillationRecipe) -> None:
@@ -158,7 +158,7 @@ def jitter(image: Image.Image, strength: float) -> Image.Image:
 
 
 def turn_hue(image: Image.Image, turn: float) -> Image.Image:
-    """The image with its hues turned by that share of the circle."""
+    """The image with its hues rotated by this share of the circle."""
     hue, saturation, value = image.convert("HSV").split()
     shift = round(turn * 255)
     hue = hue.point([(level + shift) % 256 for level in range(256)])
@@ -169,7 +169,7 @@ def turn_hue(image: Image.Image, turn: float) -> Image.Image:
 
 
 class ProjectionHead(nn.Module):
-    """Tokens `[..., D]` to K logits: three layers, unit length, then the cosine with each of K prototypes."""
+    """Tokens `[..., D]` to K logits: an MLP of three layers, then the cosine with each of K prototypes."""
 
     def __init__(self, recipe: DistillationRecipe, dim: int) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class ProjectionHead(nn.Module):
         self.last_layer = nn.Linear(recipe.bottleneck_dim, recipe.out_dim, bias=False)
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
-        """Logits in [-1, 1]. Where `frozen`, the last layer gets no gradient, so it is not decayed either."""
+        """Logits in [-1, 1]. If `frozen`, the last layer has no gradient, so AdamW does not decay it."""
         weight = self.last_layer.weight.detach() if frozen else self.last_layer.weight
         return F.linear(F.normalize(self.mlp(x), dim=-1), F.normalize(weight, dim=-1))
 
@@ -203,14 +203,14 @@ class Network(nn.Module):
 
 
 def backbone(recipe: DistillationRecipe) -> ViT:
-    """The ViT of DINO and iBOT; its patch embedding starts as PyTorch has it."""
+    """The ViT of DINO and iBOT; its patch embedding has PyTorch's default initialisation."""
     vit = ViT(recipe.vit_config(pos_embed="learned"), drop_path=recipe.drop_path)
     vit.patch_embed.proj.reset_parameters()
     return vit
 
 
 class Center(nn.Module):
-    """The running mean of the teacher's logits, subtracted so that no prototype wins for every image."""
+    """Running mean of the teacher's logits; subtracting it prevents one prototype from winning everywhere."""
 
     def __init__(self, dim: int, momentum: float) -> None:
         super().__init__()
@@ -219,19 +219,19 @@ class Center(nn.Module):
         self.register_buffer("batch_mean", torch.zeros(dim), persistent=False)
 
     def targets(self, logits: Tensor, temp: float) -> Tensor:
-        """Centred and sharpened probabilities of logits `[..., K]`, whose mean is kept for `update`."""
+        """Centred and sharpened probabilities of logits `[..., K]`; keeps the logits' mean for `update`."""
         logits = logits.float()
         self.batch_mean = logits.flatten(0, -2).mean(dim=0)
         return ((logits - self.mean) / temp).softmax(dim=-1)
 
     def update(self) -> None:
-        """Let in the last batch, of all processes."""
+        """Update the running mean with the last batch of all processes."""
         all_reduce(self.batch_mean, "mean")
         self.mean.lerp_(self.batch_mean, 1 - self.momentum)
 
 
 class SelfDistillation(Method):
-    """Student, moving-average teacher and the class token's centre; centres move after a step, not in it."""
+    """Student, moving-average teacher and the class token's centre; centres are updated after each step."""
 
     def __init__(self, recipe: DistillationRecipe) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class SelfDistillation(Method):
         self.center = Center(recipe.out_dim, recipe.center_momentum)
 
     def after_step(self, step: int) -> None:
-        """The teacher follows with the momentum of the step that was done, `step - 1` counted from 0."""
+        """Update teacher and centres, with the momentum of the step just done (`step - 1`, from 0)."""
         momentum = cosine_between(self.recipe.momentum, 1.0, (step - 1) / self.steps)
         follow(self.teacher, self.student, momentum)
         for module in self.modules():
@@ -249,7 +249,7 @@ class SelfDistillation(Method):
                 module.update()
 
     def no_weight_decay(self) -> set[str]:
-        return set()  # both codes decay the class token and the positions
+        return set()  # both codes also decay the class token and the positions
 
     def last_layer_frozen(self, epoch: float) -> bool:
         return epoch < self.recipe.freeze_last_layer
@@ -265,10 +265,10 @@ class SelfDistillation(Method):
 
 
 def cross_view_loss(logits: Tensor, target: Tensor, temp: float) -> Tensor:
-    """Cross-entropy between the teacher's view q and the student's view v, over all pairs with v != q.
+    """Mean cross-entropy of the teacher's view q and the student's view v over all pairs with v != q.
 
     Args:
-        logits: of the student, `[V, B, K]`; its first G views are the teacher's.
+        logits: of the student, `[V, B, K]`; the first G views are the ones that the teacher sees.
         target: the teacher's probabilities, `[G, B, K]`.
         temp: the student's temperature.
     """
@@ -281,8 +281,8 @@ def cross_view_loss(logits: Tensor, target: Tensor, temp: float) -> Tensor:
 def health(target: Tensor) -> dict[str, Tensor]:
     """Signs of collapse in the teacher's class probabilities `[G, B, K]`, in nats.
 
-    The entropy is log K where every prototype is as good as every other. The information, the entropy of the
-    mean less the mean entropy, is 0 there and also where all images choose the same prototype.
+    The entropy is log K if all prototypes are equally likely. The information (entropy of the mean minus mean
+    entropy) is 0 in this case, and also if all images choose the same prototype.
     """
     probs = target.flatten(0, 1)
     entropy = torch.special.entr(probs).sum(dim=-1).mean()

@@ -1,4 +1,4 @@
-"""What a student is asked to predict, and how far off it is."""
+"""Targets for a student, and the errors of its predictions."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def standardise(target: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def pixel_target(images: Tensor, patch_size: int, *, norm_pix_loss: bool) -> Tensor:
-    """MAE's target: the pixels of every patch, `[B, N, p*p*3]`, each patch standardised or as it is."""
+    """MAE's target: the pixels of every patch, `[B, N, p*p*3]`; standardised per patch if `norm_pix_loss`."""
     target = patchify(images, patch_size)
     return standardise(target) if norm_pix_loss else target
 
 
 def standardise_channels(patches: Tensor) -> Tensor:
-    """Patches `[B, N, p*p*3]`, each channel with zero mean and unit (biased) variance: BootMAE's pixels."""
+    """BootMAE's pixels: patches `[B, N, p*p*3]`, each channel with zero mean and unit (biased) variance."""
     x = patches.unflatten(2, (-1, 3))  # [B, N, p*p, 3]
     var, mean = torch.var_mean(x, dim=2, keepdim=True, correction=0)
     return ((x - mean) / (var + 1e-5).sqrt()).flatten(2)
 
 
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean over the channels of the squared difference: `[..., N, C]` twice to `[..., N]`."""
+    """Squared difference, averaged over the channels: pred and target `[..., N, C]` to `[..., N]`."""
     return (pred - target).square().mean(dim=-1)
 
 
 def cosine_error(pred: Tensor, target: Tensor) -> Tensor:
-    """`2 - 2 cos` of each token, the squared distance of unit vectors: `[B, N, C]` twice to `[B, N]`."""
+    """`2 - 2 cos` of each token, the squared distance of unit vectors: both `[B, N, C]`, to `[B, N]`."""
     pred, target = F.normalize(pred.float(), dim=-1), F.normalize(target.float(), dim=-1)
     return 2 - 2 * (pred * target).sum(dim=-1)
 
 
 def masked_mean(error: Tensor, mask: Tensor) -> Tensor:
-    """Mean of error `[B, N]` over the masked patches of the whole batch, where mask `[B, N]` is 1."""
+    """Mean of error `[B, N]` over the masked patches of the whole batch; mask `[B, N]`, 1 = masked."""
     return (error * mask).sum() / mask.sum()

@@ -16,7 +16,8 @@ from pretrain.masking import gather_tokens
 class Attention(nn.Module):
     """Attention of x to a context; queries and values have a bias, keys have none.
 
-    A head has `dim // num_heads` channels: where that leaves a rest, the heads together are narrower than x.
+    A head has `dim // num_heads` channels. If this division has a remainder, all heads together are narrower
+    than x.
     """
 
     def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
@@ -53,9 +54,9 @@ class DecoderBlock(nn.Module):
 
 
 class TargetAwareDecoder(nn.Module):
-    """Mask tokens join the visible ones; each block sees the encoder's features of one depth.
+    """Decodes visible tokens and mask tokens; each block also attends to features of one encoder block.
 
-    Only mask tokens get positions: the visible tokens bring theirs from the encoder
+    Only mask tokens get positions: the visible tokens have them from the encoder
     (models/modeling_pretrain_bootmae.py@d604b18).
     """
 
@@ -70,7 +71,13 @@ class TargetAwareDecoder(nn.Module):
         self.norm = LayerNorm(dim)
 
     def forward(self, latent: Tensor, context: Tensor, ids: Tensor) -> Tensor:
-        """Tokens `[B, N, dim]` in raster order, of latent and context, both `[B, 1+V, D]`."""
+        """Tokens `[B, N, dim]` in raster order.
+
+        Args:
+            latent: the encoder's output for class token and visible patches, `[B, 1+V, D]`.
+            context: the encoder features that the blocks attend to, `[B, 1+V, D]`.
+            ids: all patches, `[B, N]`: the V visible ones in the order of `latent`, then the masked ones.
+        """
         x = self.embed(latent)  # [B, 1+V, dim]
         positions = gather_tokens(self.pos_embed.expand(len(x), -1, -1), ids[:, x.shape[1] - 1 :])
         patches = torch.cat([x[:, 1:], self.mask_token + positions], dim=1)  # [B, N, dim], visible ones first
@@ -83,7 +90,7 @@ class TargetAwareDecoder(nn.Module):
 def target_aware_decoder_flops(
     encoder_dim: int, num_tokens: int, num_visible: int, *, dim: int, depth: int
 ) -> float:
-    """Forward FLOPs of the decoder above on `num_tokens` tokens, `num_visible` of them from the encoder."""
+    """Forward FLOPs of the decoder above on `num_tokens` tokens; `num_visible` come from the encoder."""
     cross = 2 * num_tokens * dim**2 + 2 * num_visible * encoder_dim * dim + 2 * num_tokens * num_visible * dim
     embed = num_visible * encoder_dim * dim
     return transformer_flops(dim, depth, num_tokens) + 2.0 * (depth * cross + embed)

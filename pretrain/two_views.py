@@ -1,4 +1,4 @@
-"""One crop at two resolutions: for the student, and for the tokenizer that says what it should predict."""
+"""One crop at two resolutions: for the student, and for the tokenizer that makes its targets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class TwoViews(PretrainAugment):
     """BEiT's augmentation (datasets.py@768a3c8): the same jitter, crop and flip, resized twice.
 
     Args:
-        token_size: side of the tokenizer's image, which is resized by Lanczos; the student's is bicubic.
+        token_size: side of the tokenizer's image, in pixels. It is resized by Lanczos, the student's image by
+            bicubic interpolation.
     """
 
     def __init__(self, img_size: int, token_size: int, min_crop_scale: float, color_jitter: float) -> None:

@@ -1,4 +1,4 @@
-"""How the families initialise their weights."""
+"""Weight initialisation of MAE and BEiT."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def xavier(module: nn.Module) -> None:
 
 
 def xavier_patch_embed(vit: ViT) -> None:
-    """MAE's patch embedding: Xavier-uniform as if it were a Linear of 3 p^2 inputs; PyTorch's own bias."""
+    """MAE's patch embedding: Xavier-uniform as for a Linear with 3 p^2 inputs; PyTorch's default bias."""
     conv = vit.patch_embed.proj
     conv.reset_parameters()
     nn.init.xavier_uniform_(conv.weight.view(conv.weight.shape[0], -1))
 
 
 def narrow_normal_(tensor: Tensor, std: float = 0.02) -> Tensor:
-    """BEiT's: a normal cut at one standard deviation."""
+    """BEiT's: a normal distribution truncated at one standard deviation."""
     return nn.init.trunc_normal_(tensor, std=std, a=-std, b=std)
 
 
@@ -38,7 +38,7 @@ def beit(module: nn.Module) -> None:
 
 
 def rescale_residual_branches(vit: ViT) -> None:
-    """BEiT's: `attn.proj` and `mlp.fc2` of block l (from 1) are divided by sqrt(2 l)."""
+    """BEiT's: divide the weights of `attn.proj` and `mlp.fc2` in block l (from 1) by sqrt(2 l)."""
     for layer, block in enumerate(vit.blocks, start=1):
         block.attn.proj.weight.data /= math.sqrt(2 * layer)
         block.mlp.fc2.weight.data /= math.sqrt(2 * layer)

@@ -1,4 +1,4 @@
-"""Weights of teachers and tokenizers: those of a finished run, and those of other people's files."""
+"""Weights of teachers and tokenizers: from a finished run, or from other people's files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def trained(folder: RunFolder, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a finished run's module whose names begin with `prefix`, by the rest of the name."""
+    """Tensors of a finished run whose names begin with `prefix`; the keys are the names without it."""
     state = load_file(folder.path / "teacher.safetensors")
     return {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
 
@@ -28,11 +28,11 @@ def read(path: Path, field: str, *, nested: Sequence[str] = ()) -> dict[str, Any
     """The state dict in a .safetensors file, or in a PyTorch file that can be read without running code.
 
     Args:
-        field: the weights' name, for the error (`weights clip`).
-        nested: keys under which the state dict may lie, one in the other.
+        field: the weights' name in the error message (`weights clip`).
+        nested: keys under which the state dict may be nested, from the outside in.
 
     Raises:
-        UserError: a file of another kind, such as a pickled module or a TorchScript archive.
+        UserError: another kind of file, such as a pickled module or a TorchScript archive.
     """
     try:
         is_plain = path.suffix == ".safetensors"
@@ -48,12 +48,12 @@ def read(path: Path, field: str, *, nested: Sequence[str] = ()) -> dict[str, Any
 def load_into(
     module: M, state: Mapping[str, Tensor], field: str, wanted: str, their_name: Callable[[str], str] = str
 ) -> M:
-    """The module with the tensors of its own names, in fp32; the state's others are left out.
+    """Load into the module every tensor that it has, in fp32; ignore the other tensors of the state.
 
     Args:
-        field: what the state is, for the error.
-        wanted: which file to give, for the error.
-        their_name: from a tensor's name in the module to its name in the state.
+        field: what the state is, for the error message.
+        wanted: which file to give, for the error message.
+        their_name: maps a tensor's name in the module to its name in the state.
 
     Raises:
         UserError: a tensor is missing or of another shape.

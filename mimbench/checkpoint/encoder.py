@@ -41,7 +41,7 @@ def save_encoder(vit: ViT, path: Path, *, method: str) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in vit.state_dict().items()}
     # One entry only: safetensors writes several in random order, and equal encoders must be equal files.
     header = {FORMAT: json.dumps({"method": method, "config": vit.config.as_dict()})}
-    write_bytes(path, lambda file: file.write(save(state, header)))  # its own writer hides a full disk
+    write_bytes(path, lambda file: file.write(save(state, header)))  # save_file would hide a full disk
 
 
 def read_encoder(path: str | Path) -> tuple[ViTConfig, dict[str, Tensor]]:
@@ -78,21 +78,22 @@ def load_encoder(
 ) -> tuple[ViT, LoadReport]:
     """Build the ViT of an encoder file for fine-tuning and load it strictly.
 
-    A shared relative position table is added to every block's own one and disappears (DTM's and BEiT's
-    fine-tuning: block table := block table + shared table). Positions are resized where `img_size` differs
-    from pretraining's.
+    A shared relative position table is added to the table of every block and then removed, as DTM and BEiT
+    do before fine-tuning (block table := block table + shared table). Positions are resized if `img_size`
+    differs from the pretraining size.
 
     Args:
         drop_path: stochastic depth of the fine-tuned network.
         img_size: the fine-tuning image's side in pixels; None = as pretrained.
         add_rel_pos: give an encoder without relative positions a table of zeros in each block (MAE's transfer
             to ADE20K, appendix A.4).
-        add_layer_scale: give an encoder without layer scale one that starts at this value (1 in the same).
-        positions: what becomes of fixed sin-cos positions on another grid: interpolated as the official codes
-            do, or computed anew.
+        add_layer_scale: give an encoder without layer scale one that starts at this value (1 in the same
+            appendix).
+        positions: how fixed sin-cos positions are adapted to another grid: interpolated, as the official
+            codes do, or computed again for that grid.
 
     Raises:
-        UserError: a tensor is missing, unexpected, or of another shape: which, and both shapes.
+        UserError: a tensor is missing, unexpected or of another shape; the message names it and both shapes.
     """
     config, state = read_encoder(path)
     _check_shapes(config, state, path)
@@ -162,8 +163,8 @@ def _resize_positions(old: ViTConfig, new: ViTConfig, state: dict[str, Tensor], 
 def resize_relative_table(table: Tensor, old_grid: int, new_grid: int) -> Tensor:
     """Resize a relative position table `[(2G-1)^2 + 3, heads]` to another grid, as BEiT's fine-tuning does.
 
-    Old offsets are placed on a geometric sequence, so that near offsets keep their values and far ones
-    stretch; a cubic spline is read at the new integer offsets. The last three rows (class token) are kept.
+    The old offsets are placed on a geometric sequence: near offsets hardly move, far ones move most. A cubic
+    spline through them is evaluated at the new integer offsets. The last three rows (class token) are kept.
     """
     from scipy.interpolate import RectBivariateSpline
 
@@ -181,7 +182,7 @@ def resize_relative_table(table: Tensor, old_grid: int, new_grid: int) -> Tensor
 
 
 def _geometric_offsets(old_grid: int, new_grid: int) -> np.ndarray:
-    """Where the old offsets lie: sums of powers of the ratio q whose total reaches the new grid's edge."""
+    """Places of the old offsets: sums of powers of q. q is chosen so that the last one is the new edge."""
     low, high = 1.01, 1.5
     if new_grid < old_grid:
         low, high = 0.1, 0.999999

@@ -1,4 +1,4 @@
-"""Encoders of other people's checkpoints: parameter names of MAE, BEiT, iBOT and related codes to ours."""
+"""Reads other people's checkpoints: maps parameter names of MAE, BEiT, iBOT and related codes to ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIXES = ("module.", "backbone.", "encoder.", "visual_encoder.")
 RENAMED = (
     (r"\.gamma_([12])$", r".ls\1.gamma"),  # BEiT's layer scale
     (r"(^|\.)relative_position_bias_table$", r"\1rel_pos_bias.table"),
-    (r"^rel_pos_bias\.rel_pos_bias\.", r"rel_pos_bias."),  # BEiT's shared table is in a module of its own
+    (r"^rel_pos_bias\.rel_pos_bias\.", r"rel_pos_bias."),  # BEiT wraps its shared table in a module
 )
 
 
@@ -36,7 +36,7 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the options that many keep beside
+        with torch.serialization.safe_globals([argparse.Namespace]):  # many also keep their options
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError("weights", str(path), remedy=remedy) from error
@@ -50,14 +50,14 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def convert(state: Mapping[str, Tensor], config: ViTConfig, path: Path) -> tuple[ViT, LoadReport]:
-    """A plain ViT with the encoder's weights among `state`.
+    """Build a plain ViT and load the encoder's weights from `state`.
 
     Args:
-        config: size, patch and image of the recipe; the variant (positions, biases, layer scale) follows
-            from the names found.
+        config: the recipe's model size, patch size and image size. The variant (positions, biases, layer
+            scale) is read from the tensors found.
 
     Raises:
-        UserError: a tensor is missing or of another shape: which, and both shapes.
+        UserError: a tensor is missing or has another shape, or `state` holds several encoders.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -93,7 +93,7 @@ def _rename(name: str) -> str:
 
 
 def _variant(config: ViTConfig, found: Mapping[str, Tensor]) -> ViTConfig:
-    """The recipe's size with the variant that the checkpoint's names tell."""
+    """The recipe's size, with the variant that the checkpoint's tensors show."""
     positions = found.get("pos_embed")
     fixed = sincos_position_embedding(config.embed_dim, config.grid_size)
     is_fixed = (

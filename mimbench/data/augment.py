@@ -19,10 +19,10 @@ JITTERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)  
 
 
 class PretrainAugment:
-    """Colour jitter (where asked for), random resized crop, horizontal flip; uint8, normalised on the device.
+    """Optional colour jitter, random resized crop, horizontal flip; gives uint8, normalised on the device.
 
-    The crop is torchvision's RandomResizedCrop: bicubic, aspect ratio 3/4 to 4/3. All draws come from
-    Python's global generator, which the loader seeds for each step.
+    The crop follows torchvision's RandomResizedCrop: bicubic, aspect ratio 3/4 to 4/3. All random draws come
+    from Python's global generator, which the loader seeds for each step.
 
     Args:
         img_size: side of the result, in pixels.
@@ -43,20 +43,20 @@ class PretrainAugment:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]; batching makes it contiguous
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """The jittered image's random crop, in its own size."""
+        """Jitter the colours and cut a random crop, not yet resized."""
         if self.color_jitter > 0:
             low, high = max(0.0, 1 - self.color_jitter), 1 + self.color_jitter
             for enhance in random.sample(JITTERS, k=3):
                 image = enhance(image).enhance(random.uniform(low, high))
         top, left, height, width = crop_box(image.width, image.height, (self.min_crop_scale, 1.0))
-        # Cut first, as torchvision does: `resize(box=...)` would let bicubic look at pixels beyond the crop.
+        # Cut first, as torchvision does: with `resize(box=...)` bicubic would use pixels outside the crop.
         return image.crop((left, top, left + width, top + height))
 
 
 def crop_box(width: int, height: int, scale: tuple[float, float]) -> tuple[int, int, int, int]:
     """A random crop's top, left, height and width, by the rule of torchvision's RandomResizedCrop.
 
-    Up to ten tries; then the largest central crop whose aspect ratio is allowed.
+    It tries ten times; then it takes the largest central crop with an allowed aspect ratio.
     """
     log_ratio = math.log(RATIO[0]), math.log(RATIO[1])
     for _ in range(10):
@@ -97,7 +97,7 @@ def finetune_transform(
     """timm's training transform for classification: crop, flip, RandAugment, normalisation, random erasing.
 
     Args:
-        auto_augment: timm's policy string; None = off, and only then does `color_jitter` apply.
+        auto_augment: timm's policy string; None = off. `color_jitter` applies only if this is None.
         random_erase: probability that one rectangle is replaced by noise.
     """
     from timm.data import create_transform
@@ -125,7 +125,7 @@ def finetune_transform(
 
 
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """timm's operation; at its highest level it keeps 0 bits: black, where Pillow >= 13 would raise."""
+    """timm's operation. At its highest level it keeps 0 bits: return black, because Pillow >= 13 raises."""
     if bits < 1:
         return Image.new(image.mode, image.size)
     return image if bits >= 8 else ImageOps.posterize(image, bits)

@@ -111,7 +111,7 @@ class ImageFolder:
         return len(self.samples)
 
     def load(self, index: int) -> Image.Image:
-        """The image as RGB, not to be changed in place. Raises CorruptImage, naming the file."""
+        """The image as RGB; do not change it in place. Raises CorruptImage, which names the file."""
         image = self._cache.get(index)
         if image is None:
             image = Image.fromarray(decode(self.samples[index][0]))

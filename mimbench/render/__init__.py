@@ -17,8 +17,8 @@ __all__ = ["Context", "UsedRecipe", "write_all"]
 def write_all(table: Table, out_dir: Path, name: str, context: Context | None = None) -> list[Path]:
     """Write `<name>.{html,md,csv,json,tex}` and plots `<name>-<metric>.svg` into `out_dir`, the page first.
 
-    A table that asks for it has `<name>-<metric>-cost.svg` as well. The page's links lead to the files beside
-    it, the workspace's index and its runs.
+    A table with a cost also gets `<name>-<metric>-cost.svg`. The page links to the files beside it, the
+    workspace's index and its runs.
     """
     from mimbench.render import csv, drawn, html, json, latex, markdown
 

@@ -1,7 +1,7 @@
 """The table as CSV in long form: one line per cell and per claim, with every seed's value.
 
-A text that a spreadsheet would evaluate (it begins with = + - @ or a tab, and is no number) has an apostrophe
-before it; control characters are written out (`\\x1b`).
+A text that a spreadsheet would evaluate (it begins with = + - @ or a tab and is not a number) gets an
+apostrophe in front. Control characters are written out (`\\x1b`).
 """
 
 from __future__ import annotations

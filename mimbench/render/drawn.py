@@ -1,4 +1,4 @@
-"""A table's plots, drawn once: the same table drawn by the same code comes from the user's cache folder."""
+"""A table's plots, drawn once: if table and code are the same, they come from the user's cache folder."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ DRAWERS = ("plot.py", "text.py", "escape.py")  # the code that a plot depends on
 
 
 def plots(table: Table, name: str) -> dict[str, str]:
-    """Metric, and `<metric>-cost` where the table asks for it, to its SVG.
+    """Metric, and `<metric>-cost` if the table has a cost, to its SVG.
 
     Args:
-        name: of the table's files; the ids in its plots begin with it.
+        name: the name of the table's files; the ids in its plots are derived from it.
     """
     cache = paths.cache()
     place = cache / "plots" / f"{_key(table, name)}.json" if cache else None
-    with contextlib.suppress(OSError):  # what cannot be read is drawn again
+    with contextlib.suppress(OSError):  # if it cannot be read, draw it again
         known = read_json(place) if place else None
         if isinstance(known, dict) and known.get("digest") == digest(repr(known.get("plots"))):
             return dict(known["plots"])
     drawn = _draw(table, name)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
+    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         if place:
             pairs = [list(pair) for pair in drawn.items()]
             write_json(place, {"plots": pairs, "digest": digest(repr(pairs))})

@@ -1,6 +1,6 @@
-"""Text from outside (labels, notes, file names, messages) as text: what every format shares.
+"""Escapes that every format shares, for text from outside (labels, notes, file names, messages).
 
-Each renderer also escapes what its own format gives a meaning.
+Each renderer also escapes the characters that are special in its format.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def visible(value: str) -> str:
 
 
 def one_line(value: str) -> str:
-    """The visible text with every run of white space as one space."""
+    """The visible text on one line: each run of white space becomes one space."""
     return " ".join(visible(value).split())
 
 
@@ -49,10 +49,10 @@ def slugs(values: Iterable[str]) -> list[str]:
 
 
 def segments(value: str) -> list[tuple[str, str]]:
-    """The text in pieces, each with the address that it names, if any.
+    """Split the text into pieces, each with the address to link it to, or "".
 
-    An arXiv id, after the word arXiv or in an address at arXiv or ar5iv, leads to the paper's page at arXiv,
-    a DOI to doi.org, any other http address to itself. An id that is not named as one leads nowhere.
+    An arXiv id links to the paper's page at arXiv, if it follows the word arXiv or is in an address at arXiv
+    or ar5iv. A DOI links to doi.org, any other http address to itself. A bare id is not linked.
     """
     pieces, end = [], 0
     for match in _LINK.finditer(value):

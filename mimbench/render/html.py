@@ -27,17 +27,18 @@ _TONES = {
     "opposite direction": "bad",
     "inconclusive": "open",
 }  # the others: none
-_IN_FRONT = ("changed",)  # facts of the header; the others stand with the command
-LABELS, COLUMN, ROOMY = 180, 160, 215  # pixels: of the labels' column, least and good width of a metric's
+_IN_FRONT = ("changed",)  # facts in the header; the others are shown with the command
+LABELS, COLUMN, ROOMY = 180, 160, 215  # pixels: label column; metric column at least, and roomy
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a page's links lead, as seen from its own folder.
+    """Targets of a page's links, relative to its folder.
 
     Attributes:
-        files: the table's other files, by what people call their format.
-        index: the page of all tables. `runs`: the folder with every run's folder.
+        files: the table's other files, by the name of their format.
+        index: the page that lists all tables.
+        runs: the folder that holds every run's folder.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class Places:
 
 
 def template(name: str) -> jinja2.Template:
-    """A template of `reports/`: all text is escaped, and shown without control characters."""
+    """A template of `reports/`: all text is escaped, and control characters are written out."""
     import jinja2
     from markupsafe import Markup
 
@@ -102,7 +103,7 @@ def render(table: Table, context: Context, plots: Mapping[str, str], places: Pla
 
 
 def _made_with(context: Context) -> dict[str, str]:
-    """The facts that are not in front; those of equal value, such as one data set in two roles, together."""
+    """The facts that are not in the header. Names with one value (a data set in two roles) are joined."""
     names: dict[str, list[str]] = {}
     for name, value in context.facts.items():
         if name not in _IN_FRONT:
@@ -135,7 +136,7 @@ def _plots(table: Table, plots: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _progress(table: Table) -> dict[str, str]:
-    """How much of the table is there."""
+    """How many cells are complete, and how many are stale."""
     cells = [cell for row in table.rows if row.spec.method for cell in row.cells]
     done = sum(cell.complete for cell in cells)
     stale = sum(cell.stale for cell in cells)
@@ -143,7 +144,7 @@ def _progress(table: Table) -> dict[str, str]:
 
 
 def _words(table: Table) -> list[Word]:
-    """The verdicts that the legend explains: those that occur, in the order of `MEANINGS`."""
+    """The verdicts that occur in the table, in the order of `MEANINGS`: the legend explains these."""
     verdicts = [cell.verdict for row in table.rows for cell in row.cells]
     verdicts += [claim.verdict for claim in table.claims]
     used = {verdict.word for verdict in verdicts if verdict}
@@ -234,6 +235,6 @@ def _seeds(table: Table, places: Places) -> list[dict[str, Any]]:
 
 
 def _folder(outcome: SeedOutcome, places: Places) -> str:
-    """The run's folder; empty where there is none."""
+    """The link to the run's folder; empty if there is none."""
     made = outcome.status in ("ok", "stale", "failed", "running")
     return address(f"{places.runs}/{outcome.run}/") if made and outcome.run and places.runs else ""

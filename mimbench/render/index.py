@@ -1,7 +1,7 @@
-"""The page that leads to every table in the workspace's reports, and the tables' links to the leaderboard.
+"""The index page that links to every table in the workspace's reports, and the tables' leaderboard links.
 
-It is made from the files: the pages, and the JSON beside each, which has the table's title, scale and counts.
-So it lists the tables of all commands and scales, old ones too.
+It is made from the files in the folder: the pages, and the JSON beside each page with the table's title,
+scale and counts. So it lists the tables of all commands and scales, also old ones.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Summary(BaseModel):
 
 
 class Document(BaseModel):
-    """What the index needs of a table's JSON."""
+    """The part of a table's JSON that the index needs."""
 
     version: int = Field(alias="schema", le=SCHEMA)
     kind: Literal["mimbench table"]
@@ -55,10 +55,11 @@ class Document(BaseModel):
 
 @dataclass(frozen=True)
 class Page:
-    """A table's page; `document` is None where it has no JSON that can be read, as from an older version.
+    """A table's page.
 
     Attributes:
-        method: the folder that it is in; empty for a leaderboard.
+        method: name of the page's folder; empty for a leaderboard.
+        document: None if the page has no readable JSON, for example from an older version.
     """
 
     path: Path
@@ -68,12 +69,12 @@ class Page:
 
     @property
     def scale(self) -> str:
-        """Without the word that recipes were changed."""
+        """The scale alone, without the word that marks changed recipes."""
         return self.document.scale.rpartition(" ")[2] if self.document else ""
 
     @property
     def order(self) -> tuple[str, bool, str, int, str]:
-        """By paper, the main table first, the largest scale first."""
+        """Sort key: by method, the main table first, the largest scale first."""
         table = self.document.table if self.document else self.path.stem
         size = SCALES.index(self.scale) if self.scale in SCALES else -1
         return self.method, table != "main", table, -size, self.path.stem
@@ -120,7 +121,7 @@ def _document(file: Path) -> Document | None:
 
 
 def _paper(pages: Sequence[Page]) -> str:
-    """The citation; the folder's name where no page has its JSON."""
+    """The citation; without any JSON, the folder's name or the page's title."""
     return next((page.document.paper for page in pages if page.document), pages[0].method or pages[0].title)
 
 
@@ -143,7 +144,7 @@ def _item(page: Page, out_dir: Path) -> dict[str, Any]:
 
 
 def _link(page: Page, boards: Sequence[Page]) -> None:
-    """Put the link to the leaderboard of its scale into a page; a page that has it is left alone."""
+    """Put a link to the leaderboard of the page's scale into the page; write it only if it changes."""
     board = next((board for board in boards if board.scale == page.scale), None)
     link = ""
     if board == page:

@@ -1,7 +1,7 @@
 """The table as JSON, for programs: the table's file, every cell, seed, run and verdict, and the recipes.
 
-`schema` counts the format's versions; a reader can refuse one that it does not know. Numbers have ten
-significant digits; what is not known is null.
+`schema` is the version of the format, so that a reader can refuse a version it does not know. Numbers have
+ten significant digits; unknown values are null.
 
     schema, kind        1, "mimbench table"
     table, paper, title, section, links
@@ -165,5 +165,5 @@ def _verdict(verdict: Verdict | None) -> dict[str, str] | None:
 
 
 def _number(value: float | None) -> float | None:
-    """Ten significant digits: without the noise of binary fractions. JSON has no word for nan."""
+    """Round to ten significant digits, which hides binary rounding; None for nan, which JSON cannot write."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.10g}")

@@ -1,7 +1,7 @@
 """The table as LaTeX (booktabs), a `table*`: two columns per metric, differences and verdicts below.
 
-The rows' notes stand under the table, marked with letters; the labels' column breaks its lines. A table
-wider than the page is scaled to its width (graphicx).
+The rows' notes are printed under the table, marked with letters; long labels wrap. A table wider than the
+page is scaled to its width (graphicx).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SPECIAL = {
     "Δ": r"$\Delta$",
     "β": r"$\beta$",
     "†": r"$^\dagger$",
-    "[": "{[}",  # after a line break, [ would start its argument
+    "[": "{[}",  # after a line break, LaTeX reads [ as its argument
     "]": "{]}",
     "“": "``",
     "”": "''",
@@ -46,8 +46,8 @@ _SPECIAL = {
 }
 
 
-FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"  # no wider than the page
-TITLE = 24  # characters of a metric's title on a line
+FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"  # at most as wide as the page
+TITLE = 24  # characters per line of a metric's title
 
 
 def escape(value: str) -> str:
@@ -99,7 +99,7 @@ def render(table: Table, name: str) -> str:
 
 
 def _row(table: Table, row: TableRow, footnotes: dict[str, str]) -> list[str]:
-    """Label and values; below them, if any, what the row is beside differences, verdicts and stale marks."""
+    """Lines of a row: label and values; below them tags, differences, verdicts and stale marks, if any."""
     decimals = [text.digits(table, index) for index in range(len(row.cells))]
     marks = [
         footnotes.setdefault(note, _letters(len(footnotes)))
@@ -125,7 +125,7 @@ def _row(table: Table, row: TableRow, footnotes: dict[str, str]) -> list[str]:
 
 
 def _stacked(title: str) -> str:
-    """A metric's title, on several lines where it is long."""
+    """A metric's title, on several lines if it is long."""
     lines = [escape(line) for line in textwrap.wrap(one_line(title), TITLE)]
     stacked = r" \\ ".join(lines)
     return rf"\shortstack{{{stacked}}}" if len(lines) > 1 else stacked

@@ -19,7 +19,7 @@ def escape(value: str) -> str:
 
 
 def paragraph(value: str) -> str:
-    """The same at the beginning of a line, where `-`, `+`, `=` and `1.` also mean something."""
+    """Like `escape`, for the beginning of a line, where `-`, `+`, `=` and `1.` are markup too."""
     return re.sub(r"^(?:(?=[-+=])|(\d+)(?=[.)]\s))", r"\1\\", escape(value))
 
 
@@ -50,13 +50,13 @@ def brief(table: Table) -> str:
 
 
 def excerpt(table: Table) -> str:
-    """The cells of the first column of the rows that are computed, and what the signs mean."""
+    """The first column for the rows whose cell in it is complete, and the meaning of the signs."""
     rows = tuple(row for row in table.rows if row.cells[0].complete)
     return "\n".join(_column(replace(table, rows=rows)))
 
 
 def _column(table: Table) -> list[str]:
-    """The first column alone: what a cell of the whole table stacks stands side by side."""
+    """The first column alone; the parts of a cell are side by side instead of stacked."""
     ours = "Ours" if table.comparable else f"Ours{text.NOT_COMPARABLE}"
     header = ["Method", f"{table.spec.columns[0].title}, paper", ours, "Δ", "Verdict"]
     lines = [_line([escape(title) for title in header]), _line(["---"] * len(header))]
@@ -75,7 +75,7 @@ def _column(table: Table) -> list[str]:
 
 
 def _grid(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
-    """The table itself, each reported value with the number of its source where that is listed."""
+    """The table itself; each reported value has the number of its source, if that is listed."""
     spec = table.spec
     header = ["Method", *(column.title for column in spec.columns)]
     lines = [_line([escape(title) for title in header]), _line(["---"] * len(header))]
@@ -91,7 +91,7 @@ def _grid(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
 
 
 def _findings(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
-    """What the intervals say of the rows, and of the paper's claims."""
+    """Which rows differ from their baseline by the intervals, and the paper's claims."""
     spec, lines = table.spec, []
     if found := text.findings(table):
         lines += ["By the 95 % interval of the paired difference:", ""]

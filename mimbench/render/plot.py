@@ -1,4 +1,4 @@
-"""One plot per metric: our seeds, means, intervals, and the paper's differences on a scale of their own."""
+"""One plot per metric: our seeds, means and intervals; on a separate axis the paper's differences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CARD, INK, MUTED, GRID, OURS, PAPER = "#fefefe", "#1c2430", "#66707f", "#dfe3e9", "#2458c5", "#b4561f"
 PATCH = "#fdfdfd"  # behind a word that a line would cross
-# The page replaces the colours by its own, so that the plots follow its light and dark themes.
+# The HTML page replaces these colours by its own, so that the plots follow its light and dark themes.
 THEME = {
     CARD: "none",
     PATCH: "var(--card)",
@@ -33,9 +33,9 @@ THEME = {
     PAPER: "var(--paper)",
 }
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-LABEL_WIDTH, CHARACTER = 22, 0.072  # of a row's label: characters a line, inches a character
-POINTS = 72  # an inch
-NUMBER, EDGE = 38, 6  # points beside a difference: with its number, without
+LABEL_WIDTH, CHARACTER = 22, 0.072  # of a row's label: characters per line, inches per character
+POINTS = 72  # per inch
+NUMBER, EDGE = 38, 6  # points of room beside a difference: with its number, without
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a $ in a label is a $
@@ -83,7 +83,7 @@ def render(table: Table, index: int, *, salt: str) -> str:
 
 
 def _told(table: Table, rows: list[TableRow], index: int) -> str:
-    """What the plot of a column shows, in words and numbers."""
+    """A description of the plot of a column, in words and numbers."""
     decimals = text.digits(table, index)
     ours = [
         f"{row.spec.label} {text.plus_minus(cell.ours, decimals)} ({text.count(cell)})"
@@ -98,10 +98,10 @@ def _told(table: Table, rows: list[TableRow], index: int) -> str:
 
 
 def render_cost(table: Table, index: int, *, salt: str) -> str:
-    """One column against what the pretraining costs, ours and the paper's; as SVG like `render`.
+    """One column against the cost of pretraining, ours and the paper's; as SVG like `render`.
 
-    Rows whose labels agree up to a comma (`MAE, half of the length`) are one curve; the longest one but for
-    the baseline's has the colour. What has no cost is left out.
+    Rows whose labels agree up to the first comma (`MAE, half of the length`) form one curve. The longest
+    curve other than the baseline's is in colour, the others are grey. Rows without a cost are left out.
     """
     from matplotlib.figure import Figure
 
@@ -130,7 +130,7 @@ def render_cost(table: Table, index: int, *, salt: str) -> str:
 
 
 def _costs(curves: dict[str, list[tuple[float, float]]], what: str) -> str:
-    """The points of the curves in words and numbers; empty where there are none."""
+    """The points of the curves in words and numbers; empty if there are none."""
     points = [f"{name} {value:.4g} at {cost:.4g}" for name, line in curves.items() for cost, value in line]
     return f"{what}: {'; '.join(points)}." if points else ""
 
@@ -156,17 +156,17 @@ def _curves(
 
 
 def _power(curves: dict[str, list[tuple[float, float]]]) -> int:
-    """The power of ten that the costs are shown in."""
+    """The power of ten by which the costs are divided for the axis."""
     greatest = max((x for points in curves.values() for x, _ in points), default=1.0)
     return math.floor(math.log10(greatest)) if greatest >= 1e6 else 0
 
 
 def _names(axes: Axes, curves: dict[str, list[tuple[float, float]]]) -> None:
-    """Each curve's name at its last point: right of it where there is room, clear of the names before it."""
-    size, line, gap = 8, 10.5, 6  # points: of the letters, from line to line, from the point
+    """Write each curve's name at its last point: on the right if there is room, and not over other names."""
+    size, line, gap = 8, 10.5, 6  # in points: letter size, line height, distance from the marker
     figure = axes.get_figure(root=True)
     assert figure
-    scale = POINTS / figure.dpi  # points a pixel
+    scale = POINTS / figure.dpi  # points per pixel
     box = {"facecolor": PATCH, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
     placed: list[tuple[float, float, float, float]] = []  # left, right, bottom, top
     power = _power(curves)
@@ -197,7 +197,7 @@ def _names(axes: Axes, curves: dict[str, list[tuple[float, float]]]) -> None:
 
 @contextlib.contextmanager
 def _drawing(salt: str) -> Iterator[None]:
-    """Our style; a label in a script that the font lacks is no reason for a warning: the text stays text."""
+    """Our style. No warnings about glyphs that the font lacks: the SVG keeps labels as text."""
     import matplotlib
 
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
@@ -206,7 +206,7 @@ def _drawing(salt: str) -> Iterator[None]:
 
 
 def _svg(figure: Figure, title: str, told: str) -> str:
-    """The figure as SVG that names itself: its title, and in words what it shows."""
+    """The figure as SVG, with its title and a description in words for screen readers."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
@@ -224,7 +224,7 @@ def _xml(value: str) -> str:
 def inline(svg: str, prefix: str) -> str:
     """The SVG element for an HTML page: themed colours, ids that are unique on the page.
 
-    Only the tags change; a label that looks like an id or a colour stays what it is.
+    Only tags change; a label that looks like an id or a colour stays as it is.
     """
 
     def tag(match: re.Match[str]) -> str:
@@ -277,13 +277,13 @@ def _ours(axes: Axes, table: Table, rows: list[TableRow], index: int) -> None:
 
 
 def _absent(row: TableRow, index: int) -> str:
-    """Why there is no number of ours."""
+    """Why our number is missing."""
     verdict = row.cells[index].verdict
     return verdict.word if verdict else "not run" if row.spec.method else "reported only"
 
 
 def _say(axes: Axes, y: float, word: str) -> None:
-    """A word at the right end of a row, over whatever line runs there."""
+    """Write a word at the right end of a row, on top of any line there."""
     box = {"facecolor": PATCH, "edgecolor": "none", "pad": 1.5}
     where = axes.get_yaxis_transform()
     axes.text(0.99, y, word, transform=where, va="center", ha="right", color=MUTED, fontsize=8, bbox=box)
@@ -309,7 +309,7 @@ def _paper(axes: Axes, rows: list[TableRow], index: int) -> None:
 
 
 def _room(axes: Axes, rows: list[TableRow], index: int) -> None:
-    """Limits of the paper's differences that leave room for the numbers beside them."""
+    """Set limits for the paper's differences that leave room for the numbers beside them."""
     known = [delta for row in rows if (delta := row.cells[index].reported_delta) is not None]
     low, high = min(0.0, *known), max(0.0, *known)
     before, after = (

@@ -1,4 +1,4 @@
-"""The results section of a document: the finished tables' own Markdown, between two marks."""
+"""Writes the results section of a document: tables in Markdown, between two marks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def update(document: Path, tables: Iterable[str]) -> None:
-    """Put tables in Markdown between the marks of `document`, their headings two levels lower.
+    """Put tables in Markdown between the marks of `document`, with headings two levels lower.
 
     Raises:
-        UserError: the document is missing or has not exactly one pair of marks; there is no table.
+        UserError: the document is missing or does not have exactly one pair of marks; or there is no table.
     """
     before, after = around(document)
     tables = list(tables)
@@ -29,7 +29,7 @@ def update(document: Path, tables: Iterable[str]) -> None:
 
 
 def around(document: Path) -> tuple[str, str]:
-    """What stands before and after the marks. Raises UserError as `update`."""
+    """The text before and after the marks. Raises UserError like `update`."""
     if not document.is_file():
         raise UserError("document", str(document), remedy="There is no such file.")
     text = document.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The table in the terminal, by rich: stacked cells, as many columns side by side as fit, the rest below."""
+"""Prints the table in the terminal with rich: as many columns side by side as fit, the others below."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _STYLES = {
     "opposite direction": "red",
     "inconclusive": "yellow",
 }
-# Characters; a cell's longest usual line is `ours† 41.2 ± 1.1 (n=3)`.
+# In characters; the longest usual line of a cell is `ours† 41.2 ± 1.1 (n=3)`.
 _LABEL_WIDTH, _CELL_WIDTH, _GAP = 16, 23, 2
 _WIDEST_LABEL = 44  # where there is room
 
 
 def show(table: Table, console: Console) -> None:
-    """Print the table, its claims and what the marks mean; markup in its texts is text."""
+    """Print the table, its claims and the meaning of its marks; markup in its texts is printed as text."""
     from rich.text import Text
 
     console.print(_plain(table.spec.title, "bold"))
@@ -60,7 +60,7 @@ def show(table: Table, console: Console) -> None:
 
 
 def _plain(value: str, style: str = "") -> Text:
-    """Text from outside: no markup, no control characters, on one line."""
+    """Text from outside on one line, without markup or control characters."""
     from rich.text import Text
 
     return Text(visible(value).replace("\n", " ").replace("\t", " "), style)

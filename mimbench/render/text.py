@@ -11,7 +11,7 @@ from mimbench.table.cell import Cell, ClaimResult, Table, TableRow
 from mimbench.table.reported import Reported
 from mimbench.table.stats import Estimate
 
-NOT_COMPARABLE = "†"  # marks our number at every scale but the paper's
+NOT_COMPARABLE = "†"  # marks our numbers at every scale except paper
 INTERVAL_NOTE = "± is half of the 95 % t interval of the mean over n seeds"
 NO_SPREAD = "no spread"
 NO_SPREAD_NOTE = f"Where it says {NO_SPREAD}, every seed gave the same: no interval can be estimated"
@@ -47,9 +47,9 @@ class Context:
     """What a report says beyond the table itself.
 
     Attributes:
-        command: how to make this table again.
-        facts: further lines for the header (data, version); nothing that changes from one run to the next.
-        recipes: of every pretraining, teacher and task; one that several rows share stands there once.
+        command: the command that makes this table again.
+        facts: further lines for the header (data, version); nothing that differs between two equal runs.
+        recipes: of every pretraining, teacher and task; a recipe that several rows share is listed once.
     """
 
     command: str = ""
@@ -64,7 +64,7 @@ def number(value: float, digits: int, *, signed: bool = False) -> str:
 
 
 def digits(table: Table, index: int) -> int:
-    """Decimals of our numbers in a column: two at paper scale and where every number is small, else one."""
+    """Decimals of our numbers in a column: two at paper scale or if every mean is below 10, else one."""
     means = [abs(row.cells[index].mean or 0.0) for row in table.rows]
     return 2 if table.comparable or max(means) < 10 else 1
 
@@ -74,17 +74,17 @@ def metric_title(table: Table, metric: str) -> str:
 
 
 def half_width(ours: Estimate, decimals: int) -> str:
-    """`± 1.1`; empty where there is no interval."""
+    """`± 1.1`; empty if there is no interval."""
     return "" if ours.half_width is None else f"± {number(ours.half_width, decimals)}"
 
 
 def no_spread(estimate: Estimate) -> bool:
-    """Whether two seeds or more gave the very same value."""
+    """Whether there are two seeds or more and all gave the same value."""
     return estimate.n > 1 and math.isclose(min(estimate.values), max(estimate.values), abs_tol=1e-9)
 
 
 def plus_minus(ours: Estimate, decimals: int) -> str:
-    """`41.2 ± 1.1`; without the interval where there is none."""
+    """`41.2 ± 1.1`, or `41.2` if there is no interval."""
     return f"{number(ours.mean, decimals)} {half_width(ours, decimals)}".rstrip()
 
 
@@ -94,7 +94,7 @@ def count(cell: Cell) -> str:
 
 
 def ours(table: Table, cell: Cell, decimals: int) -> str:
-    """`ours† 41.2 ± 1.1 (n=3)`; empty where nothing ran."""
+    """`ours† 41.2 ± 1.1 (n=3)`; empty if no run is done."""
     if cell.ours is None:
         return ""
     mark = "" if table.comparable else NOT_COMPARABLE
@@ -123,7 +123,7 @@ def delta(cell: Cell, decimals: int) -> str:
 
 
 def verdict(item: Cell | ClaimResult) -> str:
-    """`✓ same direction`; the reason only for what did not run, where it cannot be read off the numbers."""
+    """`✓ same direction`; with the reason for `not run` and `not runnable`: others show in the numbers."""
     if item.verdict is None:
         return ""
     word = item.verdict.word
@@ -134,14 +134,14 @@ def verdict(item: Cell | ClaimResult) -> str:
 
 
 def cell_lines(table: Table, cell: Cell, decimals: int) -> list[str]:
-    """What stands in a cell, a line each: paper, ours, difference to the baseline, verdict."""
+    """The lines of a cell: paper, ours, difference to the baseline, verdict, stale mark."""
     stale = STALE if cell.stale else ""
     lines = (paper(cell), ours(table, cell, decimals), delta(cell, decimals), verdict(cell), stale)
     return [line for line in lines if line]
 
 
 def row_notes(table: Table, row: TableRow, *, tags: bool = True) -> list[str]:
-    """What stands under a row's label, a line each; `tags` come last (the page shows them in its own way)."""
+    """The lines under a row's label, tags last; `tags=False` leaves the tags out."""
     notes = [note] if (note := row_note(table, row)) else []
     if row.unavailable:
         notes.append(f"not runnable: {row.unavailable}")
@@ -153,13 +153,13 @@ def row_notes(table: Table, row: TableRow, *, tags: bool = True) -> list[str]:
 
 
 def row_tags(row: TableRow) -> list[str]:
-    """What a row is, in a word."""
+    """Tags of a row: `reconstruction` or `own`, and `reported only`."""
     tags = [row.provenance] if row.provenance in ("reconstruction", "own") else []
     return tags + (["reported only"] if row.spec.method is None else [])
 
 
 def row_note(table: Table, row: TableRow) -> str:
-    """The row's note, its cost, which of the paper's figures are of another protocol."""
+    """The row's note, its cost, and which of the paper's figures have another protocol."""
     by_protocol: dict[str, list[str]] = {}
     for metric, protocol in row.spec.other_protocol.items():
         by_protocol.setdefault(protocol, []).append(metric_title(table, metric))
@@ -168,7 +168,7 @@ def row_note(table: Table, row: TableRow) -> str:
 
 
 def cost(table: Table, row: TableRow) -> str:
-    """`pretraining: paper 16.4 GPU-days, ours 1.23e12 FLOPs`; empty where neither is known."""
+    """`pretraining: paper 16.4 GPU-days, ours 1.23e12 FLOPs`; empty if neither is known."""
     if row.cost is None or table.spec.cost is None:
         return ""
     theirs = f"paper {row.cost.reported.text} {table.spec.cost.unit}" if row.cost.reported else ""
@@ -186,7 +186,7 @@ def seeds(table: Table) -> str:
 
 
 def scale_note(table: Table) -> str:
-    """What may be compared at this scale."""
+    """A sentence that says what may be compared at this scale."""
     if table.comparable:
         return "Paper scale: our values are compared with the paper's."
     return (
@@ -196,12 +196,12 @@ def scale_note(table: Table) -> str:
 
 
 def one_baseline(table: Table) -> bool:
-    """Whether all rows are compared with the same one."""
+    """Whether all rows are compared with the same baseline."""
     return len({table.spec.baseline_of(row.spec) for row in table.rows}) == 1
 
 
 def row_baseline(table: Table, row: TableRow) -> str:
-    """The label of what the row is compared with, where that is not the same for all rows."""
+    """The label of the row's baseline, if not all rows have the same; else empty."""
     against = table.spec.baseline_of(row.spec)
     if against == row.spec.id or row.spec.method is None or one_baseline(table):
         return ""
@@ -209,7 +209,7 @@ def row_baseline(table: Table, row: TableRow) -> str:
 
 
 def number_notes(table: Table) -> list[str]:
-    """What ± and Δ mean, as far as the table has them."""
+    """The meaning of ±, Δ and `no spread`, if the table has them."""
     cells = [cell for row in table.rows for cell in row.cells]
     interval = any(cell.ours and cell.ours.interval for cell in cells)
     deltas = [*(cell.delta for cell in cells), *(claim.delta for claim in table.claims)]
@@ -223,9 +223,9 @@ def delta_note(table: Table) -> str:
 
 
 def findings(table: Table) -> list[str]:
-    """Per column, which rows differ from their baseline by more than the seeds do, and which do not.
+    """Per column: which rows are above or below their baseline by the 95 % interval, and which are neither.
 
-    Only from paired seeds: with one seed there is no interval, and nothing to say.
+    Rows with fewer than two paired seeds have no interval and are left out.
     """
     lines = []
     against = "the baseline" if one_baseline(table) else "their baselines"
@@ -255,7 +255,7 @@ def sources(table: Table) -> dict[Reported, int]:
 
 
 def source_list(numbers: Mapping[Reported, int]) -> list[tuple[int, Reported]]:
-    """The numbered sources, each once; lines of one source read the same."""
+    """The numbered sources, each once, with the first line that has it."""
     first: dict[int, Reported] = {}
     for line, number in numbers.items():
         first.setdefault(number, line)
@@ -269,7 +269,7 @@ def claim_pair(table: Table, claim: ClaimResult) -> str:
 
 
 def claim_paper(claim: ClaimResult) -> str:
-    """The paper's difference with its sign, to the digits that are printed there."""
+    """The paper's difference with its sign, with as many digits as the paper prints."""
     if claim.reported_delta is None:
         return "–"
     digits = max(len(line.text.partition(".")[2]) for line in claim.reported)

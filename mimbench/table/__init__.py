@@ -1,1 +1,1 @@
-"""Tables: their files, the papers' figures, how runs become cells, verdicts. No torch, no mmengine."""
+"""Tables: their files, the papers' figures, cells computed from runs, verdicts. No torch, no mmengine."""

@@ -1,4 +1,4 @@
-"""From the outcomes of runs to a table's cells: estimates, differences to the baseline, verdicts."""
+"""Computes a table's cells from the outcomes of runs: estimates, differences to the baseline, verdicts."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def aggregate(
     """Aggregate runs into a table.
 
     Args:
-        outcomes: (row's id, column's index) to seed to outcome. A seed that some cell has and another lacks
-            counts as missing in the other.
+        outcomes: (row's id, column's index) to seed to outcome. A seed that one cell has and another lacks
+            counts as missing in the second.
         reported: the lines of reported.csv.
-        provenance: row's id to where its method's code comes from: official, reconstruction, own.
+        provenance: row's id to the origin of its method's code: official, reconstruction, own.
         flops: row's id to the FLOPs of its own pretraining.
-        loaded: row's id to the checkpoint that takes the place of its pretraining.
-        where: how the user knows the table's file, for errors.
+        loaded: row's id to the checkpoint that is loaded instead of pretraining.
+        where: name of the table's file in error messages.
 
     Raises:
-        UserError: a reference that does not match exactly one reported line.
+        UserError: a reference does not match exactly one reported line.
     """
     seeds = tuple(sorted({seed for by_seed in outcomes.values() for seed in by_seed}))
     drafts: dict[tuple[str, int], Cell] = {}
@@ -74,7 +74,7 @@ def aggregate(
 
 
 def _reported(row: Row, metric: str, lines: Sequence[Reported], where: str) -> Reported | None:
-    """The paper's figure that a row names for a metric."""
+    """The line of reported.csv that a row names for a metric, if any."""
     reference = row.reported.get(metric)
     here = f"{where}: rows[{row.id}].reported.{metric}"
     return find(lines, reference, where=here) if reference else None
@@ -120,7 +120,7 @@ def _verdict(
     metric: str,
     scale: str,
 ) -> Verdict | None:
-    """The rule table of `mimbench.table.verdict`, from the top."""
+    """Applies the rules of `mimbench.table.verdict`, in order."""
     if cell.status == "reported_only":
         return None
     if not cell.complete:
@@ -161,9 +161,9 @@ def _claim(
     elif incomplete:
         verdict = _not_run(incomplete)
     elif stated is None:
-        verdict = rules.direction(delta, 1.0)  # no figure: what the claim says is that `row` is above
+        verdict = rules.direction(delta, 1.0)  # no figure: the claim only says that `row` is above
     elif scale == "paper" and (cell.protocol or against.protocol):
-        verdict = None  # a difference of figures of another protocol is not ours to reach
+        verdict = None  # we cannot reproduce a difference under another protocol
     elif scale == "paper" and delta:
         verdict = rules.absolute(delta, stated, claim.column)
     else:
@@ -172,14 +172,14 @@ def _claim(
 
 
 def _both(cell: Cell, against: Cell) -> tuple[Reported, ...]:
-    """The two reported values, where they are of one protocol."""
+    """The two reported values, if both are known and share a protocol."""
     if cell.reported and against.reported and cell.protocol == against.protocol:
         return cell.reported, against.reported
     return ()
 
 
 def _not_run(cell: Cell) -> Verdict:
-    """Why the cell is incomplete, in the words of its worst seed."""
+    """Why the cell is incomplete, from the first seed that has the cell's status."""
     seed, outcome = next(
         ((seed, outcome) for seed, outcome in cell.outcomes.items() if outcome.status == cell.status),
         (None, SeedOutcome("missing")),

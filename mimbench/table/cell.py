@@ -1,4 +1,4 @@
-"""What a table is once it is computed: cells, rows, claims. Everything a renderer needs."""
+"""A computed table: cells, rows, claims. Everything a renderer needs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ CellStatus = Literal["ok", "missing", "stale", "failed", "running", "not_runnabl
 
 @dataclass(frozen=True)
 class SeedOutcome:
-    """What became of a cell's run of one seed.
+    """The outcome of a cell's run with one seed.
 
     Attributes:
-        value: where it is done (ok or stale). `run`: its folder's name. `note`: a reason.
+        value: the metric; only if the run is done (ok or stale).
+        run: name of the run's folder.
+        note: a reason, where there is one.
     """
 
     status: Status
@@ -37,7 +39,7 @@ class SeedOutcome:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row in one column. `ours` covers the seeds that are done; `status` says whether these are all."""
+    """One row in one column. `ours` covers the seeds that are done; `status` is the worst of all seeds."""
 
     status: CellStatus
     outcomes: Mapping[int, SeedOutcome] = field(default_factory=dict)
@@ -45,9 +47,9 @@ class Cell:
     reported: Reported | None = None
     delta: Estimate | None = None  # row minus baseline, over paired seeds
     reported_delta: float | None = None
-    against: str = ""  # the baseline row's id; empty for the baseline itself
+    against: str = ""  # id of the baseline row; empty for the baseline itself
     verdict: Verdict | None = None
-    protocol: str = ""  # of the reported value, where it is not that of our runs
+    protocol: str = ""  # of the reported value, if it differs from that of our runs
 
     @property
     def complete(self) -> bool:
@@ -55,7 +57,7 @@ class Cell:
 
     @property
     def open(self) -> bool:
-        """Whether a run of it is missing that could be done."""
+        """Whether the cell lacks a run that can be run here."""
         return self.status in ("missing", "running", "failed")
 
     @property
@@ -85,7 +87,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a row's own pretraining costs: FLOPs here, and the paper's figure in the table's unit."""
+    """The cost of a row's own pretraining: our FLOPs, and the paper's figure in the table's unit."""
 
     flops: float | None
     reported: Reported | None
@@ -96,10 +98,10 @@ class TableRow:
     """A row with its cells.
 
     Attributes:
-        provenance: of its method's code: official, reconstruction, own; empty where it is only reported.
-        unavailable: why none of its cells can be run here; their verdicts then leave the reason out.
-        cost: in a table that asks for it.
-        loaded: the checkpoint that was loaded instead of pretraining.
+        provenance: origin of its method's code: official, reconstruction, own; empty if it is only reported.
+        unavailable: why none of its cells can be run here; the cells' verdicts then give no reason.
+        cost: set if the table's file has a cost.
+        loaded: the checkpoint that was loaded instead of pretraining; empty if none was.
     """
 
     spec: Row
@@ -112,8 +114,12 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim with ours and the paper's difference: `reported` has the line that states it, or else the two
-    lines, the row's and the other's, that it is the difference of; it is empty where these are not known."""
+    """A claim with our difference and the paper's.
+
+    Attributes:
+        reported: the one line that states the difference; or the two lines, of `row` and of `against`, whose
+            difference it is; empty if neither is known.
+    """
 
     spec: Claim
     delta: Estimate | None
@@ -127,7 +133,7 @@ class ClaimResult:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything a renderer needs; it computes nothing itself."""
+    """Everything a renderer needs, so that a renderer computes no statistics."""
 
     spec: TableSpec
     scale: str
@@ -145,7 +151,7 @@ class Table:
 
 
 def difference(lines: Sequence[Reported]) -> float | None:
-    """The first of two reported values minus the second, or the one that states it; None for none."""
+    """The first of two reported values minus the second; or the value of the one line; None without lines."""
     if len(lines) == 2:
         return lines[0].value - lines[1].value
     return lines[0].value if lines else None

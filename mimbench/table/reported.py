@@ -22,7 +22,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Reported:
-    """One line of reported.csv: `text` is the value as printed, `kind` says where it was read."""
+    """One line of reported.csv: `text` is the value as printed, `kind` the kind of source it was read in."""
 
     paper: str
     table_id: str
@@ -43,17 +43,17 @@ class Reported:
 
     @property
     def reference(self) -> tuple[str, ...]:
-        """What a table names it by, the epochs aside."""
+        """The fields by which a table names the line, without `pretrain_epochs`."""
         return (self.paper, self.table_id, self.row, self.arch, self.dataset, self.metric)
 
     @property
     def first_hand(self) -> bool:
-        """Read in the authors' own paper, repository or log; not quoted by somebody else, not from memory."""
+        """Whether it was read in the authors' own paper, repository or log, neither quoted nor recalled."""
         return self.kind == "paper-text" or self.kind.startswith("official")
 
     @property
     def source(self) -> str:
-        """Where the number stands and where it was read, as a footnote."""
+        """A footnote: the number's place in the paper, and where it was read."""
         schedule = f", {self.pretrain_epochs} epochs" if self.pretrain_epochs.isdigit() else ""
         arch = f", {self.arch}" if self.arch else ""
         read = self.provenance.removeprefix(self.kind).removeprefix("(").removesuffix(")")
@@ -61,7 +61,7 @@ class Reported:
 
 
 class Reference(BaseModel):
-    """Names one line of reported.csv by exact text; `pretrain_epochs` only where lines differ in it."""
+    """Names one line of reported.csv by exact text; `pretrain_epochs` only if lines differ in it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,8 +78,8 @@ def read(path: Path | None = None) -> list[Reported]:
     """Every line of `path` (default: the project's tables/reported.csv, and those of plug-ins).
 
     Raises:
-        UserError: wrong columns, or a value that is not a number: names the line; or an included plug-in
-            reports what another file reports.
+        UserError: wrong columns, or a value that is not a number (the message names the line); or an included
+            plug-in reports a figure that another file reports.
     """
     if path is not None:
         return _read(path, path.name)
@@ -120,7 +120,7 @@ def _read(path: Path, where: str) -> list[Reported]:
 
 
 def find(lines: Sequence[Reported], reference: Reference, *, where: str) -> Reported:
-    """The one line that `reference` names; `where` is how the user knows the place of the reference.
+    """The one line that `reference` names; `where` is the place of the reference in error messages.
 
     Raises:
         UserError: no line or more than one matches.

@@ -1,4 +1,4 @@
-"""Table files (tables/<method>/<table>.toml): what a table's rows, columns and comparisons are."""
+"""Table files (tables/<method>/<table>.toml): a table's rows, columns and comparisons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Strict(BaseModel):
 
 
 class Column(_Strict):
-    """One metric of one task; `metric` also names the column and is therefore unique in a table."""
+    """One metric of one task; `metric` also names the column, so it is unique in a table."""
 
     task: str
     metric: str
@@ -37,12 +37,13 @@ class Row(_Strict):
 
     Attributes:
         set: overrides of the recipe; `field` for the pretraining recipe, `task.field` for a task's.
-        at: scale to overrides that hold at this scale only (over those of `set`).
-        not_at: scale to the reason why the row cannot be run at it.
+        at: scale to overrides for this scale only; they win over `set`.
+        not_at: scale to the reason why the row is not run at this scale.
         reported: column's metric to the paper's figure.
-        other_protocol: column's metric to the protocol of its figure, where that is not the task's: such
-            figures are not compared with ours at scale paper, nor with figures of another protocol.
-        baseline: the row it is compared with, where that is not the table's.
+        other_protocol: column's metric to the protocol of the paper's figure, if it is not our task's. Such a
+            figure is not compared with ours at paper scale. It is compared only with figures of the same
+            protocol.
+        baseline: id of the row to compare with, if it is not the table's baseline.
     """
 
     id: str
@@ -88,10 +89,11 @@ class Claim(_Strict):
 
 
 class Cost(_Strict):
-    """What pretraining costs, in the paper: a line of reported.csv that rows name like those of the columns.
+    """The cost of pretraining in the paper. Rows name its line of reported.csv as they do for a column.
 
     Attributes:
-        metric: its metric. `unit`: of its values, as people see it.
+        metric: the metric of these lines.
+        unit: of their values, as shown to people.
     """
 
     metric: str
@@ -102,9 +104,10 @@ class TableSpec(_Strict):
     """One table of a paper, rows in the file's order.
 
     Attributes:
-        paper: the citation people see. `section`: where the table stands in it.
-        baseline: the row that every other row is compared with.
-        cost: where it is given, the columns are also shown against the cost of pretraining.
+        paper: the citation that people see.
+        section: the place of the table in the paper.
+        baseline: id of the row that every other row is compared with, unless the row names another.
+        cost: if given, the columns are also plotted against the cost of pretraining.
     """
 
     paper: str
@@ -141,7 +144,7 @@ def _files(folder: Path | None) -> dict[tuple[str, str], Path]:
     """(method, table) to its file.
 
     Raises:
-        UserError: an included plug-in has a table with the name of another.
+        UserError: an included plug-in has a table whose name is already taken.
     """
     found = _files_in(folder or paths.share("tables"))
     for each in discovery.sound_plugins() if folder is None else ():
@@ -165,7 +168,7 @@ def load(method: str, table: str = "main", folder: Path | None = None) -> TableS
     """Read and check tables/<method>/<table>.toml.
 
     Raises:
-        UserError: no such table, or a mistake in the file: says which key, and the nearest valid one.
+        UserError: no such table, or a mistake in the file; the message names the key and the nearest valid.
     """
     files = _files(folder)
     methods = list(dict.fromkeys(name for name, _ in sorted(files)))
@@ -184,7 +187,7 @@ def load(method: str, table: str = "main", folder: Path | None = None) -> TableS
 
 
 def parse(values: Mapping[str, Any], *, where: str, name: str) -> TableSpec:
-    """Check a table's plain values; `where` is how the user knows the file, `name` its stem."""
+    """Check a table's plain values; `where` is the file in error messages, `name` its stem."""
     try:
         spec = TableSpec.model_validate(values)
     except ValidationError as error:
@@ -250,7 +253,7 @@ _NESTED: Mapping[str, type[BaseModel]] = {
 
 
 def _user_error(error: ValidationError, where: str) -> UserError:
-    """The first of pydantic's complaints in the house's form."""
+    """The first of pydantic's errors as a UserError."""
     first = error.errors()[0]
     *parents, key = first["loc"] or ("",)
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parents).lstrip(".")

@@ -1,4 +1,4 @@
-"""The few statistics a table needs: a mean with its t interval, and paired differences."""
+"""The statistics that a table needs: a mean with its t interval, and paired differences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEVEL = 0.95  # of every interval
 
 @dataclass(frozen=True)
 class Estimate:
-    """What some seeds say about a mean; `std` (n - 1) and the interval need at least two values."""
+    """A mean over seeds; the standard deviation (n - 1) and the interval need at least two values."""
 
     values: tuple[float, ...]
     mean: float
@@ -44,7 +44,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
-    """The estimate of `values - baseline` over the seeds both have; None where they share none."""
+    """The estimate of `values - baseline` over the seeds that both have; None if they share none."""
     seeds = sorted(values.keys() & baseline.keys())
     return estimate([values[seed] - baseline[seed] for seed in seeds]) if seeds else None
 

@@ -1,4 +1,4 @@
-"""How our number compares with the paper's, in fixed words.
+"""Verdicts: fixed words that say how our number compares with the paper's.
 
 The first rule that applies gives the word:
 
@@ -9,7 +9,7 @@ The first rule that applies gives the word:
 | any seed missing, running or failed | `not run` (with the reason); dropping failed seeds would flatter |
 | scale `paper`: nothing reported, or a figure of another protocol | none |
 | scale `paper`: absolute difference to the reported value at most the seed noise | `reproduced` |
-| scale `paper`: more than that, but our 95 % interval contains the reported value | `within noise` |
+| scale `paper`: a larger difference, but our 95 % interval contains the reported value | `within noise` |
 | scale `paper`: otherwise, by the sign of the difference | `below`, `above` |
 | smaller scale: the baseline row itself, or the paper reports no difference to it in one protocol | none |
 | smaller scale: fewer than two paired seeds, incomplete baseline, the paper's difference 0 | `inconclusive` |
@@ -17,9 +17,9 @@ The first rule that applies gives the word:
 | smaller scale: that interval lies on the side of the paper's difference | `same direction` |
 | smaller scale: on the other side | `opposite direction` |
 
-The seed noise is that of fine-tuning at paper scale: 0.1 for top-1, 0.3 for mIoU, 0.2 for AP. A claim (the
-difference of two rows) follows the same rules with the reported difference in place of the reported value;
-where no figure of it is known, only its direction is compared, at every scale.
+The seed noise is the noise of fine-tuning at paper scale: 0.1 for top-1, 0.3 for mIoU, 0.2 for AP. A claim
+(the difference of two rows) follows the same rules, with the reported difference instead of the reported
+value. If no figure is known for it, only its direction is compared, at every scale.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ Word = Literal[
 ]
 
 MEANINGS: dict[Word, str] = {
-    "reproduced": "the paper's value to within the noise of a seed (0.1 top-1, 0.3 mIoU, 0.2 AP)",
-    "within noise": "further away than that, but our 95 % interval contains the paper's value",
-    "below": "below the paper's value by more than the noise and our interval",
-    "above": "above the paper's value by more than the noise and our interval",
+    "reproduced": "differs from the paper's value by at most the seed noise (0.1 top-1, 0.3 mIoU, 0.2 AP)",
+    "within noise": "differs by more than the seed noise, but our 95 % interval contains the paper's value",
+    "below": "below the paper's value by more than the seed noise and our interval",
+    "above": "above the paper's value by more than the seed noise and our interval",
     "same direction": "row minus baseline, paired, has the paper's sign; its 95 % interval excludes 0",
-    "opposite direction": "its 95 % interval excludes 0 on the other side than the paper's difference",
+    "opposite direction": "row minus baseline, paired, has the other sign; its 95 % interval excludes 0",
     "inconclusive": "fewer than two paired seeds, or the interval of the difference contains 0",
     "not run": "at least one seed is missing, running or failed",
     "not runnable": "cannot be run here, or is left out at this scale, for the reason given",
@@ -67,7 +67,7 @@ class Verdict:
 
 
 def seed_noise(metric: str) -> float:
-    """The difference between seeds that is normal at paper scale; the largest known for an unknown metric."""
+    """The usual difference between seeds at paper scale; for an unknown metric, the largest known one."""
     return 0.2 if "_ap" in metric else _NOISE.get(metric, max(_NOISE.values()))
 
 

@@ -1,1 +1,1 @@
-"""Training: one runner, its schedules, its loader and the pretraining stage."""
+"""Training: the runner and its loop, the loader, the optimizer, checkpoints, and the pretraining stage."""

@@ -14,7 +14,7 @@ class WeightAverage:
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def update(self) -> None:
-        """Move by `1 - momentum` towards the model's weights; what is no float is copied."""
+        """Move by `1 - momentum` towards the model's weights; copy tensors that are not floating point."""
         live = self.model.state_dict()
         averaged = [name for name, value in live.items() if value.is_floating_point()]
         torch._foreach_lerp_(

@@ -1,4 +1,4 @@
-"""The trainer's checkpoint, from which a run goes on exactly."""
+"""The training checkpoint: an interrupted run continues from it with exactly the same numbers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 class Checkpoint:
-    """trainer.pt: everything a run needs to go on exactly; randomness derives from the step.
+    """trainer.pt: everything a run needs to continue exactly, except random states: the step seeds them.
 
-    Model, its average, optimizer, loss scaler, step, and the metrics since the last line. It is written only
-    while these are finite, so that a run that diverged can go on from before it did.
+    It holds the model, its average, the optimizer, the loss scaler, the step, and the metrics since the last
+    line. It is written only while weights and metrics are finite, so a run that diverged keeps a checkpoint
+    from before it diverged.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Checkpoint:
         self.took = 0.0  # seconds, the last time
 
     def load(self) -> int:
-        """Restore the checkpoint; the number of steps done, 0 where there is none."""
+        """Restore the checkpoint. Returns the number of steps done, 0 if there is no checkpoint."""
         path = self.folder.trainer_path
         if not path.is_file():
             self.folder.rewind(0)
@@ -57,7 +58,7 @@ class Checkpoint:
         return int(state["step"])
 
     def save(self, done: int) -> None:
-        """Write the checkpoint atomically after `done` steps; of several processes the first does."""
+        """Write the checkpoint atomically after `done` steps; of several processes only the first writes."""
         if get_dist_info()[0] != 0:
             return
         state = {
@@ -71,9 +72,10 @@ class Checkpoint:
         write_bytes(self.folder.trainer_path, lambda file: torch.save(state, file))
 
     def save_if_due(self, done: int) -> None:
-        """Save when `checkpoint_seconds` have passed since the last time; any step is as good as another.
+        """Save if `checkpoint_seconds` have passed since the last save; any step will do.
 
-        Where saving takes long it is done more seldom, so that a thirtieth of the time goes into it.
+        Slow saves are made less often, so that they take about a thirtieth of the time: the wait grows to 30
+        times the last save, but to 40 times `checkpoint_seconds` at most.
         """
         start, seconds = time.monotonic(), self.folder.options.checkpoint_seconds
         if start - self.last < max(seconds, min(30 * self.took, 40 * seconds)):
@@ -84,7 +86,7 @@ class Checkpoint:
         self.took = self.last - start
 
     def save_last(self, steps: int) -> None:
-        """Save at the end of a run of that many steps. Raises RunFailed where it is not sound."""
+        """Save after the last step. Raises RunFailed if weights or metrics are not finite."""
         if not self.is_sound():
             raise diverged(self.folder, f"weights after step {steps} of {steps}")
         self.save(steps)

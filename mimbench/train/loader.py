@@ -1,4 +1,4 @@
-"""Batches that depend on (seed, step) alone: any number of workers, any resume point, the same images."""
+"""Batches that depend only on (seed, step), not on the number of workers or the step of a resume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def seed_everything(seed: int, step: int, stream: int) -> None:
 
 @contextmanager
 def isolated_randomness() -> Iterator[None]:
-    """Leave the global generators as they were found (the loader may run in the training process)."""
+    """Restore the global generators afterwards (the loader may run in the training process)."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -42,10 +42,10 @@ LOADER_STREAM, MODEL_STREAM = 0, 1
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (step, index) for steps `first..last-1`, cut from an endless row of epochs' permutations.
+    """Batches of (step, index) for steps `first..last-1`, cut from one permutation of the images per epoch.
 
-    Every epoch visits every image once; a batch may span two epochs, so none is dropped. With several
-    processes each takes its own contiguous part of the global batch.
+    Every epoch visits every image once. A batch may span two epochs, so no image is dropped. With several
+    processes, each takes its own contiguous part of the global batch.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 class SeededBatches(Dataset[Any]):
-    """Wraps a map-style dataset so that a whole batch is fetched under the seed of its step."""
+    """Wraps a map-style dataset: seeds the global generators with the step before it fetches a batch."""
 
     def __init__(self, dataset: Any, *, seed: int, rank: int = 0) -> None:
         self.dataset, self.seed, self.rank = dataset, seed, rank
@@ -125,5 +125,5 @@ def train_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
-        generator=torch.Generator(),  # else each start draws from the global one
+        generator=torch.Generator(),  # without it, each start draws from the global one
     )

@@ -1,4 +1,4 @@
-"""The training loop: what happens in a step, in the order in which it happens."""
+"""The training loop: what happens in a step, in order."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from mimbench.train.optimizer import set_rates
 
 
 class TrainLoop(BaseLoop):
-    """Runs every step from `first` on; the loader starts there by itself, and nothing is replayed.
+    """Runs the steps from `first` on. The loader also starts at `first`, so nothing is replayed.
 
-    Nothing here waits for the device, but for a line of metrics.jsonl and for a checkpoint.
+    It waits for the device only to write a line of metrics.jsonl or a checkpoint.
 
     Args:
         model: without the wrapper that mmengine puts around it for several processes.
-        epoch_steps: steps an epoch, a fraction where the batches do not divide the data.
-        average: of the weights, where one is kept.
+        epoch_steps: steps per epoch; a fraction if the batch size does not divide the number of images.
+        average: the moving average of the weights, or None.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TrainLoop(BaseLoop):
         return self.runner.model
 
     def run_iter(self, step: int, batch: Any) -> None:
-        """One step. What it made, the graph of its scalars too, is freed before the next batch is loaded."""
+        """One step. Its tensors and its autograd graph are freed before the next batch is loaded."""
         runner, recipe, steps = self.runner, self.recipe, self.max_iters
         seed_everything(runner.seed, step, MODEL_STREAM + 2 * runner.rank)
         lr, optimizer = recipe.lr_at(step, steps, self.epoch_steps), runner.optim_wrapper.optimizer
@@ -75,4 +75,4 @@ class TrainLoop(BaseLoop):
 
 
 def _nothing(step: int) -> None:
-    """What a model without `before_step` or `after_step` does there."""
+    """Used for a model without `before_step` or `after_step`."""

@@ -1,4 +1,4 @@
-"""What a training reports: means to metrics.jsonl, the heartbeat to status.json, a failure if it diverges."""
+"""Reports of a training run: means to metrics.jsonl, a heartbeat to status.json, an error if it diverges."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Metrics:
-    """Sums up the scalars of each step on the device; only a written line waits for it.
+    """Sums up the scalars of each step on the device; waits for the device only to write a line.
 
-    A line of metrics.jsonl holds the means over the steps since the last one.
+    A line of metrics.jsonl holds the means over the steps since the line before.
     """
 
     def __init__(self, folder: RunFolder, steps: int, log_every: int) -> None:
@@ -55,10 +55,10 @@ class Metrics:
 
 
 def diverged(folder: RunFolder, what: str) -> RunFailed:
-    """The failure of a run whose numbers are no longer finite.
+    """The error for a run whose numbers are no longer finite.
 
     Args:
-        what: is not finite, and where (`loss in step 7 of 8`).
+        what: which number, and where (`loss in step 7 of 8`).
     """
     kept = " The last sound checkpoint is kept." if folder.trainer_path.is_file() else ""
     return RunFailed(f"{folder.spec.folder}: non-finite {what}.{kept} Lower base_lr, or set clip_grad.")

@@ -13,12 +13,12 @@ from torch import nn
 def param_groups(
     module: nn.Module, weight_decay: float, no_weight_decay: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Two groups: tensors of one dimension, biases and the named ones are not decayed, the rest is.
+    """Two groups: no weight decay for one-dimensional tensors, biases and the named ones; decay for the rest.
 
-    MAE, main_pretrain.py@efb2a80, through timm's; BEiT names `pos_embed` and `cls_token` besides.
+    MAE uses this rule (main_pretrain.py@efb2a80), through timm. BEiT also names `pos_embed` and `cls_token`.
 
     Args:
-        no_weight_decay: parameter names, matched by their last dotted component.
+        no_weight_decay: names of parameters without decay, matched by their last dotted component.
     """
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
@@ -32,7 +32,7 @@ def param_groups(
 
 
 class _QuietClip:
-    """mmengine logs the gradient's norm with `float`, which waits for the device in every step; not here."""
+    """Clips without logging the norm: mmengine's `float(norm)` would wait for the device in every step."""
 
     optimizer: torch.optim.Optimizer
     clip_grad_kwargs: dict[str, Any]
@@ -70,8 +70,8 @@ def optim_wrapper(
     """AdamW in mmengine's wrapper: fp32, or autocast in fp16 (with dynamic loss scaling) or bf16.
 
     Args:
-        groups: each with its `weight_decay`; those that are decayed at all are marked for `set_rates`.
-        clip_grad: bound on the L2 norm of all gradients together, or, with `clip_each`, of each tensor's.
+        groups: each with its `weight_decay`; groups with decay above 0 are marked for `set_rates`.
+        clip_grad: bound on the L2 norm of all gradients together, or of each tensor's with `clip_each`.
     """
     for group in groups:
         group["decayed"] = group["weight_decay"] > 0
@@ -85,8 +85,8 @@ def optim_wrapper(
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Give every group its learning rate, and those that are decayed at all the weight decay."""
+    """Set every group's learning rate, and the weight decay of the groups marked as decayed."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
-        if group["decayed"]:  # not whether its decay is above 0 now: a schedule may pass through 0
+        if group["decayed"]:  # a mark, not `weight_decay > 0`: a schedule may pass through 0
             group["weight_decay"] = weight_decay

@@ -27,14 +27,14 @@ from mimbench.vit import ViT
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
 
-INIT_STREAM = 7919  # keeps the initialisation's draws apart from every step's
+INIT_STREAM = 7919  # seeds initialisation differently from every step
 
 
 class MethodModel(BaseModel):
     """Adapts a method to mmengine's BaseModel, whose `train_step` does the rest.
 
     Args:
-        steps: of the whole run.
+        steps: number of steps of the whole run.
     """
 
     def __init__(self, method: nn.Module, steps: int) -> None:
@@ -46,7 +46,7 @@ class MethodModel(BaseModel):
         self.step = step
 
     def after_step(self, done: int) -> None:
-        """Let the method move what no gradient moves (an EMA teacher)."""
+        """Let the method update what no gradient updates (an EMA teacher)."""
         self.method.after_step(done)
 
     def forward(self, inputs: Any, mode: str = "loss") -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ class MethodModel(BaseModel):
         return self.method(inputs, self.step / self.steps)
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """`loss` is minimised, all are logged; mmengine's own sums up all with `loss` in their name."""
+        """Minimise `loss`, log all. mmengine's version would add up every scalar with `loss` in its name."""
         return losses["loss"], losses
 
 
@@ -69,7 +69,7 @@ class Preparation(BaseDataPreprocessor):
 
 
 def prepare(data: Any, device: torch.device) -> Any:
-    """A batch, however nested, on the device; its uint8 tensors are images, which are normalised."""
+    """Move a nested batch to the device and normalise its uint8 tensors, which are the images."""
     if isinstance(data, Mapping):
         return {name: prepare(part, device) for name, part in data.items()}
     if isinstance(data, (list, tuple)):
@@ -84,7 +84,7 @@ def num_steps(recipe: PretrainRecipe, num_images: int) -> int:
 
 
 def augmentation(card: MethodCard, recipe: PretrainRecipe) -> Callable[[Any], Any]:
-    """What an image goes through before it is batched."""
+    """The transform of an image before it is batched."""
     if card.augment is not None:
         return card.augment(recipe)
     hflip = 0.0 if card.inputs == "image+caption" else 0.5  # a caption may say left or right
@@ -103,7 +103,7 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     """Train the method, write its encoder, and return the final scalars.
 
     Args:
-        folder: the run's folder; the parents that the recipe needs are done.
+        folder: the run's folder; the runs that the recipe needs (teachers) must be done.
     """
     spec = folder.spec
     recipe = card.recipe.from_values(spec.recipe)
@@ -140,7 +140,7 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
 
 
 def load_teacher(folder: RunFolder, role: str) -> nn.Module:
-    """The frozen network of the parent run in that role."""
+    """The frozen network of the parent run that has this role."""
     from mimbench import catalog
 
     parent = folder.parents[role]

@@ -43,20 +43,20 @@ def fit(
     ema_momentum: float | None = None,
     log_every: int | None = None,
 ) -> None:
-    """Train `model` for `steps` steps, resuming from the folder's checkpoint where there is one.
+    """Train `model` for `steps` steps, resuming from the folder's checkpoint if there is one.
 
-    Images, augmentation, masks and dropout of a step derive from (seed, step) alone, so a run that was
-    interrupted anywhere ends with the numbers of an undisturbed one. `TrainLoop` shows a step.
+    Images, augmentation, masks and dropout of a step depend only on (seed, step). A run that was interrupted
+    therefore ends with the same numbers as one that was not. `TrainLoop` shows a step.
 
     Args:
-        model: is moved to the run's device. Where it has them, `before_step(step)` is called with the step
-            about to be done, and `after_step(done)` with the number of steps done.
+        model: is moved to the run's device. If it has these methods, `before_step(step)` is called with the
+            step about to be done, and `after_step(done)` with the number of steps done.
         dataset: map-style; items may draw from Python's, NumPy's and torch's global generators.
         folder: gives the seed and keeps the metrics and the checkpoint.
         recipe: gives the batch size, the schedules, AdamW's betas, the clipping and the precision.
         param_groups: AdamW's groups, each with `lr_scale`, a factor on the recipe's learning rate.
-        ema_momentum: where given, the model ends with the moving average of its weights over all steps.
-        log_every: steps between two lines of metrics.jsonl; default: about 100 lines a run.
+        ema_momentum: if given, the model ends with the moving average of its weights over all steps.
+        log_every: steps between two lines of metrics.jsonl; default: about 100 lines per run.
 
     Raises:
         RunFailed: the loss became NaN or infinite; the folder keeps the last sound checkpoint, if any.
@@ -125,16 +125,16 @@ def adamw(
 
 
 class QuietRunner(Runner):
-    """mmengine's Runner, for what it does for a training here; the steps are `TrainLoop`'s.
+    """mmengine's Runner without what we do not need; `TrainLoop` runs the steps.
 
-    It wraps the model in DistributedDataParallel where several processes train. It sets how the loader's
-    processes start, and that OpenCV uses no threads there. It starts the optimizer wrapper's count of steps,
-    by which gradients accumulate. It makes the registries' scope and the message hub that mm-series models
-    look for. Autocast, loss scaling and clipping are in the optimizer wrapper.
+    What it still does: it wraps the model in DistributedDataParallel if several processes train. It sets how
+    the loader's processes start, and turns off OpenCV's threads there. It initialises the optimizer wrapper's
+    step count, which gradient accumulation uses. It creates the registry scope and the message hub that
+    mm-series models look for. Autocast, loss scaling and clipping are in the optimizer wrapper.
 
-    Left out is what costs seconds at every start or is in the run store already: the survey of compilers and
-    GPUs (env.json has what matters), the dump of an empty configuration, the log and its folder, new weights
-    for a model that has its own, and all hooks.
+    What it skips, because it costs seconds at every start or is already in the run store: the survey of
+    compilers and GPUs (env.json has what matters), the dump of an empty configuration, the log file and its
+    folder, weight initialisation (the model has its weights), and all hooks.
     """
 
     def __init__(
@@ -162,11 +162,11 @@ class QuietRunner(Runner):
         )
 
     def build_train_loop(self, loop: Callable[[Runner, DataLoader[Any]], TrainLoop]) -> TrainLoop:
-        return loop(self, self._train_dataloader)  # mmengine would copy a dictionary, and all that is in it
+        return loop(self, self._train_dataloader)  # mmengine would deep-copy a dictionary
 
     @property
     def timestamp(self) -> str:
-        """The name of mmengine's own folder in the run's folder; without a name there is none."""
+        """mmengine's name for its log folder; empty, so that it makes none inside the run's folder."""
         return ""
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> Any:

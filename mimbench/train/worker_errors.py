@@ -1,7 +1,7 @@
-"""A DataLoader whose worker processes hand on our errors as they were raised.
+"""A DataLoader that raises our errors from worker processes unchanged.
 
-torch makes a text of an exception in a worker process and builds a new one from it: a UserError would lose
-its field, value and remedy. Here the error itself travels, as a value.
+torch turns an exception in a worker process into text and builds a new exception from it. A UserError would
+lose its field, value and remedy. Here the worker returns the error itself instead of a batch.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mimbench.errors import RunFailed, UserError
 
 @dataclass(frozen=True)
 class Raised:
-    """An error that a worker process met, and its traceback there."""
+    """An error raised in a worker process, and its traceback there."""
 
     error: UserError | RunFailed
     trace: str
 
 
 class Loader(DataLoader[Any]):
-    """torch's DataLoader; a UserError or RunFailed in a worker process is raised here with all its parts."""
+    """torch's DataLoader; re-raises a UserError or RunFailed of a worker process with all its parts."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ def _raising(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 class _Watched(Dataset[Any]):
-    """A dataset that returns what it raises."""
+    """A dataset that returns our errors instead of raising them."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

@@ -1,1 +1,1 @@
-"""One file per method: the algorithm as its paper tells it, then its recipes."""
+"""One file per method: the algorithm as in its paper, then its recipes."""

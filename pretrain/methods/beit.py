@@ -1,11 +1,11 @@
 """BEiT: BERT Pre-Training of Image Transformers (Bao et al., ICLR 2022, arXiv 2106.08254).
 
-Section 2: blocks of patches are masked (Algorithm 1); the ViT sees a learned mask token in their place and
-predicts, for each masked patch, the visual token that a frozen tokenizer gives it (section 2.3). Student and
-tokenizer see one crop at two resolutions.
+Section 2: blocks of patches are masked (Algorithm 1). The ViT sees a learned mask token instead of each
+masked patch and predicts the visual token that a frozen tokenizer gives the patch (section 2.3). Student and
+tokenizer see the same crop at two resolutions.
 
 Follows microsoft/unilm@768a3c8 (beit); golden: tests/golden/beit_tiny.npz. The paper's main model and the
-released code's default differ; the recipe says which, the code's first:
+released code's default differ in two recipe fields; the code's value comes first:
 
     positions         shared | absolute    one table of relative position biases, or learned positions
     layer_scale_init  0.1 | None           the code's layer scale, or none
@@ -51,14 +51,14 @@ class BEiT(Method):
         return self.student.encoder
 
     def draw_masks(self, images: Tensor) -> Tensor:
-        """Block-wise masks `[B, N]`, 1 = masked: `num_masked` patches or, where no block fits, fewer."""
+        """Block-wise masks `[B, N]`, 1 = masked: `num_masked` patches, or fewer if no more block fits."""
         r, grid = self.recipe, self.student.grid_size
         return block_masks(len(images), grid, r.num_masked, r.min_mask_block, images.device, exact=False)
 
     def predict(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the codes at the masked patches.
 
-        So that shapes are fixed, every image has `num_masked` rows: its masked patches, then visible ones.
+        To keep shapes fixed, every image has `num_masked` rows: its masked patches, then visible ones.
 
         Returns:
             logits `[B, M, num_codes]`, the patches' indices `[B, M]`, and weight `[B, M]`: 1 = masked.
@@ -80,10 +80,10 @@ class BEiT(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class BEiTRecipe(PretrainRecipe):
-    positions: Literal["shared", "absolute"]  # see the module's text
+    positions: Literal["shared", "absolute"]  # see the module's docstring
     layer_scale_init: float | None  # None = no layer scale
     num_masked: int  # patches hidden from the student, at most
-    min_mask_block: int  # least area of a mask block, in patches
+    min_mask_block: int  # smallest area of a mask block, in patches
     num_codes: int  # the tokenizer's vocabulary
     token_size: int  # pixels: side of the tokenizer's image
 

@@ -1,11 +1,11 @@
-"""A BEiT-style host under deep dynamic supervision (Chen et al., DDAE, AAAI 2024).
+"""A BEiT-style host with deep dynamic supervision (Chen et al., DDAE, AAAI 2024).
 
-The abstract of DDAE's ICLR 2023 submission names BEiT-v2 as a second host of its supervision; how it was
-attached could not be read, and there is no official code. Here the host is what sets that family apart from
-MAE: the encoder sees all patches, masked ones as a mask token, under block-wise masks (BEiT,
-microsoft/unilm@768a3c8, with its relative positions and layer scale), and predicts them by a linear head,
-here one for each supervised block. What it predicts are pixels, normalised per patch as MAE's, so that no
-tokenizer stands between the two hosts. One tap and beta = 0 leave the host alone.
+The abstract of DDAE's ICLR 2023 submission names BEiT-v2 as a second host of its supervision. How it was
+attached could not be read, and there is no official code. The host here has what distinguishes the BEiT
+family from MAE (microsoft/unilm@768a3c8): block-wise masks, an encoder that sees all patches, with a mask
+token instead of each masked one, relative positions, layer scale, and a linear head, here one for each
+supervised block. It predicts pixels, normalised per patch as in MAE, so that the two hosts do not also differ
+by a tokenizer. With one tap and beta = 0 it is the host alone.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class BEiTDDS(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class BEiTDDSRecipe(DeepDynamicRecipe):
-    num_masked: int  # patches behind a mask token
-    min_mask_block: int  # least area of a mask block, in patches
+    num_masked: int  # patches replaced by a mask token, at most
+    min_mask_block: int  # smallest area of a mask block, in patches
     layer_scale_init: float
 
     def __post_init__(self) -> None:

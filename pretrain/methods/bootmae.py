@@ -1,18 +1,18 @@
 """BootMAE: Bootstrapped Masked Autoencoders (Dong et al., ECCV 2022, arXiv 2207.07116).
 
-An MAE with a second target and decoders that know their target. One decoder predicts normalised pixels, the
-other the features that a moving average of the encoder has of the whole image. So that the encoder need not
-remember what only one target asks for, each decoder block also attends to it directly: the pixel decoder to
-the output of the encoder's first block, the feature decoder to that of its last.
+An MAE with a second target and a decoder for each target. One decoder predicts normalised pixels. The other
+predicts the features that a moving average of the encoder gives for the whole image. Each decoder block also
+attends to the encoder directly, so that the encoder's output need not keep what only one target needs: the
+pixel decoder attends to the output of the first block, the feature decoder to the output of the last block.
 
-Follows the released code (LightDXY/BootMAE@d604b18), read in full; the paper itself was not. Facts that are
-easily missed: of the 147 masked patches 120 come from blocks, the others are random, and up to three patches
-of the blocks stay visible; errors weigh more inside a block (`block_weights`); pixels are normalised by
+Follows the released code (LightDXY/BootMAE@d604b18), which was read in full; the paper was not. Easily
+missed: of the 147 masked patches 120 come from blocks, the others are random, and up to three patches of the
+blocks stay visible; errors inside a block have a larger weight (`block_weights`); pixels are normalised per
 channel; feature targets are the last block's output before the final norm, standardised like the prediction.
 
-Deviations: images have ImageNet's statistics, not mean and deviation 0.5; where no block fits any more,
-ten attempts instead of any number, then random patches; the sin-cos positions have the column in their first
-half.
+Deviations: images have ImageNet's statistics, not mean and deviation 0.5. If no block fits in ten attempts
+(the code tries any number), random patches follow. The first half of the sin-cos positions encodes the
+column.
 """
 
 from __future__ import annotations
@@ -42,21 +42,24 @@ from pretrain.target_aware_decoder import TargetAwareDecoder, target_aware_decod
 
 
 def draw_ids(blocks: Tensor) -> Tensor:
-    """The patches in random order `[B, N]`, those of the blocks `[B, N]` last; the last ones get masked.
+    """Patch ids in random order `[B, N]`, patches of the blocks last; the caller masks the last ones.
 
-    Up to three of the last, the same number in the whole batch, go to the front: they stay visible.
+    Up to three of the last (the same number in the whole batch) move to the front, so they stay visible.
+
+    Args:
+        blocks: block-wise masks, `[B, N]`.
     """
     return (blocks + torch.rand_like(blocks)).argsort(dim=1).roll(random.randint(0, 3), dims=1)
 
 
 def block_weights(mask: Tensor, grid_size: int) -> Tensor:
-    """A patch's weight in the loss `[B, N]`: 0 where visible, else 1 + the masked share of its 3 x 3."""
+    """Loss weights `[B, N]`: 0 for visible patches, else 1 + masked share of the 3 x 3 patches around it."""
     grid = mask.reshape(-1, 1, grid_size, grid_size)
     return (grid * F.avg_pool2d(grid, 3, stride=1, padding=1) + grid).flatten(1)
 
 
 class BootMAE(Method):
-    """A masked autoencoder of pixels and of its own moving average's features."""
+    """A masked autoencoder that predicts pixels and the features of its own moving average."""
 
     def __init__(self, recipe: BootMAERecipe) -> None:
         super().__init__()
@@ -74,7 +77,7 @@ class BootMAE(Method):
         self.teacher = frozen_copy(self.encoder)
 
     def init_weights(self) -> None:
-        """Xavier; q, k and v of self-attention each for itself, and of cross-attention k and v as one."""
+        """Xavier. Self-attention initialises q, k and v separately, cross-attention k and v as one matrix."""
         self.apply(weight_init.xavier)
         weight_init.xavier_patch_embed(self.encoder)
         nn.init.zeros_(self.encoder.patch_embed.proj.bias)
@@ -87,19 +90,19 @@ class BootMAE(Method):
                 nn.init.xavier_uniform_(weight.data)
 
     def after_step(self, step: int) -> None:
-        """Move the teacher, with the momentum of this step's epoch."""
+        """Update the teacher with the momentum of this step's epoch."""
         epoch, _ = epochs_of_step(step, self.steps, self.recipe.epochs)
         follow(self.teacher, self.encoder, self.recipe.momentum_at(epoch))
 
     def draw_ids(self, images: Tensor) -> Tensor:
-        """Patches in random order `[B, N]`; the first ones are visible, the last `num_masked` masked."""
+        """Patch ids in random order `[B, N]`; the last `num_masked` are masked, the others visible."""
         r = self.recipe
         grid, device = self.encoder.config.grid_size, images.device
         counts = r.num_block_masked, r.min_mask_block
         return draw_ids(block_masks(len(images), grid, *counts, device, max_block=r.max_mask_block))
 
     def forward_encoder(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latent, first block's and last block's output of the visible patches, each `[B, 1+V, D]`."""
+        """Latent and the outputs of the first and last block for visible patches, each `[B, 1+V, D]`."""
         x = self.encoder.embed(images)  # [B, N, D]
         visible = ids[:, : ids.shape[1] - self.recipe.num_masked]
         first, last = self.encoder.encode(gather_tokens(x, visible), taps=(0,))
@@ -115,13 +118,13 @@ class BootMAE(Method):
 
     @torch.no_grad()
     def forward_teacher(self, images: Tensor) -> Tensor:
-        """The teacher's features of all patches of the whole image, before its norm: `[B, N, D]`."""
+        """The teacher's features of all patches, from the whole image, before its final norm: `[B, N, D]`."""
         return self.teacher.encode(self.teacher.embed(images))[-1][:, 1:]
 
     def forward_loss(
         self, images: Tensor, ids: Tensor, pixels: Tensor, features: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Squared errors of the pixels and of the standardised features, weighted by place in the block."""
+        """Squared errors of the pixels and of the standardised features, weighted by `block_weights`."""
         num_masked = self.recipe.num_masked
         mask = (ids.argsort(dim=1) >= ids.shape[1] - num_masked).float()  # [B, N]
         weight = block_weights(mask, self.encoder.config.grid_size) if self.recipe.weigh_blocks else mask
@@ -142,10 +145,10 @@ class BootMAE(Method):
 @dataclass(frozen=True, kw_only=True)
 class BootMAERecipe(PretrainRecipe):
     num_masked: int  # patches hidden from the encoder
-    num_block_masked: int  # of these, patches that blocks cover; the others are random
-    min_mask_block: int  # least area of a mask block, in patches
+    num_block_masked: int  # of these, patches masked by blocks; the others are random
+    min_mask_block: int  # smallest area of a mask block, in patches
     max_mask_block: int  # largest area of a mask block, in patches
-    weigh_blocks: bool  # errors inside a block weigh up to twice as much
+    weigh_blocks: bool  # errors inside a block have up to twice the weight
     decoder_dim: int  # of the pixel decoder; the feature decoder is as wide as the encoder
     decoder_depth: int  # of both
     feature_weight: float  # of the feature loss, after `feature_warmup`
@@ -164,11 +167,11 @@ class BootMAERecipe(PretrainRecipe):
             raise UserError("momentum_epochs", [first, last], remedy="Give two ascending numbers above 0.")
 
     def momentum_at(self, epoch: float) -> float:
-        """The teacher's momentum in an epoch: straight lines between the three given values."""
+        """The teacher's momentum in an epoch: linear interpolation between the three given values."""
         return float(np.interp(epoch, (0.0, *self.momentum_epochs), self.momentum))
 
     def feature_weight_at(self, step_fraction: float) -> float:
-        """The feature loss's weight: it grows epoch by epoch."""
+        """The weight of the feature loss: it grows once per epoch during the warm-up."""
         done = math.floor(step_fraction * self.epochs + 1e-9) + 1  # epochs, this one included
         return self.feature_weight * min(done / max(self.feature_warmup * self.epochs, 1e-9), 1.0)
 

@@ -1,12 +1,13 @@
 """data2vec: a General Framework for Self-supervised Learning (Baevski et al., ICML 2022), on images.
 
-Section 3: a student sees an image with masked blocks; a teacher, the moving average of the student (3.3),
-sees it whole. At the masked patches the student regresses the mean of the teacher's top K blocks, each
-normalised (3.3, equation for y_t), by a smooth L1 loss (3.4, beta = 2). Follows
+Section 3: a student sees an image with masked blocks. A teacher, the moving average of the student (3.3),
+sees the whole image. At the masked patches the student regresses the mean of the teacher's top K blocks, each
+normalised (3.3, equation for y_t), with a smooth L1 loss (3.4, beta = 2). Follows
 facebookresearch/data2vec_vision@af9a363 (`beit/run_cyclical.py`, the README's ViT-B command), with BEiT's
-encoder; the student's encoder is exported, as there.
+encoder. The student's encoder is exported, as in the code.
 
-Differs: the head also runs on visible tokens, whose error does not count (a step must not wait for the mask).
+Differs: the head also runs on visible tokens, but their error does not count. This gives fixed shapes, so a
+step need not wait for the mask.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Data2vec(Method):
         self.student = MaskedViT(recipe, positions="shared", layer_scale_init=recipe.layer_scale_init)
         self.head = nn.Linear(self.encoder.embed_dim, self.encoder.embed_dim)
         self.head.apply(weight_init.beit)
-        self.teacher = frozen_copy(self.encoder)  # before the student's attention starts to drop
+        self.teacher = frozen_copy(self.encoder)  # before the student's attention gets dropout
         for block in self.encoder.blocks:
             block.attn.attend = self.attend
 
@@ -54,15 +55,15 @@ class Data2vec(Method):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, **rest)
 
     def draw_masks(self, images: Tensor) -> Tensor:
-        """Block-wise masks `[B, N]`, 1 = masked; where blocks stall, fewer than `num_masked`."""
+        """Block-wise masks `[B, N]`, 1 = masked: `num_masked` patches, or fewer if no more block fits."""
         r, grid = self.recipe, self.student.grid_size
         return block_masks(len(images), grid, r.num_masked, r.min_mask_block, images.device, exact=False)
 
     @torch.no_grad()
     def forward_target(self, images: Tensor) -> Tensor:
-        """y: mean of the teacher's normalised top K blocks, normalised again, of whole images, `[B, N, D]`.
+        """y: mean of the teacher's normalised top K blocks on whole images, normalised again, `[B, N, D]`.
 
-        The blocks' raw outputs are taken: the final norm has no part in it, and no norm here learns.
+        It takes the blocks' raw outputs, without the final norm. The norms here have no learned weights.
         """
         depth, dim = len(self.teacher.blocks), (self.teacher.embed_dim,)
         taps = range(depth - self.recipe.num_target_layers, depth)
@@ -75,7 +76,7 @@ class Data2vec(Method):
         return self.head(self.student(images, mask)[:, 1:])
 
     def forward_loss(self, pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Smooth L1 distance on the masked patches, all of the batch weighing alike."""
+        """Smooth L1 distance, averaged over all masked patches of the batch."""
         beta = self.recipe.smooth_l1_beta
         error = F.smooth_l1_loss(pred.float(), target, beta=beta, reduction="none").mean(dim=-1)  # [B, N]
         return masked_mean(error, mask)
@@ -91,12 +92,12 @@ class Data2vec(Method):
 @dataclass(frozen=True, kw_only=True)
 class Data2vecRecipe(PretrainRecipe):
     num_masked: int  # patches hidden from the student, at most
-    min_mask_block: int  # least area of a mask block, in patches
+    min_mask_block: int  # smallest area of a mask block, in patches
     layer_scale_init: float
     attention_dropout: float  # of the student's attention weights
     momentum: float  # of the teacher, constant
-    num_target_layers: int  # K: the teacher's last blocks that are averaged
-    smooth_l1_beta: float  # differences below it count squared
+    num_target_layers: int  # K: number of the teacher's last blocks that are averaged
+    smooth_l1_beta: float  # below it the loss is quadratic, above it linear
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,7 +140,7 @@ def recipes() -> Mapping[str, Data2vecRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """data2vec's own fine-tuning: 4e-3 for 1024 images."""
+    """data2vec's own fine-tuning: learning rate 4e-3 for 1024 images."""
     readme = "code, README's fine-tuning command@af9a363"
     return {
         "classification": {

@@ -1,18 +1,18 @@
 """DDAE: Towards Deep Dynamic Vision BERT Pretraining (Chen et al., AAAI 2024).
 
 A masked autoencoder with two objectives on several blocks of its encoder: the pixels of masked patches, and
-the features that a momentum encoder, which sees the whole image, has for them. Both are weighted patch by
-patch with deep dynamic supervision (pretrain/deep_dynamic.py).
+the features that a momentum encoder gives them; the momentum encoder sees the whole image. Both errors are
+weighted for each patch by deep dynamic supervision (pretrain/deep_dynamic.py).
 
-RECONSTRUCTION, not reproduction. There is no official code. What could be read is the abstract of the AAAI
-paper and that of its ICLR 2023 submission (OpenReview k4p382L0bw), the head of the introduction and the
-caption of Figure 2: visible patches alone enter the encoder, the whole image a momentum encoder; pixel
-regression and feature self-distillation "for intermediate layers", both under the dynamic loss. All else is a
-choice of ours, after its neighbours: BootMAE (LightDXY/BootMAE@d604b18) for features and momentum, DeepMIM
-(OliverRensu/DeepMIM@7bf1e80) for taps. Besides the fields of `mae_dds`:
+RECONSTRUCTION, not reproduction. There is no official code. Only the abstracts of the AAAI paper and of its
+ICLR 2023 submission (OpenReview k4p382L0bw), the head of the introduction and the caption of Figure 2 could
+be read. They say: the encoder sees only visible patches, a momentum encoder the whole image; pixel regression
+and feature self-distillation "for intermediate layers", both with the dynamic loss. The rest is our choice,
+after related methods: BootMAE (LightDXY/BootMAE@d604b18) for features and momentum, DeepMIM
+(OliverRensu/DeepMIM@7bf1e80) for taps. Fields in addition to those of `mae_dds`:
 
-    gamma           weight of the feature loss; 0: no momentum encoder, MAE under deep dynamic supervision
-    feature_target  same_depth | last: the momentum encoder's block of the tap's own depth, or its last
+    gamma           weight of the feature loss; 0: no momentum encoder, MAE with deep dynamic supervision
+    feature_target  same_depth | last: the momentum encoder's block at the tap's depth, or its last block
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def normalise_token(x: Tensor) -> Tensor:
 class DDAERecipe(MAEDDSRecipe):
     gamma: float
     feature_target: Literal["same_depth", "last"]
-    momentum: float  # of the momentum encoder, per step, in the beginning
+    momentum: float  # of the momentum encoder, per step, at the start
     final_momentum: float
-    momentum_epochs: float  # from the one to the other, linearly
+    momentum_epochs: float  # epochs over which it rises linearly to `final_momentum`
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,19 +1,19 @@
 """DeepMIM: Deep Supervision for Masked Image Modeling (Ren et al., WACV 2025, arXiv 2303.08817).
 
-An MAE whose encoder answers at several depths. Besides the decoder behind the last block, auxiliary decoders
-read the raw outputs of blocks 6, 8 and 10 of 12 and predict the same masked patches; the losses are summed.
-The decoders share nothing but the fixed positions, and all are dropped after pretraining.
+An MAE with deep supervision. Besides the decoder after the last block, auxiliary decoders read the raw
+outputs of blocks 6, 8 and 10 of 12 and predict the same masked patches; the losses are summed. The decoders
+share only the fixed positions, and all are dropped after pretraining.
 
-Follows OliverRensu/DeepMIM@7bf1e80 (golden: tests/golden/deepmim_tiny.npz), which holds the CLIP target only:
-the features of every masked patch, compared by 2 - 2 cos. The paper's other targets are rebuilt, with choices
-of ours where its text, which could not be read, may have others:
+Follows OliverRensu/DeepMIM@7bf1e80 (golden: tests/golden/deepmim_tiny.npz), which has only the CLIP target:
+the features of every masked patch, compared by 2 - 2 cos. The paper's other targets are reconstructions. Its
+text could not be read, so it may make other choices:
 
     pixels  MAE's: normalised per patch, mean squared error; each decoder has 4 blocks, not MAE's 8
     hog     MaskFeat's histograms, mean squared error
     dino    the patch tokens of a DINO teacher after its final norm, 2 - 2 cos
-    hybrid  pixels x at the taps become alpha x + (1 - alpha) x_hat; x_hat is what a frozen, trained MAE makes
-            of the same visible patches. They are mixed as the MAE predicts them, normalised per patch; the
-            last branch keeps x. (alpha = 0, 1/3, 2/3 for blocks 6, 8, 10.)
+    hybrid  at the taps, pixels x become alpha x + (1 - alpha) x_hat, where a frozen, trained MAE reconstructs
+            x_hat from the same visible patches. Both are mixed in the form that the MAE predicts, normalised
+            per patch; the last branch keeps x. (alpha = 0, 1/3, 2/3 for blocks 6, 8, 10.)
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ from pretrain.target import cosine_error, masked_mean, pixel_target, squared_err
 
 
 class DeepMIM(Method):
-    """A masked autoencoder with a decoder behind each tap and behind the last block.
+    """A masked autoencoder with a decoder after each tap and after the last block.
 
     Args:
-        teacher: for the targets `clip` and `dino`: gives all tokens `[B, 1+N, C]` of whole images.
-        mae: for hybrid targets: a trained MAE. Both come frozen, in eval mode.
+        teacher: for the targets `clip` and `dino`: gives all tokens `[B, 1+N, C]` of whole images; frozen, in
+            eval mode.
+        mae: for hybrid targets: a trained MAE; frozen, in eval mode.
     """
 
     def __init__(
@@ -71,14 +72,14 @@ class DeepMIM(Method):
             mae.mask_ratio = recipe.mask_ratio
 
     def no_weight_decay(self) -> set[str]:
-        return set()  # as MAE, whose code decays the class token, too
+        return set()  # like MAE, whose code decays the class token, too
 
     def forward_encoder(
         self, images: Tensor, noise: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Features `[B, 1+K, D]` of the visible patches, ids_restore `[B, N]`, mask `[B, N]` (1 = masked).
 
-        Features: the raw outputs at the taps, then the last block's after the norm.
+        Features: the raw outputs at the taps, then the last block's output after the norm.
         """
         x = self.encoder.embed(images)  # [B, N, D]
         ids_keep, ids_restore, mask = random_masking(*x.shape[:2], self.recipe.mask_ratio, x.device, noise)
@@ -88,7 +89,7 @@ class DeepMIM(Method):
 
     @torch.no_grad()
     def forward_target(self, images: Tensor) -> Tensor:
-        """What the whole images say about every patch, `[B, N, C]`."""
+        """The target of every patch, computed from whole images, `[B, N, C]`."""
         r = self.recipe
         if r.target == "clip":
             return teacher_tokens(
@@ -102,11 +103,11 @@ class DeepMIM(Method):
 
     @torch.no_grad()
     def branch_targets(self, images: Tensor, ids_restore: Tensor) -> list[Tensor]:
-        """Each branch's target `[B, N, C]`: hybrid at the taps where the recipe says so, x at the end."""
+        """Each branch's target `[B, N, C]`: hybrid at the taps if the recipe has alphas, x at the last."""
         x = self.forward_target(images)
         if not self.recipe.hybrid_alphas:
             return [x] * len(self.decoders)
-        # As noise, ids_restore keeps the same patches in the same order.
+        # With ids_restore as noise, the MAE keeps the same patches in the same order.
         latent, _, _ = self.mae.forward_encoder(images, noise=ids_restore)
         x_hat = self.mae.decoder(latent, ids_restore)  # [B, N, p*p*3]
         return [*(alpha * x + (1 - alpha) * x_hat for alpha in self.recipe.hybrid_alphas), x]
@@ -130,7 +131,7 @@ class DeepMIM(Method):
 
 
 def target_dim(recipe: DeepMIMRecipe, teacher: nn.Module | None) -> int:
-    """Numbers a patch's target has."""
+    """Channels of a patch's target."""
     if recipe.target == "clip":
         return teacher.output_dim if recipe.project_target else teacher.proj.shape[0]
     if recipe.target == "dino":
@@ -141,10 +142,10 @@ def target_dim(recipe: DeepMIMRecipe, teacher: nn.Module | None) -> int:
 @dataclass(frozen=True, kw_only=True)
 class DeepMIMRecipe(MAERecipe):
     target: Literal["pixels", "clip", "hog", "dino"]
-    project_target: bool  # CLIP's projection on its features; off: the width before it
+    project_target: bool  # apply CLIP's projection; off: the features before it
     clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
-    taps: tuple[int, ...]  # blocks, from 1, whose outputs an auxiliary decoder reads; the last has its own
-    loss_weights: tuple[float, ...]  # of the branches, the last block's at the end; () = 1 each
+    taps: tuple[int, ...]  # blocks, from 1, with an auxiliary decoder; the last block always has one
+    loss_weights: tuple[float, ...]  # one per branch, the last block's at the end; () = 1 each
     hybrid_alphas: tuple[float, ...]  # share of the raw pixels in the target of each tap; () = not hybrid
 
     def __post_init__(self) -> None:
@@ -206,7 +207,7 @@ def recipes() -> Mapping[str, DeepMIMRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """Fine-tuning of a student of CLIP. For the other targets it is unknown: tables give those MAE's."""
+    """Fine-tuning after the CLIP target. For other targets it is unknown: the tables set MAE's values."""
     readme = "DeepMIM code, README@7bf1e80"
     upernet = "DeepMIM code, Segmentation/configs@7bf1e80"
     return {

@@ -1,18 +1,18 @@
 """DTM: Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv 2401.00254).
 
 A masked student regresses CLIP's patch tokens, but not one by one: similar *target* tokens are merged into
-morphed tokens, and the student's tokens are merged by the same groups before the two are compared. How many
-tokens merge, in how many rounds, is drawn anew in every step (dynamic scheduling). Algorithm 1 is `morph` and
-`match`, the scheduler `draw_schedule`, the loss `DTM.forward_loss`.
+morphed tokens. The student's tokens are merged in the same groups, then the two are compared. Every step
+draws how many tokens merge and in how many rounds (dynamic scheduling). Algorithm 1 is `morph` and `match`,
+the scheduler `draw_schedule`, the loss `DTM.forward_loss`.
 
-Follows the released code (naver-ai/dtm@322df2e); golden: dtm_morph.npz, dtm_tiny_engine.npz. Where the
-paper's text and the code differ, these are recipe fields, the code's value first:
+Follows the released code (naver-ai/dtm@322df2e); golden: dtm_morph.npz, dtm_tiny_engine.npz. Points where the
+paper's text and the code differ, and its ablations, are recipe fields; the code's value comes first:
 
     split          alternate | random            even and odd positions, or a random half (Algorithm 1)
     merge          group_mean | row_normalised   mean of all members, or product of row-normalised matrices
     protect_first  True | False                  patch (0, 0) never merges (ToMe's class token protection)
-    rounds         ceil_floor | exact            merges a round rounded, or in all exactly the drawn number
-    weigh_groups   True | False                  the loss over all N tokens, or over the morphed tokens alike
+    rounds         ceil_floor | exact            merges per round rounded, or exactly the drawn number in all
+    weigh_groups   True | False                  mean loss over all N tokens, or over the morphed tokens
     loss_type      smoothl1 | negcosine | l1 | l2
     dynamic        True | False                  off: always half of the tokens in half of the rounds
     matching       bipartite | kmeans | random | grid    the ablation's other groups (pretrain/grouping.py)
@@ -38,8 +38,9 @@ from pretrain.target import standardise
 
 
 class Branch(NamedTuple):
-    """One morphing: `num_merged` (r) tokens merge in each of `num_rounds` (k) rounds, one more in the first
-    `num_longer` of them.
+    """One morphing: `num_merged` (r) tokens merge in each of `num_rounds` (k) rounds.
+
+    In the first `num_longer` rounds one more merges.
     """
 
     num_merged: int
@@ -47,11 +48,11 @@ class Branch(NamedTuple):
     num_longer: int = 0
 
     def merged_in(self, p: int, num_tokens: int) -> int:
-        """How many of `num_tokens` tokens merge in round p."""
+        """How many of `num_tokens` tokens merge in round p (from 0)."""
         return min(self.num_merged + (p < self.num_longer), (num_tokens - 1) // 2)
 
     def num_groups(self, num_tokens: int) -> int:
-        """Tokens that are left of `num_tokens`."""
+        """How many of `num_tokens` tokens are left after all rounds."""
         for p in range(self.num_rounds):
             num_tokens -= self.merged_in(p, num_tokens)
         return num_tokens
@@ -62,8 +63,8 @@ def draw_schedule(
 ) -> list[Branch]:
     """Dynamic scheduling: draw m1, m2 ~ U{0..n} and k1, k2 ~ U{1..K} in this order (Python's `random`).
 
-    m is the number of tokens to remove; a branch removes r = ceil(m / k) in each of k rounds, or floor(m / k)
-    where the former would exceed n1 in all (engine_for_dtm.py@322df2e, which compares both branches with n1).
+    m is the number of tokens to remove. A branch removes r = ceil(m / k) in each of k rounds, or floor(m / k)
+    if r k would exceed n1 (engine_for_dtm.py@322df2e, which compares both branches with n1).
     """
     m = [random.randint(0, n) for n in max_merged]
     k = [random.randint(1, limit) for limit in max_rounds]
@@ -71,7 +72,7 @@ def draw_schedule(
 
 
 def branch_of(num_removed: int, num_rounds: int, limit: int, rounds: str = "ceil_floor") -> Branch:
-    """The rounds that remove about `num_removed` tokens; exactly so many (but for the cap) with `exact`."""
+    """Rounds that remove about `num_removed` tokens; with `exact`, exactly so many if no round is capped."""
     if rounds == "exact":
         return Branch(num_removed // num_rounds, num_rounds, num_removed % num_rounds)
     r = -(-num_removed // num_rounds)
@@ -81,9 +82,9 @@ def branch_of(num_removed: int, num_rounds: int, limit: int, rounds: str = "ceil
 def match(x: Tensor, num_merged: int, *, split: str, protect_first: bool) -> tuple[Tensor, int]:
     """One round of balanced bipartite matching of tokens x `[B, t, C]`.
 
-    The tokens are split into two halves A and B; every A token takes its most similar B partner, and the
-    `num_merged` most similar pairs merge. Merged and kept tokens are re-ordered: kept A in order, then B in
-    order.
+    The tokens are split into two halves A and B. Every A token finds its most similar B token, and the
+    `num_merged` most similar pairs merge. The new order is: kept A tokens in their order, then B tokens in
+    their order.
 
     Returns:
         The new position `[B, t]` of every token, and the new number of tokens.
@@ -91,7 +92,7 @@ def match(x: Tensor, num_merged: int, *, split: str, protect_first: bool) -> tup
     batch, num_tokens, _ = x.shape
     order = torch.arange(num_tokens, device=x.device)
     if split == "random":
-        first = int(protect_first)  # a protected token stays in front: in A, and first again afterwards
+        first = int(protect_first)  # a protected token stays first: in A, and afterwards again
         order[first:] = first + torch.rand(num_tokens - first, device=x.device).argsort()
     half_a, half_b = order[::2], order[1::2]
     unit = x / x.norm(dim=-1, keepdim=True)
@@ -111,7 +112,7 @@ def match(x: Tensor, num_merged: int, *, split: str, protect_first: bool) -> tup
 
 @torch.no_grad()
 def morph(target: Tensor, branch: Branch, *, split: str, merge: str, protect_first: bool) -> Morphing:
-    """Algorithm 1: match and merge the target's tokens `[B, N, C]`, round after round."""
+    """Algorithm 1: match and merge the target's tokens `[B, N, C]`, round by round."""
     batch, num_tokens, dim = target.shape
     group = torch.arange(num_tokens, device=target.device).expand(batch, -1)
     weight = target.new_ones(batch, num_tokens)
@@ -134,7 +135,7 @@ def morph(target: Tensor, branch: Branch, *, split: str, merge: str, protect_fir
 
 
 def draw_branches(recipe: MorphRecipe) -> list[Branch]:
-    """A step's morphings, shared by the whole batch."""
+    """The morphings of a step, the same for the whole batch."""
     n, rounds = recipe.max_merged, recipe.max_rounds
     if recipe.dynamic:
         return draw_schedule((n, n), (rounds, rounds), recipe.num_branches, recipe.rounds)
@@ -142,7 +143,7 @@ def draw_branches(recipe: MorphRecipe) -> list[Branch]:
 
 
 def morph_by(recipe: MorphRecipe, target: Tensor, branch: Branch) -> Morphing:
-    """The groups of the target's tokens `[B, N, C]` by the recipe's matching; as many, however matched."""
+    """Group the target's tokens `[B, N, C]` by the recipe's matching; all matchings give as many groups."""
     if recipe.matching != "bipartite":
         return GROUPINGS[recipe.matching](target, branch.num_groups(target.shape[1]))
     return morph(target, branch, split=recipe.split, merge=recipe.merge, protect_first=recipe.protect_first)
@@ -157,9 +158,9 @@ class DTM(FeatureMIM):
         return draw_branches(self.recipe)
 
     def forward_loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Mean over the branches of the distance of morphed pred and morphed target, both `[B, N, C]`."""
+        """Distance between morphed pred and morphed target, both `[B, N, C]`; mean over the branches."""
         r = self.recipe
-        pred, target = pred.float(), target.float()  # sums over a group; similarities follow autocast
+        pred, target = pred.float(), target.float()  # for sums over a group; similarities follow autocast
         losses = []
         for branch in self.draw_branches():
             morphing = morph_by(r, target, branch)
@@ -173,13 +174,13 @@ class DTM(FeatureMIM):
 
 @dataclass(frozen=True, kw_only=True)
 class MorphRecipe(PretrainRecipe):
-    """How tokens are morphed; for DTM and for its other hosts."""
+    """How tokens are morphed, for DTM and for its other hosts."""
 
     matching: Literal["bipartite", "kmeans", "random", "grid"]
-    max_merged: int  # n: at most so many tokens are removed in a step
+    max_merged: int  # n: largest number of tokens removed in a step
     max_rounds: int  # K
     num_branches: int  # L: 1 or 2
-    split: Literal["alternate", "random"]  # this, merge and protect_first: of bipartite matching
+    split: Literal["alternate", "random"]  # this, merge and protect_first: for bipartite matching only
     merge: Literal["group_mean", "row_normalised"]
     protect_first: bool
     rounds: Literal["ceil_floor", "exact"]
@@ -210,7 +211,7 @@ R = TypeVar("R", bound=MorphRecipe)
 
 
 def with_morphing(kind: type[R], host: PretrainRecipe, *groups: Cited, prefix: str = "") -> R:
-    """The host's recipe, DTM's morphing, and `groups` besides, as in `Recipe.based_on`."""
+    """The host's recipe with DTM's morphing fields and `groups` added, as in `Recipe.based_on`."""
     scaled = "ours: all patches and one side of the grid, as in the code"
     source = PARSER if host.num_patches == 196 else scaled
     limits = cite(source, max_merged=host.num_patches, max_rounds=round(host.num_patches**0.5))
@@ -224,7 +225,7 @@ def recipes() -> Mapping[str, DTMRecipe]:
 
 
 def provenance(recipe: DTMRecipe) -> Provenance:
-    """A reconstruction where the recipe asks for something that only the paper has, or its ablations."""
+    """`reconstruction` if a field has a value that only the paper's text or its ablations have."""
     released = {**MATCHING.values, **SCHEDULE.values, **LOSS.values}
     is_released = all(getattr(recipe, name) == value for name, value in released.items())
     return "official" if is_released else "reconstruction"

@@ -1,18 +1,18 @@
 """DTM on BEiT v2: a masked student that predicts the codes of morphed tokens.
 
 From the compatibility study of Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv
-2401.00254); the host is BEiT v2 (Peng et al., 2022, arXiv 2208.06366): VQ-KD's codes as the target, a class
-token that has to carry the image through two extra blocks, in which the patch tokens of an earlier block
-join it. Host after microsoft/unilm@b50baec (beit2/modeling_pretrain.py).
+2401.00254). The host is BEiT v2 (Peng et al., 2022, arXiv 2208.06366): the targets are VQ-KD's codes, and two
+extra blocks see the last class token with the patch tokens of an earlier block, so that the class token must
+carry the image. The host follows microsoft/unilm@b50baec (beit2/modeling_pretrain.py).
 
 RECONSTRUCTION: DTM's release has no code for this host and the text of the study could not be read. Ours:
 
-    groups     from the tokenizer's vectors before they are quantised: equal codes would all tie
-    prediction the group's logits are the mean of its members' (which is the head on their mean token)
-    target     the group's distribution is the mean of its members' one-hot codes
-    loss       cross-entropy of the two, on the masked positions alone, as in BEiT v2
+    groups     from the tokenizer's vectors before quantisation: tokens with equal codes would all tie
+    prediction a group's logits are the mean of its members' logits (equal to the head on their mean token)
+    target     a group's distribution is the mean of its members' one-hot codes
+    loss       cross-entropy of the two, only at the masked positions, as in BEiT v2
 
-`morphing = false` is the host by itself: cross-entropy of each masked patch's own code.
+`morphing = false` is the host alone: cross-entropy with each masked patch's code.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class BEiT2Student(MaskedViT):
                 weight.data /= (2 * layer) ** 0.5
 
     def both(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch tokens `[B, N, D]` of the last block and, through the bottleneck, of the last extra block."""
+        """Patch tokens `[B, N, D]` after the last block, and after the extra blocks (the bottleneck)."""
         vit = self.encoder
         x = vit.embed(images, mask, self.mask_token)
         early, last = vit.encode(x, taps=[self.early_layers - 1])  # each [B, 1+N, D]
@@ -72,7 +72,7 @@ class BEiT2Student(MaskedViT):
 
 
 class DTMBEiT2(Method):
-    """BEiT v2, with morphed or single tokens.
+    """BEiT v2, with or without morphed tokens.
 
     Args:
         tokenizer: `tokenizer(images)` gives vectors `[B, N, C]` and code ids `[B, N]`; frozen, in eval mode.
@@ -91,13 +91,13 @@ class DTMBEiT2(Method):
         return self.student.encoder
 
     def morphings(self, vectors: Tensor) -> list[Morphing]:
-        """The step's morphings of the tokenizer's vectors `[B, N, C]`; none where they are off."""
+        """The step's morphings, from the tokenizer's vectors `[B, N, C]`; empty if morphing is off."""
         if not self.recipe.morphing:
             return []
         return [morph_by(self.recipe, vectors, branch) for branch in draw_branches(self.recipe)]
 
     def forward_loss(self, tokens: Tensor, ids: Tensor, mask: Tensor, morphings: list[Morphing]) -> Tensor:
-        """Cross-entropy on the masked positions; patch tokens `[B, N, D]`, ids and mask `[B, N]`."""
+        """Cross-entropy at the masked positions; patch tokens `[B, N, D]`, ids and mask `[B, N]`."""
         if not morphings:
             masked = mask.topk(self.recipe.num_masked, dim=1).indices  # [B, M]
             logits = self.head(gather_tokens(tokens, masked))  # [B, M, K]
@@ -106,13 +106,13 @@ class DTMBEiT2(Method):
         return torch.stack(losses).mean()
 
     def morphed_error(self, tokens: Tensor, ids: Tensor, morphing: Morphing) -> Tensor:
-        """Cross-entropy `[B, N]` of each position's group: its mean code distribution, its mean logits.
+        """Cross-entropy `[B, N]` for the group of each position: mean code distribution against mean logits.
 
-        The distribution itself, num_codes wide, is never made: cross-entropy is linear in it, so it is the
-        mean of the members' own.
+        The distribution itself, num_codes wide, is never built: cross-entropy is linear in it, so the group's
+        cross-entropy is the mean over the members' codes.
         """
         log_p = self.head(morphing.merge(tokens.float())).log_softmax(dim=-1)  # [B, G, K]
-        index = morphing.group * log_p.shape[2] + ids  # of each patch's own code in its group's row
+        index = morphing.group * log_p.shape[2] + ids  # the patch's code, in the row of its group
         error = -log_p.flatten(1).gather(1, index)  # [B, N]
         return morphing(error.unsqueeze(-1)).squeeze(-1)
 
@@ -131,10 +131,10 @@ class DTMBEiT2(Method):
 @dataclass(frozen=True, kw_only=True)
 class BEiT2Recipe(PretrainRecipe):
     num_masked: int  # patches hidden from the student
-    min_mask_block: int  # least area of a mask block, in patches
+    min_mask_block: int  # smallest area of a mask block, in patches
     layer_scale_init: float
-    early_layers: int  # the block whose patch tokens meet the class token of the last one, from 1
-    head_layers: int  # extra blocks in which they meet
+    early_layers: int  # the block (from 1) whose patch tokens join the last class token
+    head_layers: int  # number of extra blocks, which see both
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,7 +144,7 @@ class BEiT2Recipe(PretrainRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class DTMBEiT2Recipe(MorphRecipe, BEiT2Recipe):
-    morphing: bool  # False: BEiT v2 by itself
+    morphing: bool  # False: BEiT v2 alone
 
     def step_flops(self, tokenizer: PretrainRecipe) -> float:
         size = size_of(self.arch)

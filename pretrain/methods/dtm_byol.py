@@ -1,22 +1,22 @@
 """DTM on BYOL: a network that predicts the morphed tokens of its own moving average.
 
 From the compatibility study of Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv
-2401.00254); the host is Bootstrap Your Own Latent (Grill et al., NeurIPS 2020, arXiv 2006.07733): two views,
-an online network with a predictor, a target network that is its moving average, no negatives; the loss is
-2 - 2 cos, for both views in turn (there, equation 2).
+2401.00254). The host is Bootstrap Your Own Latent (Grill et al., NeurIPS 2020, arXiv 2006.07733): two views,
+an online network with a predictor, a target network that is its moving average, no negatives. The loss is
+2 - 2 cos, for both views in turn (BYOL, equation 2).
 
 RECONSTRUCTION: DTM's release has no code for it and the text of the study could not be read. BYOL compares
-one vector an image, morphing needs tokens. Ours:
+one vector per image, morphing needs tokens. Ours:
 
-    networks   DTM's student (BEiT v2's base) as the encoder; one projector and one predictor for all tokens,
-               whose batch norms normalise class tokens and patch tokens apart, over both views
-    image      the class token of one view predicts that of the other, as in BYOL
-    tokens     the patch tokens of a view, some of them masked, predict the target network's for the same
-               view, unmasked (two crops share no positions); here morphing applies, as in DTM on all
-               positions, with groups from the target's tokens
-    views      DTM's crop, flip and colour jitter, in place of BYOL's blur, grey and solarisation
+    networks   the encoder is DTM's student (BEiT v2's base); one projector and one predictor for all tokens;
+               their batch norms normalise class tokens and patch tokens separately, over both views
+    image      the class token of one view predicts the class token of the other, as in BYOL
+    tokens     the patch tokens of a view, some masked, predict the target network's patch tokens for the
+               same view, unmasked (two crops share no positions). Morphing applies here: at all positions, as
+               in DTM, with groups from the target's tokens
+    views      DTM's crop, flip and colour jitter, without BYOL's blur, greyscale and solarisation
 
-`morphing = false` is the host by itself: tokens one by one.
+`morphing = false` is the host alone: each token is compared with its own target.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ from pretrain.target import cosine_error
 
 
 class Head(nn.Sequential):
-    """Projector or predictor (BYOL, section 3.3). Its batch norm uses the batch's statistics in the target
-    network, too, as BYOL's does; without it the class tokens stay alike.
+    """Projector or predictor (BYOL, section 3.3).
+
+    The batch norm uses the batch's statistics also in the target network, as in BYOL. Without this the class
+    tokens stay alike.
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
@@ -84,7 +86,7 @@ class DTMBYOL(Method):
         follow(self.target_projector, self.projector, momentum)
 
     def token_loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Mean over branches and positions of the distance of morphed pred and target `[B, N, C]`."""
+        """Distance between morphed pred and target `[B, N, C]`; mean over branches and positions."""
         r = self.recipe
         if not r.morphing:
             return cosine_error(pred, target).mean()
@@ -93,7 +95,7 @@ class DTMBYOL(Method):
         return torch.stack([cosine_error(m(pred), m(target)).mean() for m in morphings]).mean()
 
     def image_loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The class tokens `[2B, C]` of the first views against the second, and the other way round."""
+        """Distance between class tokens `[2B, C]`: first views to second views, and the reverse."""
         return cosine_error(pred, target.roll(len(target) // 2, dims=0)).mean()
 
     def forward(self, views: tuple[Tensor, Tensor], step_fraction: float) -> dict[str, Tensor]:
@@ -114,12 +116,12 @@ class DTMBYOL(Method):
 @dataclass(frozen=True, kw_only=True)
 class BYOLRecipe(PretrainRecipe):
     num_masked: int  # patches hidden from the online network
-    min_mask_block: int  # least area of a mask block, in patches
+    min_mask_block: int  # smallest area of a mask block, in patches
     layer_scale_init: float
     hidden_dim: int  # of projector and predictor
     projection_dim: int
-    momentum: float  # of the target network, in the beginning; 1 at the end
-    token_weight: float  # of the token loss, beside the image loss
+    momentum: float  # of the target network, at the start; 1 at the end
+    token_weight: float  # of the token loss; the image loss has weight 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,20 +129,20 @@ class BYOLRecipe(PretrainRecipe):
         require_range("momentum", self.momentum, 0, 1)
 
     def momentum_at(self, fraction: float) -> float:
-        """The momentum after that share of the training: half a cosine up to 1 (BYOL, section 3.3)."""
+        """The momentum after this fraction of the training: half a cosine up to 1 (BYOL, section 3.3)."""
         return cosine_between(self.momentum, 1.0, fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DTMBYOLRecipe(MorphRecipe, BYOLRecipe):
-    morphing: bool  # False: the host by itself
+    morphing: bool  # False: the host alone
 
     def step_flops(self) -> float:
         tokens = self.num_patches + 1
         encoder = self.encoder_flops()
         projector = 2.0 * tokens * self.hidden_dim * (size_of(self.arch).embed_dim + self.projection_dim)
         predictor = 4.0 * tokens * self.hidden_dim * self.projection_dim
-        return 2 * (4 * (encoder + projector) + 3 * predictor)  # two views; the target only forward
+        return 2 * (4 * (encoder + projector) + 3 * predictor)  # two views; the target is forward only
 
 
 def host_recipes() -> Mapping[str, BYOLRecipe]:
@@ -171,7 +173,7 @@ def augment(recipe: DTMBYOLRecipe) -> Callable[[Image.Image], tuple[Tensor, Tens
 
 
 def transfer() -> TransferOverrides:
-    """Fine-tuning as after DTM itself."""
+    """The same fine-tuning as for DTM."""
     source = "ours: as DTM's; the study could not be read"
     return {
         "classification": {

@@ -1,4 +1,4 @@
-"""DTM on MAE: a masked autoencoder of CLIP's features whose targets are morphed tokens.
+"""DTM on MAE: a masked autoencoder that predicts CLIP's features; its targets are morphed tokens.
 
 From the compatibility study of Morphing Tokens Draw Strong Masked Image Models (Kim et al., ICLR 2025, arXiv
 2401.00254), which adds DTM to other frameworks: here MAE (He et al., CVPR 2022) with CLIP's features as its
@@ -7,12 +7,12 @@ target. The encoder sees the visible patches, the decoder predicts the CLIP toke
 RECONSTRUCTION: DTM's release has no code for it and the text of the study could not be read. Ours:
 
     groups     from the target tokens of all patches, as in DTM; predictions of visible and masked patches are
-               merged by them
-    loss       DTM's distance, on the masked positions alone, as in MAE (`loss_tokens`); a visible patch
-               counts where it shares a group with a masked one
-    recipe     MAE's own; as many epochs as DTM's main comparison
+               merged in these groups
+    loss       DTM's distance, only at the masked positions, as in MAE (`loss_tokens`); a visible patch
+               counts if it shares a group with a masked one
+    recipe     MAE's own, with as many epochs as DTM's main comparison
 
-`morphing = false` is the host by itself: the same distance, token by token.
+`morphing = false` is the host alone: the same distance, token by token.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ class DTMMAE(MAE):
         self.teacher = teacher
 
     def forward_loss(self, target: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Distance of morphed pred and target, both `[B, N, C]`, where mask `[B, N]` is 1."""
+        """Distance between morphed pred and target, both `[B, N, C]`, at the positions of `loss_tokens`.
+
+        Args:
+            mask: `[B, N]`, 1 = masked.
+        """
         r = self.recipe
         pred, target = pred.float(), target.float()
         if self.norm_pix_loss:
@@ -74,11 +78,11 @@ class DTMMAE(MAE):
 
 @dataclass(frozen=True, kw_only=True)
 class DTMMAERecipe(MorphRecipe, MAERecipe):
-    """`norm_pix_loss`, of MAE, standardises each target token over its channels here."""
+    """MAE's field `norm_pix_loss` here means: standardise each target token over its channels."""
 
-    morphing: bool  # False: the host by itself
-    target_dim: int  # numbers a target token has
-    project_target: bool  # CLIP's projection on the target; off: the width before it
+    morphing: bool  # False: the host alone
+    target_dim: int  # channels of a target token
+    project_target: bool  # apply CLIP's projection to the target; off: the features before it
     clip_normalisation: bool  # give the teacher CLIP's own image statistics instead of the student's
     loss_type: Literal["smoothl1", "l1", "l2", "negcosine"]  # see `token_distance`
     loss_tokens: Literal["masked", "all"]  # positions in the loss
@@ -111,7 +115,7 @@ def recipes() -> Mapping[str, DTMMAERecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """Fine-tuning as of other MAEs with CLIP's features as their target."""
+    """The same fine-tuning as for other MAEs with CLIP's features as the target."""
     source = "ours: as DeepMIM's; the study could not be read"
     return {"classification": {"paper": [cite(source, base_lr=1e-4, layer_decay=0.6, drop_path=0.1)]}}
 

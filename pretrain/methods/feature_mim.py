@@ -1,7 +1,7 @@
 """Feature MIM: DTM with morphing off. The same student, teacher and recipe, distilled token by token.
 
-The baseline of DTM's claim ("bipartite matching minus no-morphing baseline"); by DTM's released code
-(naver-ai/dtm@322df2e) it is what remains when no token is merged: `smooth_l1(u, v, beta=2)` over all patch
+The baseline of DTM's claim ("bipartite matching minus no-morphing baseline"). In DTM's released code
+(naver-ai/dtm@322df2e) it is the case in which no token is merged: `smooth_l1(u, v, beta=2)` over all patch
 tokens.
 """
 
@@ -36,7 +36,7 @@ class FeatureMIM(Method):
         return self.student.encoder
 
     def forward_loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Distance of pred and target, both `[B, N, C]`, averaged over all tokens, masked and visible."""
+        """Distance between pred and target, both `[B, N, C]`, averaged over all tokens, masked or visible."""
         if self.recipe.normalize_target:
             target = standardise(target)
         return token_distance(pred, target, self.recipe.loss_type)
@@ -51,7 +51,7 @@ class FeatureMIM(Method):
 
 
 def base_recipes() -> Mapping[str, FeatureRecipe]:
-    """The recipes DTM and its no-morphing baseline share."""
+    """The recipes that DTM and its no-morphing baseline share."""
     docs, parser = "DTM code, docs/Training.md@322df2e", "DTM code, run_pretrain_dtm.py@322df2e"
     beit2 = "inherited from BEiT v2's 300-epoch recipe, not stated by DTM"
     paper = FeatureRecipe.of(

@@ -1,15 +1,15 @@
 """iBOT: Image BERT Pre-Training with Online Tokenizer (Zhou et al., ICLR 2022, arXiv 2111.07832).
 
-Section 3.2: student and moving-average teacher share an architecture and a head. L_cls is DINO's: the class
-token of every view predicts the teacher's of the other global view. L_MIM is masked image modelling whose
-tokenizer is the teacher: the student's masked patches predict the teacher's patches of the same view, which
-the teacher sees whole. Half of the global crops are not masked at all. Algorithm 1 is `IBOT.forward` and
-`IBOT.forward_loss`.
+Section 3.2: student and moving-average teacher have the same architecture and head. L_cls is DINO's loss: the
+class token of every view predicts the teacher's class tokens of the other global views. L_MIM is masked image
+modelling with the teacher as tokenizer: the student's masked patches predict the teacher's patches of the
+same view, which the teacher sees whole. On average half of the global crops are not masked at all. Algorithm
+1 is `IBOT.forward` and `IBOT.forward_loss`.
 
-Follows bytedance/ibot@da316d8, the head shared between class and patch tokens, their temperatures and
-centre momenta equal, as in its README; golden: ibot_tiny.npz. See also pretrain/self_distillation.py.
-Deviations: fine-tuning pools the patches, as for every method here, instead of taking the class token; the
-paper fine-tunes with the best of four learning rates, the recipe has one of them.
+Follows bytedance/ibot@da316d8 with the settings of its README: class and patch tokens share the head, and
+their temperatures and centre momenta are equal; golden: ibot_tiny.npz. See also
+pretrain/self_distillation.py. Deviations: fine-tuning pools the patches, as for every method here, instead of
+taking the class token. The paper fine-tunes with the best of four learning rates; the recipe has one of them.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ class IBOT(SelfDistillation):
         return (self.teacher if self.recipe.export == "teacher" else self.student).encoder
 
     def draw_masks(self, images: Tensor) -> Tensor:
-        """Block-wise masks `[B, N]`, 1 = masked, each with a ratio of its own."""
+        """Block-wise masks `[B, N]`, 1 = masked; each image draws its own mask ratio."""
         r, side = self.recipe, self.student.encoder.config.grid_size
         counts = [r.draw_mask_ratio() * side**2 for _ in range(len(images))]
         return block_masks(len(images), side, counts, (side // 3) ** 2, images.device, exact=False)
 
     def encode_masked(self, images: Tensor, mask: Tensor) -> Tensor:
-        """The student's tokens after the norm, `[B, 1+N, D]`."""
+        """The student's tokens of masked images, after the final norm, `[B, 1+N, D]`."""
         vit = self.student.encoder
         return vit.norm(vit.encode(vit.embed(images, mask, self.masked_embed))[-1])
 
     def forward_loss(
         self, student: Tensor, local_cls: Tensor, teacher: Tensor, mask: Tensor, epoch: float
     ) -> dict[str, Tensor]:
-        """Both losses.
+        """The weighted sum of both losses, each loss, and signs of collapse (`health`).
 
         Args:
             student, teacher: tokens of the global crops, crop after crop, `[2B, 1+N, D]`.
@@ -98,7 +98,7 @@ class IBOT(SelfDistillation):
 
 
 def patch_loss(logits: Tensor, target: Tensor, mask: Tensor, temp: float) -> Tensor:
-    """Mean over the crops of the cross-entropy's mean over a crop's masked patches (0 where it has none).
+    """Cross-entropy, averaged over the masked patches of each crop (0 if there are none), then over crops.
 
     Args:
         logits, target: the student's logits and the teacher's probabilities, `[B, N, K]`.
@@ -110,11 +110,11 @@ def patch_loss(logits: Tensor, target: Tensor, mask: Tensor, temp: float) -> Ten
 
 @dataclass(frozen=True, kw_only=True)
 class IBOTRecipe(DistillationRecipe):
-    mask_ratio: tuple[float, ...]  # a global crop takes one of these, plus or minus its `mask_ratio_var`
+    mask_ratio: tuple[float, ...]  # a global crop draws one of these, plus or minus its `mask_ratio_var`
     mask_ratio_var: tuple[float, ...]
     cls_weight: float  # lambda 1
     patch_weight: float  # lambda 2
-    export: Literal["teacher", "student"]  # whose encoder transfer receives
+    export: Literal["teacher", "student"]  # whose encoder the downstream tasks get
 
     def __post_init__(self) -> None:
         super().__post_init__()

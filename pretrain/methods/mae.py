@@ -1,8 +1,8 @@
 """MAE: Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022, arXiv 2111.06377).
 
-Section 3: three quarters of the patches are dropped; the encoder sees the rest; a light decoder, given mask
-tokens in the empty places, reconstructs the pixels; the loss is the mean squared error on the dropped
-patches, on pixels normalised per patch. Follows facebookresearch/mae@efb2a80; golden:
+Section 3: three quarters of the patches are dropped, and the encoder sees only the others. A light decoder
+gets mask tokens for the dropped patches and reconstructs the pixels. The loss is the mean squared error on
+the dropped patches, with pixels normalised per patch. Follows facebookresearch/mae@efb2a80; golden:
 tests/golden/mae_tiny.npz.
 """
 

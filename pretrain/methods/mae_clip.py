@@ -1,10 +1,10 @@
 """MAE-CLIP: an MAE that predicts CLIP's features instead of pixels.
 
-The baseline without deep supervision of DeepMIM (Ren et al., WACV 2025; MVP, Wei et al., ECCV 2022, has the
-idea). MAE's encoder sees a quarter of the patches; one decoder of four blocks behind the last block predicts,
-for the others, the projected patch tokens that a frozen CLIP makes of the whole image; the loss is
-2 - 2 cos(pred, target), averaged over the masked patches. That is DeepMIM without its taps; the rest is the
-recipe of OliverRensu/DeepMIM@7bf1e80, whose numbers tests/golden/deepmim_tiny.npz holds, branch by branch.
+DeepMIM's baseline without deep supervision (Ren et al., WACV 2025; the idea is MVP's, Wei et al., ECCV 2022).
+MAE's encoder sees a quarter of the patches. One decoder of four blocks after the last block predicts, for the
+other patches, the projected patch tokens that a frozen CLIP computes from the whole image. The loss is
+2 - 2 cos(pred, target), averaged over the masked patches. This is DeepMIM without its taps. The rest is the
+recipe of OliverRensu/DeepMIM@7bf1e80; tests/golden/deepmim_tiny.npz has its numbers for each branch.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""MAE under deep dynamic supervision (Chen et al., DDAE, AAAI 2024): the host of DDAE, without features.
+"""MAE with deep dynamic supervision (Chen et al., DDAE, AAAI 2024): the host of DDAE, without features.
 
-The abstract says that the supervision serves MAE and other methods; the figures of that experiment could not
-be read, and there is no official code. MAE is this project's (facebookresearch/mae@efb2a80): with one tap and
-beta = 0 the loss is MAE's. Where the supervised blocks meet the decoder, a reconstruction:
+The abstract says that the supervision also helps MAE and other methods. The figures of that experiment could
+not be read, and there is no official code. MAE is this project's (facebookresearch/mae@efb2a80): with one tap
+and beta = 0 the loss is MAE's. How the supervised blocks are connected to the decoder is a reconstruction:
 
-    taps      6, 8, 10, 12 of ViT-B, as DeepMIM (OliverRensu/DeepMIM@7bf1e80); a fresh LayerNorm on each but
+    taps      6, 8, 10, 12 of ViT-B, as DeepMIM (OliverRensu/DeepMIM@7bf1e80); a new LayerNorm on each except
               the last, which has the encoder's
-    decoders  shared | per_tap | per_target: one trunk for all taps, with a projection of each tap into it; a
-              trunk for each tap (as DeepMIM); a trunk for each target (as BootMAE)
-    masking   random | block: MAE's, or BEiT's block-wise masks with as many patches (as BootMAE)
+    decoders  shared | per_tap | per_target: one trunk for all taps, with a linear layer from each tap to it;
+              a trunk for each tap (as DeepMIM); a trunk for each target (as BootMAE)
+    masking   random | block: MAE's masks, or BEiT's block-wise masks with as many patches (as BootMAE)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pretrain.target import squared_error
 
 
 class Heads(nn.ModuleList):
-    """A linear prediction for each target, side by side."""
+    """A linear layer for each target; their outputs are concatenated."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([head(x) for head in self], dim=-1)
@@ -44,7 +44,7 @@ class DeepDecoder(nn.Module):
     """MAE's decoder for several taps at once; see `decoders` above.
 
     Args:
-        out_dims: numbers predicted for each patch, by target.
+        out_dims: channels predicted per patch, for each target.
     """
 
     def __init__(self, recipe: MAEDDSRecipe, out_dims: Sequence[int]) -> None:
@@ -77,7 +77,7 @@ class DeepDecoder(nn.Module):
 
 
 class MAEDDS(MAE):
-    """The masked autoencoder with a loss on several blocks, weighted by distance."""
+    """The masked autoencoder with a loss on several blocks, weighted by the distance to visible patches."""
 
     def __init__(self, recipe: MAEDDSRecipe) -> None:
         super().__init__(recipe)
@@ -87,11 +87,11 @@ class MAEDDS(MAE):
         self.supervision = DeepDynamicSupervision(recipe, self.encoder.config.grid_size)
 
     def out_dims(self) -> list[int]:
-        """Numbers predicted for each patch, by target."""
+        """Channels predicted per patch, for each target."""
         return [3 * self.patch_size**2]
 
     def draw_noise(self, images: Tensor) -> Tensor | None:
-        """What orders the patches, `[B, N]`: block-wise masks put theirs last; None for random ones."""
+        """Noise `[B, N]` for `random_masking` that puts block-masked patches last; None for random masks."""
         r = self.recipe
         if r.masking == "random":
             return None
@@ -100,7 +100,7 @@ class MAEDDS(MAE):
         return masks + 0.5 * torch.rand_like(masks)
 
     def forward_encoder(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """MAE's, with latent `[S*B, 1+K, D]`: the taps, each after its norm, stacked along the batch."""
+        """As in MAE, but latent is `[S*B, 1+K, D]`: the taps after their norms, stacked along the batch."""
         x = self.encoder.embed(images)  # [B, N, D]
         ids_keep, ids_restore, mask = random_masking(*x.shape[:2], self.mask_ratio, x.device, noise)
         x = gather_tokens(x, ids_keep)  # [B, K, D]
@@ -110,7 +110,7 @@ class MAEDDS(MAE):
         return latent, ids_restore, mask
 
     def pixel_error(self, images: Tensor, pred: Tensor) -> Tensor:
-        """Mean squared error of pred `[S, B, N, p*p*3]` on each patch: `[S, B, N]`."""
+        """Squared error of pred `[S, B, N, p*p*3]`, averaged over each patch: `[S, B, N]`."""
         return squared_error(pred, self.pixel_target(images))
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ class MAEDDS(MAE):
 class MAEDDSRecipe(MAERecipe, DeepDynamicRecipe):
     decoders: Literal["shared", "per_tap", "per_target"]
     masking: Literal["random", "block"]
-    min_mask_block: int  # least area of a mask block, in patches; block masks only
+    min_mask_block: int  # smallest area of a mask block, in patches; for block masks only
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,7 +141,7 @@ RULES = (
     cite("reconstruction: DeepMIM's taps, OliverRensu/DeepMIM@7bf1e80", taps=(6, 8, 10, 12)),
     cite(_UNREAD, beta_mode="schedule", beta=1.0, depth_sign=1, normalize_weights=True),
 )
-"""The supervision's own fields, on any host."""
+"""The fields of the supervision, for every host."""
 
 HOST = (
     cite("reconstruction: the cheaper, a trunk for all taps", decoders="shared"),

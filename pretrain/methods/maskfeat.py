@@ -5,8 +5,9 @@ linear layer on its last tokens predicts the histogram of oriented gradients (HO
 loss is the mean squared error. Follows facebookresearch/SlowFast@287ec00 (`configs/masked_ssl`,
 `models/masked.py`); golden: tests/golden/hog_tiny.npz (the target).
 
-Differs: the head also runs on visible tokens, whose error does not count (a step must not wait for the mask);
-warm-up starts at 0 instead of 1e-6; the patch embedding's bias starts at 0, the code's is drawn.
+Differs: the head also runs on visible tokens, but their error does not count (fixed shapes, so a step need
+not wait for the mask); warm-up starts at 0 instead of 1e-6; the patch embedding's bias starts at 0 (in the
+code it is random).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class MaskFeat(Method):
         return set()  # the code decays the class token and the positions, too
 
     def draw_masks(self, images: Tensor) -> Tensor:
-        """Block-wise masks `[B, N]`, 1 = masked; where blocks stall, fewer than `num_masked`."""
+        """Block-wise masks `[B, N]`, 1 = masked: `num_masked` patches, or fewer if no more block fits."""
         r, grid = self.recipe, self.student.grid_size
         return block_masks(len(images), grid, r.num_masked, r.min_mask_block, images.device, exact=False)
 
@@ -58,7 +59,7 @@ class MaskFeat(Method):
         return self.head(self.student(images, mask)[:, 1:])
 
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error of pred on the masked patches, all of the batch weighing alike."""
+        """Squared error of pred, averaged over all masked patches of the batch."""
         return masked_mean(squared_error(pred, hog(images, self.recipe.patch_size)), mask)
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
@@ -67,7 +68,7 @@ class MaskFeat(Method):
 
 
 def _init_weights(module: nn.Module) -> None:
-    """The code's: N(0, 0.02^2) weights, biases of 0.02 in linear layers and norms, no rescaling by depth."""
+    """As the code: N(0, 0.02^2) weights, biases of 0.02 in linear layers and norms, no rescaling by depth."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, (nn.Linear, nn.LayerNorm)):
@@ -77,7 +78,7 @@ def _init_weights(module: nn.Module) -> None:
 @dataclass(frozen=True, kw_only=True)
 class MaskFeatRecipe(PretrainRecipe):
     num_masked: int  # patches hidden from the student, at most
-    min_mask_block: int  # least area of a mask block, in patches
+    min_mask_block: int  # smallest area of a mask block, in patches
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,7 +115,7 @@ def recipes() -> Mapping[str, MaskFeatRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """MaskFeat's own fine-tuning: 2e-3 a shard of 512 images."""
+    """MaskFeat's own fine-tuning: learning rate 2e-3 per shard of 512 images."""
     config = "code, configs/masked_ssl/in1k_VIT_B_MaskFeat_FT.yaml@287ec00"
     shards = f"{config}: four shards, each with 1e-6 of it"
     return {

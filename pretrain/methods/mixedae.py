@@ -1,28 +1,29 @@
 """MixedAE: Mixed Autoencoder for Self-supervised Visual Representation Learning (Chen et al., CVPR 2023).
 
-MAE on mixed images. A group of 1/r images is cut into patches and mixed into one: every image gives the
-patches of N r random places, so the places it does not give are what MAE would have masked. The encoder sees
-the mixed image (`MixedAE.mix`); the decoder gets each image's own tokens back, with mask tokens elsewhere
-(`MixedAE.unmix`), and reconstructs that image as MAE does. Mixing alone makes the encoder's task easier and
+MAE on mixed images. Groups of 1/r images are cut into patches and mixed into one image. Each image gives its
+patches at N r random places; the places it does not give are those that MAE would mask. The encoder sees the
+mixed image (`MixedAE.mix`). The decoder gets each image's own tokens, with mask tokens elsewhere
+(`MixedAE.unmix`), and reconstructs this image as MAE does. Mixing alone makes the encoder's task easier and
 the encoder worse; *homologous recognition*, knowing which patches come from the same image, repairs it:
 
-    attention            topk | standard        the N r largest logits of each query, the rest are cut;
-                                                parameter-free, and standard again in evaluation
+    attention            topk | standard        each query keeps its N r largest logits; no parameters;
+                                                evaluation uses standard attention
     segment_embed        encoder | none         a learned vector for each of the group's images
-    contrastive_weight                          tokens of the same image attract, others repel
+    contrastive_weight                          tokens of the same image attract each other, others repel
 
-All three off is the paper's naive mixing; `mixing_ratio = 1` besides is MAE.
+With all three off this is the paper's naive mixing; with `mixing_ratio = 1` as well it is MAE.
 
-A reconstruction: no official code exists, and of the paper (arXiv 2303.17152) only the abstract, the
-introduction and a figure could be read. The three parts are recalled, their settings partly so (each recipe
-value says it). Where nothing, or no more than a name, is known:
+A reconstruction: no official code exists, and only the abstract, the introduction and a figure of the paper
+(arXiv 2303.17152) could be read. The three parts are recalled, and so are some of their settings (each recipe
+value has its source). Nothing, or only the name, is known of:
 
-    mixing               compose | full         one mixed image a group, or one for each of its images
-    cls_attention        plain | always_keep    the class token competes in the top k, or is kept besides
+    mixing               compose | full         one mixed image per group, or one for each of its images
+    cls_attention        plain | always_keep    the class token competes for the top k, or is always kept
 
-Full mixing decodes of each mixed image the one source that it was made for: every image once, as with
-compose. The contrastive term is the mean over a token's positives, on normed encoder tokens, without
-projector. Segment vectors are drawn from N(0, 0.02). Selection is per head in all blocks, in every row alike.
+With full mixing, each mixed image is decoded only for the image it was made for, so every image is decoded
+once, as with compose. The contrastive term is the mean over a token's positives, on normed encoder tokens,
+without projector. Segment vectors are drawn from N(0, 0.02). The top k are selected per head, in all blocks,
+for every query alike.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ def topk_attention(
     num_kept: int,
     keep_cls: bool,
 ) -> Tensor:
-    """softmax(TopK(q k^T / sqrt(d))) v: each query attends to the keys of its `num_kept` largest logits.
+    """softmax(TopK(q k^T / sqrt(d))) v: each query attends to the keys with its `num_kept` largest logits.
 
     Args:
         q, k, v: `[B, heads, N, d]`, the class token first.
-        keep_cls: keep the class token's key as well, besides the `num_kept` patches.
+        keep_cls: always keep the class token's key, in addition to `num_kept` patches.
     """
     assert attn_mask is None and not is_causal
     if num_kept + keep_cls >= k.shape[2]:
@@ -77,8 +78,8 @@ def topk_attention(
 class MixedAE(MAE):
     """The mixed autoencoder.
 
-    In shape comments G images make a group, each gives K = N / G patches to a mixed image, and there are
-    M = B / G mixed images with compose mixing, B with full mixing.
+    In shape comments, a group has G images, each gives K = N / G patches to a mixed image, and there are M
+    mixed images: B / G with compose mixing, B with full mixing.
     """
 
     def __init__(self, recipe: MixedAERecipe) -> None:
@@ -104,9 +105,9 @@ class MixedAE(MAE):
         return self
 
     def mix(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mixed images' tokens `[M, G*K, D]`, by source and then by noise, and ids_restore `[M, N]`.
+        """Mixed images' tokens `[M, G*K, D]`, sorted by source, then by noise; and ids_restore `[M, N]`.
 
-        A random permutation of the places is cut into G equal parts; source i gives the places of part i.
+        A random permutation of the places is cut into G equal parts; image i gives the places of part i.
 
         Args:
             noise: `[M, N]`; see `random_masking`.
@@ -124,11 +125,11 @@ class MixedAE(MAE):
         return x.reshape(len(ids_restore), -1, dim), ids_restore
 
     def unmix(self, latent: Tensor, ids_restore: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each image its own tokens `[B, 1+K, D]`, ids_restore `[B, N]`, mask `[B, N]` (1 = masked).
+        """Each image's own tokens `[B, 1+K, D]`, its ids_restore `[B, N]` and mask `[B, N]` (1 = masked).
 
         Args:
-            latent: mixed images, `[M, 1+G*K, D]`; all sources of one share its class token.
-            ids_restore: `[M, N]`; that of source i starts i K places later.
+            latent: mixed images, `[M, 1+G*K, D]`; all images of a group share the class token.
+            ids_restore: `[M, N]`; for image i it is shifted by i K places.
         """
         size, num_patches = self.group_size, ids_restore.shape[1]
         tokens = latent[:, 1:].unflatten(1, (size, -1))  # [M, G, K, D]
@@ -136,7 +137,7 @@ class MixedAE(MAE):
         tokens = torch.cat([cls_token, tokens], dim=2)  # [M, G, 1+K, D]
         first = torch.arange(size, device=latent.device) * (tokens.shape[2] - 1)
         ids_restore = (ids_restore[:, None] - first[:, None]) % num_patches  # [M, G, N]
-        if self.num_views > 1:  # of view i only source i
+        if self.num_views > 1:  # of view i keep only source i
             tokens, ids_restore = (
                 x.unflatten(0, (-1, size)).diagonal(dim1=1, dim2=2).movedim(-1, 1)
                 for x in (tokens, ids_restore)
@@ -159,7 +160,7 @@ class MixedAE(MAE):
 
 @dataclass(frozen=True, kw_only=True)
 class MixedAERecipe(MAERecipe):
-    mixing_ratio: float  # r: the share of its patches that an image gives; 1 = no mixing, MAE's masking
+    mixing_ratio: float  # r: the share of an image's patches that it gives; 1 = no mixing, MAE's masking
     mixing: Literal["compose", "full"]
     attention: Literal["topk", "standard"]
     cls_attention: Literal["plain", "always_keep"]
@@ -189,7 +190,7 @@ class MixedAERecipe(MAERecipe):
 
     @property
     def num_views(self) -> int:
-        """Mixed images made of a group."""
+        """Number of mixed images made from a group."""
         return self.group_size if self.mixing == "full" else 1
 
     def step_flops(self) -> float:
@@ -202,7 +203,7 @@ class MixedAERecipe(MAERecipe):
 
 
 def recipes() -> Mapping[str, MixedAERecipe]:
-    """MAE's at every scale, and the mixing."""
+    """MAE's recipe at every scale, with the fields of mixing added."""
     named = "named in a summary of the paper; where they act, recalled"
     mixing = (
         cite("paper, recalled", mixing_ratio=0.25, mixing="compose"),

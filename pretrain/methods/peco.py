@@ -1,7 +1,7 @@
 """PeCo: Perceptual Codebook for BERT Pre-training (Dong et al., AAAI 2023, arXiv 2111.12710): rebuilt.
 
-BEiT whose tokenizer has a perceptual codebook (pretrain/teachers/peco_codebook.py says what of it is known).
-There is no public code and the paper's text was not read: only the abstract, and results that others quote.
+BEiT with a tokenizer that has a perceptual codebook (pretrain/teachers/peco_codebook.py says what is known of
+it). There is no public code. The paper's text was not read: only the abstract, and results that others quote.
 Student, masks, loss, recipe and fine-tuning are BEiT's.
 """
 

@@ -1,8 +1,8 @@
-"""Training from scratch: no pretraining, the encoder's initial weights are handed on.
+"""Training from scratch: no pretraining; the tasks get the encoder's initial weights.
 
-The row that every claim is measured against. Its fine-tuning has a recipe of its own: a network that starts
-from nothing needs another learning rate and no layer decay, and a baseline held to the pretrained rows'
-recipe would flatter them. At paper scale: He et al., 2022 (MAE), Table 11 (ViT-B from scratch, 82.3 %).
+The baseline of the tables. Its fine-tuning has its own recipe: a network without pretraining needs another
+learning rate and no layer decay, and a baseline with the pretrained rows' recipe would flatter these rows. At
+paper scale: He et al., 2022 (MAE), Table 11 (ViT-B from scratch, 82.3 %).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Scratch(Method):
         self.encoder = ViT(recipe.vit_config())
 
     def forward(self, images: Tensor, step_fraction: float) -> dict[str, Tensor]:
-        """Never called: the recipe trains for no step."""
+        """Never called: the recipe has 0 steps."""
         raise RuntimeError("training from scratch has no pretraining step")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScratchRecipe(PretrainRecipe):
-    """No field of its own; the optimizer's fields are not used."""
+    """No further fields; the optimizer's fields are not used."""
 
     def step_flops(self) -> float:
         return 0.0

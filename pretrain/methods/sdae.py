@@ -1,25 +1,25 @@
 """SdAE: Self-distillated Masked Autoencoder (Chen et al., ECCV 2022, arXiv 2208.00449).
 
-An MAE whose decoder predicts, at the masked patches, the features of a teacher: a ViT of the student's size
-that is the moving average of the student's encoder, updated once an epoch. The masked patches are cut into
-folds of as many patches as the student sees, and each fold goes through the teacher alone, so that teacher
+An MAE whose decoder predicts a teacher's features at the masked patches. The teacher is a ViT of the
+student's size and the moving average of the student's encoder, updated once per epoch. The masked patches are
+cut into folds of as many patches as the student sees. Each fold goes through the teacher alone, so teacher
 and student have the same amount of information (multi-fold masking). The loss is one minus the mean cosine of
 the prediction and the standardised target.
 
 Follows the released code (AbrahamYabo/SdAE@2e08b31), which is complete for pretraining and ImageNet; the
-paper's body could not be read. Golden: tests/golden/sdae_tiny.json. What the code lets choose, or where it
-may not do what the text says, are recipe fields, the code's value first:
+paper's body could not be read. Golden: tests/golden/sdae_tiny.json. Options of the code, and points where it
+may differ from the text, are recipe fields; the code's value comes first:
 
     teacher_input     folds | full         masked patches in `num_folds` folds, or the whole image
     num_folds         3                    `ncrop_loss` of the code; 1 = its None, one sequence
     cosine_axis       token | channel      see `cosine_loss`; with `full` the code's is `channel`
     cadence           per_epoch | per_step
     normalize_target  True | False
-    export            student | teacher    which network transfer receives
+    export            student | teacher    which network the downstream tasks get
 
-The teacher does not start as a copy of the student: it has weights and learned positions of its own, which
-move towards the student's fixed ones. Unlike the code, `num_teacher_tokens` below the number of masked
-patches also works where the folds divide it.
+The teacher does not start as a copy of the student. It has its own initial weights and learned positions,
+which move towards the student's weights and fixed positions. Unlike in the code, `num_teacher_tokens` below
+the number of masked patches also works if the number of folds divides it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from pretrain.target import standardise
 def cosine_loss(pred: Tensor, target: Tensor, axis: str) -> Tensor:
     """One minus the mean cosine of pred and target, both `[B * K, L, D]`.
 
-    `channel`: of each token's features. `token`: of each channel's values over the L tokens of a fold; the
-    released code leaves out the argument that would say otherwise (engine_pretrain.py@2e08b31).
+    `channel`: the cosine of each token's features. `token`: the cosine of each channel's values over the L
+    tokens of a fold; the released code gives no `dim`, and 1 is the default (engine_pretrain.py@2e08b31).
     """
     return 1 - cosine_similarity(target, pred, dim={"token": 1, "channel": 2}[axis]).mean()
 
@@ -77,7 +77,10 @@ class SdAE(Method):
         return set()  # the code decays the class token, too
 
     def after_step(self, step: int) -> None:
-        """Move the teacher: after each epoch that this step has ended, with that epoch's momentum."""
+        """Update the teacher: for each epoch that ended with this step, with the momentum of that epoch.
+
+        With `per_step`: once, with the momentum of the current epoch.
+        """
         r = self.recipe
         epoch, ended = epochs_of_step(step, self.steps, r.epochs)
         for e in ended if r.cadence == "per_epoch" else [epoch]:
@@ -93,7 +96,7 @@ class SdAE(Method):
 
     @torch.no_grad()
     def forward_teacher(self, images: Tensor, ids_masked: Tensor) -> Tensor:
-        """Features of the masked patches, `[B * K, L, D]`; each fold is a sequence of its own."""
+        """Features of the masked patches, `[B * K, L, D]`; each fold is a separate sequence."""
         x = self.teacher.embed(images)  # [B, N, D], with positions: a patch keeps its own in its fold
         full = self.recipe.teacher_input == "full"
         if not full:
@@ -107,7 +110,7 @@ class SdAE(Method):
         return gather_tokens(x, ids_masked[:, : num_folds * length]).reshape(-1, length, x.shape[2])
 
     def forward_loss(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Loss of pred and target, both `[B * K, L, D]`; only the target is standardised."""
+        """Loss between pred and target, both `[B * K, L, D]`; only the target is standardised."""
         if self.recipe.normalize_target:
             target = standardise(target)
         return cosine_loss(pred, target, self.recipe.cosine_axis)
@@ -125,7 +128,7 @@ class SdAERecipe(PretrainRecipe):
     decoder_depth: int
     decoder_heads: int
     teacher_input: Literal["folds", "full"]
-    num_folds: int  # K: sequences the masked patches are cut into
+    num_folds: int  # K: number of sequences that the masked patches are cut into
     num_teacher_tokens: int  # masked patches that the teacher sees and the loss covers, in all folds together
     cosine_axis: Literal["token", "channel"]
     normalize_target: bool  # standardise each target token over its channels
@@ -148,7 +151,10 @@ class SdAERecipe(PretrainRecipe):
 
     @property
     def fold_shape(self) -> tuple[int, int]:
-        """Folds K and their length L; what does not fill a fold is left out. A whole image is one fold."""
+        """Number K and length L of the folds. Patches that do not fill a fold are left out.
+
+        With `full`, all masked patches are one fold.
+        """
         if self.teacher_input == "full":
             return 1, self.num_patches - self.num_visible
         return self.num_folds, self.num_teacher_tokens // self.num_folds

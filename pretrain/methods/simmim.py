@@ -1,8 +1,8 @@
 """SimMIM: a Simple Framework for Masked Image Modeling (Xie et al., CVPR 2022, arXiv 2111.09886), with a ViT.
 
-Section 3: random squares of 32 pixels are masked; the encoder sees a mask token in their place; one linear
-layer predicts the raw pixels of each token; the loss is the l1 distance on the masked pixels. Follows
-microsoft/SimMIM@d3e29bc with its ViT-B: BEiT's encoder with one relative position table and layer scale.
+Section 3: random squares of 32 pixels are masked; the encoder sees a mask token instead of each masked patch;
+one linear layer predicts the raw pixels of each token; the loss is the l1 distance on the masked pixels.
+Follows microsoft/SimMIM@d3e29bc with its ViT-B: BEiT's encoder, one relative position table, layer scale.
 
 Differs: crops are resized bicubically (the code leaves torchvision's bilinear default).
 """
@@ -69,7 +69,7 @@ class SimMIM(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class SimMIMRecipe(PretrainRecipe):
-    mask_ratio: float  # of the squares; rounded up to a whole number of them
+    mask_ratio: float  # share of the squares that are masked; rounded up to whole squares
     mask_patch_size: int  # pixels: side of the squares that are masked, a multiple of the patch
     layer_scale_init: float
     decay_at: float  # share of the training after which the learning rate falls to a tenth
@@ -85,7 +85,7 @@ class SimMIMRecipe(PretrainRecipe):
         require_range("decay_at", self.decay_at, 0, 1)
 
     def lr_at(self, step: int, steps: int, epoch_steps: float | None = None) -> float:
-        """Linear warm-up, then constant, with one fall to a tenth."""
+        """Linear warm-up, then constant, with one drop to a tenth."""
         warmup = round(self.warmup_epochs * steps / self.epochs)
         fall = round(self.decay_at * steps)
         start = {"peak": self.peak_lr, "start_ratio": WARMUP_START}
@@ -120,7 +120,7 @@ def recipes() -> Mapping[str, SimMIMRecipe]:
 
 
 def transfer() -> TransferOverrides:
-    """SimMIM's own fine-tuning: 1.25e-3 for 512 images; the shared table goes to every block."""
+    """SimMIM's own fine-tuning: learning rate 1.25e-3 for 512 images; every block gets the shared table."""
     config = "code, simmim_finetune__vit_base__img224__800ep.yaml@d3e29bc"
     return {
         "classification": {

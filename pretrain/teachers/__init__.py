@@ -1,1 +1,1 @@
-"""What methods must have before they start: a teacher is trained (or loaded) by a run of its own."""
+"""Teachers and tokenizers that methods need: each is trained (or loaded) by a separate run."""

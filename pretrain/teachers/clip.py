@@ -1,8 +1,8 @@
 """CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021).
 
-At paper scale OpenAI's ViT-B/16 is loaded from the file the user names (`--weights clip=PATH`). At the
-smaller scales a small CLIP is really trained, here, on captioned images: image tower, text tower and the
-symmetric contrastive loss of section 2.3.
+At paper scale OpenAI's ViT-B/16 is loaded from the file that the user names (`--weights clip=PATH`). At
+smaller scales a small CLIP is trained here on captioned images: image tower, text tower and the symmetric
+contrastive loss of section 2.3.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class CLIP(nn.Module):
-    """Image and text towers, trained to tell which caption belongs to which image of the batch."""
+    """Image and text towers, trained to match the captions and images of a batch."""
 
     def __init__(self, recipe: ClipRecipe, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -97,16 +97,16 @@ def load_visual(state: Mapping[str, Tensor], recipe: ClipRecipe, path: Path) -> 
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A CLIP state dict, nested or not; OpenAI's own TorchScript archive is refused, as its code would run.
+    """A CLIP state dict, nested or not. OpenAI's TorchScript archive is refused: loading it runs its code.
 
     Raises:
-        UserError: a file that only loads by running the code inside it.
+        UserError: the file only loads by running the code inside it.
     """
     return read(path, "weights clip", nested=["state_dict"])
 
 
 def load(folder: RunFolder) -> nn.Module:
-    """The image tower of a CLIP run: OpenAI's weights where the recipe names them, else trained here."""
+    """The image tower of a CLIP run: OpenAI's weights if the recipe names them, else trained here."""
     recipe = ClipRecipe.from_values(folder.spec.recipe)
     if recipe.weights:
         path = folder.weights[recipe.weights]

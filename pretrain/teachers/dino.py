@@ -1,9 +1,8 @@
 """DINO: Emerging Properties in Self-Supervised Vision Transformers (Caron et al., ICCV 2021).
 
-A teacher of patch features. At paper scale DINO's ViT-B/16 is loaded from the file the user names
-(`--weights dino=PATH`). At the smaller scales a small DINO is really trained, here, on the project's
-images: multi-crop, moving-average teacher, centring and sharpening (Algorithm 1). Follows
-facebookresearch/dino@7c446df.
+A teacher of patch features. At paper scale DINO's ViT-B/16 is loaded from the file that the user names
+(`--weights dino=PATH`). At smaller scales a small DINO is trained here on the run's images: multi-crop,
+moving-average teacher, centring and sharpening (Algorithm 1). Follows facebookresearch/dino@7c446df.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class DINO(SelfDistillation):
-    """Every view's class token predicts the teacher's of the other global view."""
+    """Every view's class token predicts the teacher's class tokens of the other global views."""
 
     @property
     def encoder(self) -> nn.Module:
@@ -60,19 +59,19 @@ class DINORecipe(DistillationRecipe):
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The backbone's tensors of a DINO checkpoint, by timm's names, from .safetensors or a plain .pth.
+    """The backbone's tensors of a DINO checkpoint, with timm's names, from .safetensors or a plain .pth.
 
-    Takes the published backbone, timm's, and DINO's or iBOT's full checkpoint (of which the teacher).
+    Accepts the published backbone, timm's file, and DINO's or iBOT's full checkpoint (its teacher is taken).
 
     Raises:
-        UserError: a file that only loads by running the code inside it, or that holds something else.
+        UserError: the file only loads by running the code inside it, or is not a state dict.
     """
     state = read(path, "weights dino", nested=["teacher", "state_dict"])
     return {name.removeprefix("module.").removeprefix("backbone."): w for name, w in state.items()}
 
 
 def load_backbone(state: Mapping[str, Tensor], recipe: DINORecipe, path: Path) -> ViT:
-    """The recipe's ViT with the tensors of that name; others (a head) are left out."""
+    """The recipe's ViT with its tensors from `state`; other tensors (a head) are ignored."""
     wanted = f"For {recipe.arch} give DINO's ViT-B/16."
     return load_into(backbone(recipe), state, f"weights dino ({path})", wanted)
 

@@ -1,12 +1,12 @@
 """DALL-E's discrete VAE, BEiT's tokenizer: Zero-Shot Text-to-Image Generation (Ramesh et al., ICML 2021).
 
-At paper scale OpenAI's encoder is loaded from the file the user names (`--weights dall-e=PATH`). At the
-smaller scales a small discrete VAE is really trained, here, as sections 2.1 and A.2 say: codes drawn by the
+At paper scale OpenAI's encoder is loaded from the file that the user names (`--weights dall-e=PATH`). At
+smaller scales a small discrete VAE is trained here as in sections 2.1 and A.2: codes are drawn by the
 Gumbel-softmax relaxation, whose temperature falls; a logit-Laplace likelihood of the pixels; the divergence
-from the uniform prior. The loss is divided by the number of pixel values, which makes the divergence of a
-code count `kl_weight / (3 p^2)` where each code stands for p x p pixels.
+from the uniform prior. The loss is divided by the number of pixel values, so the divergence of a code has the
+weight `kl_weight / (3 p^2)`: each code represents p x p pixels of three colours.
 
-Follows openai/DALL-E's encoder as microsoft/unilm@768a3c8 (beit/dall_e) carries it.
+Follows openai/DALL-E's encoder, from its copy in microsoft/unilm@768a3c8 (beit/dall_e).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Encoder(ConvEncoder):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Images normalised with ImageNet's statistics to values in [0.1, 0.9], at the encoder's size."""
+        """Map images normalised with ImageNet's statistics to values in [0.1, 0.9], at the encoder's size."""
         if images.shape[-1] != self.img_size:
             images = F.interpolate(images, (self.img_size, self.img_size), mode="bicubic", antialias=True)
         return (images * self.std + self.mean).clamp(0, 1) * (1 - 2 * PIXEL_MARGIN) + PIXEL_MARGIN
@@ -65,7 +65,7 @@ class Encoder(ConvEncoder):
 
 
 class DVAE(nn.Module):
-    """Encoder and decoder, trained to describe images by one of `num_codes` codes a patch."""
+    """Encoder and decoder, trained to describe each patch by one of `num_codes` codes."""
 
     def __init__(self, recipe: DVAERecipe) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class DVAE(nn.Module):
 
 
 def logit_laplace(pixels: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-    """Negative log likelihood of pixels in (0, 1) whose logit is Laplace distributed (section A.3)."""
+    """Negative log likelihood of pixels in (0, 1) if their logit is Laplace distributed (section A.3)."""
     jacobian = (2 * pixels * (1 - pixels)).log()
     return jacobian + log_scale + (pixels.logit() - location).abs() * (-log_scale).exp()
 
@@ -106,10 +106,10 @@ class DVAERecipe(PretrainRecipe):
 
     num_codes: int
     width: int  # channels at full resolution
-    num_blocks: int  # of each resolution
-    final_temperature: float  # of the Gumbel-softmax; 1 at the start
-    kl_weight: float  # 0 at the start
-    anneal_fraction: float  # share of the training in which both reach their value
+    num_blocks: int  # per resolution
+    final_temperature: float  # of the Gumbel-softmax, which starts at 1
+    kl_weight: float  # final weight; starts at 0
+    anneal_fraction: float  # share of the training after which both have their final value
     weights: str  # the name under which the user gives pretrained weights; "" = trained here
 
     def encoder_flops(self, num_visible: int | None = None) -> float:
@@ -120,7 +120,7 @@ class DVAERecipe(PretrainRecipe):
         return 6 * self.encoder_flops()  # the decoder costs nearly the same
 
 
-OFFICIAL = (  # our parameter, OpenAI's
+OFFICIAL = (  # our parameter's name, OpenAI's name
     (r"stem", r"blocks.input"),
     (r"head", r"blocks.output.conv"),
     (r"groups\.(\d)\.(\d)\.skip", r"blocks.group_{0}.block_{1}.id_path"),
@@ -142,7 +142,7 @@ def load_official(recipe: DVAERecipe, path: Path) -> Encoder:
     """DALL-E's encoder with the weights of a state dict file.
 
     Raises:
-        UserError: another kind of file, such as OpenAI's own pickled module, or other shapes.
+        UserError: another kind of file, such as OpenAI's own pickled module, or tensors of other shapes.
     """
     field = f"weights {recipe.weights}"
     state = read(path, field)
@@ -151,7 +151,7 @@ def load_official(recipe: DVAERecipe, path: Path) -> Encoder:
 
 
 def load(folder: RunFolder) -> nn.Module:
-    """The tokenizer of a run: OpenAI's weights where the recipe names them, else trained here."""
+    """The tokenizer of a run: OpenAI's weights if the recipe names them, else trained here."""
     recipe = DVAERecipe.from_values(folder.spec.recipe)
     if recipe.weights:
         return load_official(recipe, folder.weights[recipe.weights])

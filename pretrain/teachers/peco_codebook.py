@@ -1,10 +1,11 @@
 """The perceptual codebook of PeCo (Dong et al., AAAI 2023, arXiv 2111.12710): a reconstruction.
 
-A VQ-VAE (van den Oord et al., 2017) whose reconstruction must look like the image to a frozen
-self-supervised network too: distance of pixels, distance of features at several of the network's blocks, and
-the commitment loss. There is no public code. From the abstract: the codebook and the perceptual loss by a
-self-supervised ViT. Everything else is recalled or ours: DALL-E's convolutional networks instead of PeCo's,
-MAE instead of its ViT, features compared after standardising each token, and no adversarial loss.
+A VQ-VAE (van den Oord et al., 2017) with a perceptual loss: the features of the reconstruction in a frozen
+self-supervised network must be close to those of the image. The loss is the distance of pixels, the distance
+of features at several of the network's blocks, and the commitment loss. There is no public code. From the
+abstract: the codebook and the perceptual loss with a self-supervised ViT. Everything else is recalled or
+ours: DALL-E's convolutional networks instead of PeCo's, MAE instead of its ViT, features compared after
+standardising each token, and no adversarial loss.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Tokenizer(nn.Module):
-    """Encoder and codebook: images to one of `num_codes` codes a patch."""
+    """Encoder and codebook: images to one of `num_codes` codes per patch."""
 
     def __init__(self, recipe: CodebookRecipe) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class PeCoCodebook(Method):
         self.tokenizer.quantizer.update()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """What the frozen encoder sees in all patches, `[B, 1+N', D]` for each block of the recipe."""
+        """The frozen encoder's standardised tokens, unmasked, `[B, 1+N', D]` for each block of the recipe."""
         encoder = self.perceptual.encoder
         side = encoder.config.img_size
         images = resize(images, side) if images.shape[-1] != side else images
@@ -114,7 +115,7 @@ class CodebookRecipe(PretrainRecipe):
     num_codes: int
     code_dim: int
     width: int  # channels at full resolution
-    num_blocks: int  # of each resolution
+    num_blocks: int  # per resolution
     commitment_weight: float
     perceptual_weight: float  # 0 = a plain VQ-VAE
     perceptual_blocks: tuple[int, ...]  # of the frozen encoder, 0-based, ascending

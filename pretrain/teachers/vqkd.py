@@ -1,13 +1,13 @@
 """VQ-KD: the tokenizer of BEiT v2 (Peng et al., 2022, arXiv 2208.06366, section 2.2).
 
-A ViT encodes the image; each patch token is projected to a short vector and replaced by the nearest code,
-by cosine; a shallow decoder predicts CLIP's tokens from the codes. The loss is 1 - cos to CLIP's features
-plus the commitment loss. Sizes and recipe are those of microsoft/unilm@80d673a (beit2/modeling_vqkd.py).
+A ViT encodes the image. Each patch token is projected to a short vector and replaced by the code with the
+largest cosine. A shallow decoder predicts CLIP's tokens from the codes. The loss is 1 - cos to CLIP's
+features plus the commitment loss. Sizes and recipe are from microsoft/unilm@80d673a (beit2/modeling_vqkd.py).
 
-RECONSTRUCTION, as DTM's host of it is. What differs: the codes are moved and restarted as
-pretrain/quantizer.py says, where the code starts them by k-means and averages normalised means; the decoder
-has no class token; images are normalised with ImageNet's statistics, where the code maps them to [-1, 1];
-and it is trained at every scale, no weights are loaded.
+RECONSTRUCTION, like the DTM host that uses it. What differs: the codes are updated and restarted as in
+pretrain/quantizer.py, but the code initialises them by k-means and averages normalised means; the decoder has
+no class token; images are normalised with ImageNet's statistics, but the code maps them to [-1, 1]; it is
+trained at every scale, no weights are loaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def task_layer(dim: int, out_dim: int) -> nn.Sequential:
-    """What stands between a ViT and the codes, or CLIP's features."""
+    """The layers between a ViT and the codes, or between the decoder and CLIP's features."""
     return nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, out_dim))
 
 
@@ -82,7 +82,7 @@ class Decoder(nn.Module):
 
 
 class VQKD(Method):
-    """Tokenizer and decoder, trained to say CLIP's features in codes."""
+    """Tokenizer and decoder, trained to encode CLIP's features as codes."""
 
     def __init__(self, recipe: VQKDRecipe, teacher: nn.Module) -> None:
         super().__init__()

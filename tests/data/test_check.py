@@ -282,7 +282,7 @@ def test_require_refuses_what_segmentation_would_not_read(part: str, suffix: str
     file = first(folder, "*")
     retype(file, suffix)
     allowed = file.suffix
-    named = f"--data ade20k: '{file.with_suffix(suffix)}'.* Of {folder} only {allowed} files are read"
+    named = f"--data ade20k: '{file.with_suffix(suffix)}'.* Only {allowed} files are read in {folder}"
     with pytest.raises(UserError, match=named):
         require("ade20k", data / "ade20k")
     for file in folder.iterdir():

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a dataset before hours are spent on it: a file a format. Loads no torch."""
+"""Checks a dataset before hours of training are spent on it; one file per format. Loads no torch."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PARSE_BYTES = 100 * 2**20  # `require` parses JSON up to this size (official COC
 
 
 def check(path: Path, *, limit: int = 5) -> Report:
-    """Validate the dataset at `path`, or every dataset directly below it, whichever of the formats they have.
+    """Check the dataset at `path`, or every dataset directly below it; the format of each is detected.
 
     Raises:
-        UserError: there is no such folder, or nothing in it looks like one of the formats.
+        UserError: there is no such folder, or it has none of the formats.
     """
     path = Path(path)
     if not path.is_dir():
@@ -56,7 +56,7 @@ def check(path: Path, *, limit: int = 5) -> Report:
 
 
 def detect(folder: Path) -> str | None:
-    """The format whose folders are there, even if some are missing; None if it looks like none."""
+    """The format that the folder's layout suggests, even if parts are missing; None if there is none."""
     annotations = folder / "annotations"
     if any((folder / name).is_dir() for name in ("train2017", "val2017")) or any(
         annotations.glob("instances_*.json")
@@ -73,7 +73,7 @@ def detect(folder: Path) -> str | None:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """What was found, in plain lines: a line for each dataset, then the first violations of each kind."""
+    """Print the report: a line for each dataset, then the first violations of each kind."""
 
     def line(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -95,15 +95,15 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def require(role: str, path: Path) -> None:
-    """A quick look before a run starts: the role's folders are there and not empty, its JSON parses.
+    """A quick check before a run starts: the role's folders exist and are not empty, its JSON parses.
 
-    Also that ADE20K's files have the suffixes that are read, and that every labelled image is there.
+    It also checks the suffixes of ADE20K's files, and that every labelled image exists.
 
     Args:
         role: `imagenet`, `ade20k`, `coco` or `captions` (ImageNet's format with captions.json).
 
     Raises:
-        UserError: naming the role, the path and what is wrong with it.
+        UserError: something is wrong; the message names the role, the path and the mistake.
     """
     expected = "imagenet" if role == "captions" else role
     if expected not in LAYOUTS:
@@ -121,8 +121,8 @@ def require(role: str, path: Path) -> None:
         if expected == "ade20k":
             suffix = ADE20K_SUFFIXES[folder.parent.name]
             for file in wrong_type(folder, suffix):
-                remedy = f"Of {folder} only {suffix} files are read: convert or remove the others, which"
-                raise UserError(where, str(file), remedy=f"{remedy} `mimbench data check` lists.")
+                remedy = f"Only {suffix} files are read in {folder}: convert or remove the others."
+                raise UserError(where, str(file), remedy=f"{remedy} `mimbench data check` lists them.")
         if next(folder.glob(pattern), None) is None:
             raise UserError(where, str(path), remedy=f"{folder} holds no files like {pattern}. {layout}")
     if role == "captions":
@@ -143,7 +143,7 @@ def require(role: str, path: Path) -> None:
 
 
 def _needed(kind: str, root: Path) -> list[tuple[Path, str]]:
-    """The folders of a format, each with a pattern that some file in it must have."""
+    """The folders of a format, each with a pattern that at least one file in it must match."""
     if kind == "imagenet":
         return [(root / split, "*/*.*") for split in ("train", "val")]
     if kind == "coco":

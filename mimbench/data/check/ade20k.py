@@ -1,4 +1,4 @@
-"""ADE20K's layout: an image and a label map of the same stem."""
+"""ADE20K's layout: each image has a label map with the same file name, suffix aside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mimbench.data.image_folder import UNREADABLE, image_files
 
 ADE20K_CLASSES = 150
 ADE20K_SUFFIXES = {"images": ".jpg", "annotations": ".png"}  # mmsegmentation reads no others
-LABEL_MODES = ("L", "P", "I", "I;16")  # one number a pixel
+LABEL_MODES = ("L", "P", "I", "I;16")  # one number per pixel
 
 
 class _Labels(NamedTuple):
@@ -71,7 +71,7 @@ def check_ade20k(root: Path, report: Report) -> None:
                 allowed = f"allowed: 0 (other) to {num_classes}"
                 report.add("label out of range", f"{path} has label {labels.highest}; {allowed}")
             blank += labels.highest == 0
-        # ADE20K itself has images of 'other' alone; a split of nothing else is a mistake.
+        # ADE20K itself has images with 'other' only; a whole split with 'other' only is a mistake.
         if blank and blank == len(annotations):
             report.add("empty mask", f"no annotation in {root / 'annotations' / split} labels a pixel")
         elif blank:
@@ -79,5 +79,5 @@ def check_ade20k(root: Path, report: Report) -> None:
 
 
 def wrong_type(folder: Path, suffix: str) -> list[Path]:
-    """The images in `folder` that are never read for their suffix, whose case counts."""
+    """The images in `folder` that are not read because of their suffix (upper and lower case differ)."""
     return [file for file in image_files(folder) if file.suffix != suffix]

@@ -36,7 +36,7 @@ def check_coco(root: Path, report: Report) -> None:
 
 
 def _read_instances(source: Path, report: Report) -> dict[str, Any] | None:
-    """The parsed file if every entry has the fields that the other checks read."""
+    """The parsed file, or None if an entry lacks a field that the other checks read."""
     if not source.is_file():
         report.add("missing file", str(source))
         return None
@@ -110,7 +110,7 @@ def _check_instances(
 
 
 def _check_mask(segmentation: Any, size: tuple[int, int], where: str, report: Report) -> None:
-    """Polygons, or run lengths as COCO writes them, plain or packed in a string."""
+    """Check polygons or COCO's run lengths, which are a list or packed in a string."""
     if isinstance(segmentation, dict):
         if tuple(segmentation["size"]) != size:
             report.add("size mismatch", f"{where}: mask of {by(segmentation['size'])} (h, w) in {by(size)}")
@@ -139,7 +139,7 @@ def _polygon_area(polygon: list[float]) -> float:
 
 
 def missing_parts(document: Any) -> list[str]:
-    """The lists that a COCO annotation file must have and this one, as parsed, has not."""
+    """The lists that a COCO annotation file must have and this parsed one lacks."""
     return [
         part
         for part in COCO_FIELDS

@@ -1,4 +1,4 @@
-"""ImageNet's layout, with captions where there are some."""
+"""ImageNet's layout, and captions if there are any."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _check_captions(root: Path, names: set[str], report: Report) -> None:
 
 
 def labelled_but_missing(root: Path) -> list[tuple[int, str]]:
-    """Number and text of the lines of `train_labelled.txt` that name no image of `train`."""
+    """Lines of `train_labelled.txt` whose image is not in `train`: line number and text."""
     file, train = root / LABELLED, root / "train"
     if not file.is_file():
         return []

@@ -1,4 +1,4 @@
-"""What a check found, and how it reads images: in parallel, to the last byte."""
+"""The report of a check, and how a check reads images: in parallel, to the last byte."""
 
 from __future__ import annotations
 

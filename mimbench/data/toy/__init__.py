@@ -1,8 +1,8 @@
 """The toy data: textured shapes on textured grounds, seeded, in the real on-disk formats.
 
 A class is a shape AND a texture (striped disc, checked cross, ...). Colours are drawn independently of the
-class and the shapes have one area, so that neither colour nor size gives the class away. Few images are
-labelled, so that pretraining on the rest can show.
+class, and all shapes have the same area, so colour and size do not give the class away. Few images are
+labelled, so that pretraining on the others can help.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from mimbench.atomic import RANDOM, naming, write_json
 from mimbench.data.toy.draw import CLASSES, LABELS, draw_image, draw_scene
 from mimbench.errors import UserError
 
-VERSION = 1  # of what is drawn and written: raise it with any change of an image, a label or a caption
-PUBLISHED = {  # fingerprints of version 1 under which there are results
+VERSION = 1  # of the toy data: raise it if any image, label or caption changes
+PUBLISHED = {  # fingerprints of version 1: results with them exist
     (1, 0, "toy"): "b1ef514571eb03f9a5e7cbcf3bc15d387c96bda3c58bff60c0057557ab9bbc5d",
     (1, 0, "smoke"): "2662b04c8d94b3d73f70abfcfb82e8b1241170350a0a0f5401d6ac2535808629",
 }
 
 
 class Plan(NamedTuple):
-    """How much is made of what; counts of images are divisible by the number of classes."""
+    """Numbers and sizes (pixels) of what is made; image counts are divisible by the number of classes."""
 
     img_size: int
     train: int
@@ -51,11 +51,11 @@ PLANS = {
 def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> Path:
     """Make the toy data under `root` (`imagenet/`, `ade20k/`, `coco/`) unless it is there; return `root`.
 
-    The folder appears whole or not at all, and two processes make it once. What an older version made of
-    the same seed is replaced.
+    The folder appears complete or not at all, also if two processes make it at once. Data that an older
+    version made with the same seed and size is replaced.
 
     Raises:
-        UserError: an unknown size, or `root` holds something else, be it toy data of another seed.
+        UserError: the size is unknown, or `root` holds something else, also toy data of another seed or size.
     """
     if size not in PLANS:
         raise UserError("size", size, allowed=PLANS)
@@ -72,12 +72,12 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
             raise UserError("toy data folder", str(root), remedy="It is not empty; name a new folder.")
         if there and (there.get("seed"), there.get("size")) != (seed, size):
             what = f"It holds the {there.get('size')} data of seed {there.get('seed')}"
-            remedy = f"{what}; delete it, or name a new folder for that of seed {seed}, size {size}."
+            remedy = f"{what}; delete it, or name a new folder for the {size} data of seed {seed}."
             raise UserError("toy data folder", str(root), remedy=remedy)
-        for abandoned in root.parent.glob(f".{root.name}.*"):  # a killed process's; the lock says it is gone
+        for abandoned in root.parent.glob(f".{root.name}.*"):  # by a killed process: we hold the lock
             if re.fullmatch(rf"\.{re.escape(root.name)}\.{RANDOM}", abandoned.name):
                 shutil.rmtree(abandoned)
-        # Inside a private folder, so that the data itself gets the permissions of an ordinary mkdir.
+        # Inside the temporary folder, which is private: the data itself must get ordinary permissions.
         with naming(root), tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
             made = Path(workshop) / "new"
             _make(made, PLANS[size], seed)

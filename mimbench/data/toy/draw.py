@@ -23,9 +23,9 @@ COLOURS = {
 }  # fmt: skip
 PALETTE = np.array(list(COLOURS.values()), dtype=np.float32)
 CONTRAST = np.linalg.norm(PALETTE[:, None] - PALETTE[None], axis=-1)  # [colour, colour], distance in RGB
-MAX_TILT = math.radians(12)  # of a shape and, apart from it, of its texture
+MAX_TILT = math.radians(12)  # of a shape and, drawn separately, of its texture
 OUTLINE = 2.0  # pixels: the width of the dark rim of every object
-MIN_VISIBLE = 20  # pixels: an instance that shows less is not annotated
+MIN_VISIBLE = 20  # pixels: an instance with fewer visible pixels is not annotated
 Canvas = np.ndarray  # [H, W, 3] of float32 in [0, 1]
 
 
@@ -54,7 +54,7 @@ def draw_image(rng: Generator, size: int, label: int) -> tuple[Image.Image, str]
 
 
 def draw_scene(rng: Generator, size: int) -> Scene:
-    """Two to five objects, later ones over earlier ones, on one or two grounds, sometimes in a frame."""
+    """Up to five objects, later ones over earlier ones, on one or two grounds, sometimes with a frame."""
     grounds = rng.permutation(len(GROUNDS))[: rng.integers(1, 3)]
     ground_colours = [int(c) for c in rng.permutation(len(PALETTE))[: len(grounds)]]
     canvas = _ground(rng, size, int(grounds[0]), ground_colours[0])
@@ -148,7 +148,7 @@ def _ground(rng: Generator, size: int, kind: int, colour: int) -> Canvas:
 
 
 def _draw_clutter(canvas: Canvas, rng: Generator) -> np.ndarray:
-    """A small plain blob, of no class; returns its mask [H, W]."""
+    """Draw a small plain blob that has no class; returns its mask [H, W]."""
     size = len(canvas)
     y, x = _grid(size)
     cy, cx = size * rng.uniform(0, 1, 2)
@@ -171,7 +171,7 @@ def _draw_object(
 
     Args:
         centre: y, x in pixels.
-        radius: of the disc of the object's area, in pixels.
+        radius: of a disc with the object's area, in pixels.
         period: of the texture, in pixels.
     """
     size = len(canvas)
@@ -205,7 +205,7 @@ def _rotated(y: np.ndarray, x: np.ndarray, angle: float) -> tuple[np.ndarray, np
 
 
 def _shape_distance(shape: str, y: np.ndarray, x: np.ndarray, radius: float) -> np.ndarray:
-    """Pixels outside (> 0) or inside (< 0) of the outline; all shapes have the area of a disc of `radius`."""
+    """Distance to the outline in pixels, < 0 inside. All shapes have the area of a disc of `radius`."""
     if shape == "disc":
         return np.hypot(y, x) - radius
     ay, ax = np.abs(y), np.abs(x)
@@ -247,7 +247,7 @@ def _photograph(canvas: Canvas, rng: Generator) -> Image.Image:
     return Image.fromarray((np.clip(image, 0, 1) * 255).round().astype(np.uint8))
 
 
-COLOUR_NAMED = 0.25  # share of captions that name the object's colours, and (apart from it) the ground's
+COLOUR_NAMED = 0.25  # share of captions that name the object's colours; drawn again for the ground's
 SYNONYMS = {
     "cross": ("cross", "plus"), "disc": ("disc", "circle"), "square": ("square", "box"),
     "triangle": ("triangle",), "checked": ("checked", "chequered"), "dotted": ("dotted", "spotted"),
