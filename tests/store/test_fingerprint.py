@@ -12,7 +12,7 @@ from mimbench import discovery
 from mimbench.atomic import file_digest
 from mimbench.errors import UserError
 from mimbench.plan.datasets import data_fingerprint
-from mimbench.store import fingerprint
+from mimbench.store import fingerprint, source
 from mimbench.store.fingerprint import closure, run_fingerprint, source_fingerprint
 from tests.world import forget
 
@@ -77,7 +77,7 @@ def test_real_closures_hold_what_computes_and_nothing_that_plans_or_shows() -> N
 
 def test_a_fingerprint_does_not_depend_on_the_version_of_python() -> None:
     """3.12 gave functions a field, 3.13 leaves out empty ones: the text is that of 3.10 and 3.11."""
-    assert fingerprint._dump(ast.parse("def f(): pass")) == (
+    assert source.dump(ast.parse("def f(): pass")) == (
         "Module(body=[FunctionDef(name='f', args=arguments(posonlyargs=[], args=[], kwonlyargs=[], "
         "kw_defaults=[], defaults=[]), body=[Pass()], decorator_list=[])], type_ignores=[])"
     )
@@ -237,7 +237,7 @@ def test_a_file_is_parsed_once_for_all_processes(
         raise AssertionError("parsed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fingerprint.ast, "parse", parse)
+        patch.setattr(source.ast, "parse", parse)
         forget()
         assert source_fingerprint(("pretrain.root",)) == before
     for file in (tmp_path / "cache" / "sources").iterdir():
