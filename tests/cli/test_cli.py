@@ -234,10 +234,11 @@ def test_leaderboard_has_every_pretraining_of_the_main_tables_once_and_best_firs
 def command(bench: Bench, world: Path, after: str = "") -> subprocess.Popen[str]:
     """`mimbench reproduce-table plain` in a process of its own, then the script `after`."""
     script = f"""
-import sys
+import signal, sys
 from pathlib import Path
 from mimbench import paths
 from mimbench.data import toy
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
 real = paths.share
 paths.share = lambda name: Path({str(bench.root / "share")!r}) / name if name == "tables" else real(name)
 toy.ensure = lambda root, seed=0, size="toy": Path({str(bench.data)!r})
