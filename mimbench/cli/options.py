@@ -91,6 +91,13 @@ SetOption = Annotated[
 SkipOption = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, and record which.")
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-stat",
+        help="Tell your data by the sizes and times of its files; nothing is read, and results say so.",
+    ),
+]
 StaleOption = Annotated[bool, typer.Option("--rerun-stale", help="Recompute results whose code has changed.")]
 JobsOption = Annotated[
     int | None,
@@ -150,6 +157,7 @@ def request_of(
     weights: list[str] | None,
     settings: list[str] | None,
     skip_corrupt: bool,
+    trust_stat: bool = False,
 ) -> Request:
     from mimbench.execute.machine import options
     from mimbench.plan.request import Request, parse_paths, parse_setting, parse_weights
@@ -161,5 +169,6 @@ def request_of(
         weights=parse_weights(weights or ()),
         changes=dict(parse_setting(text) for text in settings or ()),
         skip_corrupt=skip_corrupt,
+        trust_stat=trust_stat,
         options=options(),
     )

@@ -25,6 +25,7 @@ from mimbench.cli.options import (
     SkipOption,
     StaleOption,
     TableOption,
+    TrustOption,
     WeightsOption,
     make_console,
     make_notices,
@@ -54,6 +55,7 @@ def plan(
     weights: WeightsOption = None,
     settings: SetOption = None,
     skip_corrupt: SkipOption = False,
+    trust_stat: TrustOption = False,
     rerun_stale: StaleOption = False,
     as_json: JsonOption = False,
     plain: PlainOption = False,
@@ -62,7 +64,7 @@ def plan(
     from mimbench.commands import describe
 
     _refuse_extra(ctx, method)
-    request = request_of(scale, seeds, data, weights, settings, skip_corrupt)
+    request = request_of(scale, seeds, data, weights, settings, skip_corrupt, trust_stat)
     notices = make_notices()
     found = describe.make_plan(method, table, request, notices)
     from mimbench import paths
@@ -99,6 +101,7 @@ def reproduce_table(
     weights: WeightsOption = None,
     settings: SetOption = None,
     skip_corrupt: SkipOption = False,
+    trust_stat: TrustOption = False,
     rerun_stale: StaleOption = False,
     jobs: JobsOption = None,
     dry_run: DryOption = False,
@@ -107,7 +110,7 @@ def reproduce_table(
     from mimbench.commands import reproduce
 
     _refuse_extra(ctx, method)
-    request = request_of(scale, seeds, data, weights, settings, skip_corrupt)
+    request = request_of(scale, seeds, data, weights, settings, skip_corrupt, trust_stat)
     status = reproduce.reproduce_table(
         method,
         table,
@@ -142,6 +145,7 @@ def reproduce_all(
     weights: WeightsOption = None,
     settings: SetOption = None,
     skip_corrupt: SkipOption = False,
+    trust_stat: TrustOption = False,
     rerun_stale: StaleOption = False,
     jobs: JobsOption = None,
     dry_run: DryOption = False,
@@ -154,7 +158,7 @@ def reproduce_all(
     if not names:
         known = sorted({name for _, name in list_tables()})
         raise UserError("--table", table, allowed=["all", *known])
-    request = request_of(scale, seeds, data, weights, settings, skip_corrupt)
+    request = request_of(scale, seeds, data, weights, settings, skip_corrupt, trust_stat)
     status = reproduce.reproduce_all(
         names,
         request,
@@ -197,6 +201,7 @@ def run(
     weights: WeightsOption = None,
     settings: SetOption = None,
     skip_corrupt: SkipOption = False,
+    trust_stat: TrustOption = False,
     rerun_stale: StaleOption = False,
     jobs: JobsOption = None,
     dry_run: DryOption = False,
@@ -204,7 +209,7 @@ def run(
     """Compute one run and whatever it needs."""
     from mimbench.commands import run as single
 
-    request = request_of(scale, 1, data, weights, settings, skip_corrupt)
+    request = request_of(scale, 1, data, weights, settings, skip_corrupt, trust_stat)
     status = single.run_one(
         name, task, request, _console(dry_run), seed=seed, jobs=jobs, rerun_stale=rerun_stale, dry_run=dry_run
     )

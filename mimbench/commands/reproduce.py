@@ -9,7 +9,7 @@ from rich.console import Console
 from mimbench import paths, render
 from mimbench.commands.outcomes import aggregate, context
 from mimbench.commands.plan import plan_table, plan_tables, refuse_without_data
-from mimbench.commands.workspace import make_toy_data, read_catalog
+from mimbench.commands.workspace import prepare_data, read_catalog
 from mimbench.execute.pool import Pool, Report
 from mimbench.execute.progress import Progress, duration
 from mimbench.plan.graph import Plan
@@ -109,7 +109,7 @@ def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = Fal
     todo = plan.todo(rerun_stale=rerun_stale)
     if not todo:
         return Report()
-    make_toy_data(todo, console)
+    prepare_data(todo, console)
     pace = Pace(history(plan, pool.store))
     with Progress(console, todo, pace=pace, workers=pool.jobs) as progress:
         return pool.run(plan, progress, rerun_stale=rerun_stale)

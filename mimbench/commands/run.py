@@ -16,7 +16,7 @@ from mimbench.plan.graph import Node, Plan
 from mimbench.plan.names import find_run, wrong_name
 from mimbench.plan.pace import expect
 from mimbench.plan.planner import Planner
-from mimbench.plan.request import Request, check
+from mimbench.plan.request import Request, check, flags
 from mimbench.plan.show import show
 from mimbench.store.folder import RunFolder
 from mimbench.store.runs import RunStore
@@ -94,7 +94,7 @@ def refuse_for_stored(request: Request, seed: int) -> None:
         *(f"--data {name}" for name in request.data),
         *(f"--weights {name}" for name in request.weights),
         *(["--seed"] if seed else []),
-        *(["--skip-corrupt"] if request.skip_corrupt else []),
+        *flags(request),
     ]
     if given:
         remedy = "These options cannot change a stored run. Name its method instead."

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from mimbench import discovery, paths
 from mimbench.catalog import Catalog
-from mimbench.errors import UserError
 from mimbench.execute.pool import Pool
-from mimbench.plan.datasets import Data, count_images, data_fingerprint, toy_images
+from mimbench.plan.datasets import Data
 from mimbench.plan.graph import Node
 from mimbench.plan.recipes import checkpoints
 from mimbench.plan.request import Request, check_weights
@@ -39,45 +40,61 @@ def dataset(request: Request, catalog: Catalog) -> Data:
         known = checkpoints(catalog)
     check_weights(request.weights, known)
     size = "smoke" if request.scale == "smoke" else "toy"
-    return Data(request, lambda: paths.data() / size)
+    reading = Reading(Console(stderr=True))
+    return Data(request, lambda: paths.data() / size, cache=paths.cache(), progress=reading)
 
 
-def make_toy_data(todo: Iterable[Node], console: Console) -> None:
-    """Make the project's own data if a run in `todo` reads it; if it exists, check it.
+class Reading:
+    """Tells how far the reading of data is: on a terminal in one line, elsewhere with a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.said = console, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.said >= (0.5 if self.console.is_terminal else 30.0):
+            self.said = now
+            end = "\r" if self.console.is_terminal and done < total else "\n"
+            self.console.print(f"Reading data: {done:,} of {total:,} files", style="dim", end=end)
+
+
+def prepare_data(todo: Iterable[Node], console: Console) -> None:
+    """Make the project's own data if a run in `todo` reads it; check what would be found only at a run's end.
 
     Raises:
-        UserError: the folder holds something else, or is damaged.
+        UserError: the folder of its own data holds something else, or its content has changed; an image for
+            an evaluation does not decode.
     """
+    from mimbench.data.dataset import Dataset
+
+    todo = list(todo)
+    own = [paths.data() / size for size in ("smoke", "toy")]
+    read = {
+        (role, Path(path), node.spec.stage == "downstream", node.spec.skip_corrupt)
+        for node in todo
+        for role, path in node.inputs.data.items()
+    }
+    for root in own:
+        here = {(role, path, labels) for role, path, labels, _ in read if path.is_relative_to(root)}
+        _make_own(root, sorted(here), console)
+    for role, path, labels, skips in sorted(read):
+        if labels and not skips and not any(path.is_relative_to(root) for root in own):
+            Dataset(path, paths.cache()).require_evaluation(role, Reading(console))
+
+
+def _make_own(root: Path, read: list[tuple[str, Path, bool]], console: Console) -> None:
+    """Make the project's own data in `root` unless it is there; then check what is read."""
     from mimbench.data import toy
+    from mimbench.data.dataset import Dataset
+    from mimbench.data.toy import manifest
 
-    read = [(role, Path(path)) for node in todo for role, path in node.inputs.data.items()]
-    for size in ("smoke", "toy"):
-        root = paths.data() / size
-        roles = {role: path for role, path in read if path.is_relative_to(root)}
-        if not roles:
-            continue
-        if not (root / "toy.json").is_file():
-            with console.status(f"Making the {size} data in {root}"):
-                toy.ensure(root, size=size)
-            continue
-        toy.ensure(root, size=size)  # an older version may have made it
-        for role, path in roles.items():
-            if not _is_sound(size, role, path):
-                raise UserError(
-                    "toy data", str(path), remedy=f"It is damaged. Delete {root}; mimbench makes it again."
-                )
-
-
-def _is_sound(size: str, role: str, path: Path) -> bool:
-    """Whether a role's folder of toy data has the right fingerprint and all its training images."""
-    from mimbench.data import toy
-
-    try:
-        if data_fingerprint(path) != toy.fingerprint(0, size):
-            return False
-        return all(
-            count_images(path, role, labelled=labelled) == toy_images(size, role, labelled=labelled)
-            for labelled in (False, True)
-        )
-    except (OSError, UserError):
-        return False
+    if not read:
+        return
+    size: Any = root.name
+    if not (root / "toy.json").is_file():
+        with console.status(f"Making the {size} data in {root}"):
+            toy.ensure(root, size=size)
+        return
+    toy.ensure(root, size=size)  # an older version may have made it
+    for role, path, labels in read:
+        manifest.check(Dataset(path, paths.cache()), role, toy.fingerprint(0, size), labels=labels)

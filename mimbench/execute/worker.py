@@ -25,6 +25,7 @@ from typing import Any
 from mimbench import catalog, discovery
 from mimbench.atomic import trouble
 from mimbench.errors import RunFailed, UserError, visible
+from mimbench.execute import inputs
 from mimbench.execute.machine import environment
 from mimbench.store.folder import RunFolder, RunLocked
 from mimbench.store.runs import RunStore
@@ -72,9 +73,12 @@ def handle(path: Path, *, rerun: bool) -> dict[str, Any]:
 def compute(folder: RunFolder) -> dict[str, Any]:
     """Run the stage and write its result; every error becomes a status, a line in the log and a reply."""
     try:
+        inputs.check(folder)
         folder.begin({**environment(), **_plugin(folder)})
         seed_all(folder.spec.seed)
-        folder.finish(stage(folder))
+        metrics = stage(folder)
+        _check_again(folder)
+        folder.finish(metrics)
     except Exception as error:  # the worker goes on with other runs; log, status and reply say what happened
         traceback.print_exc()
         failure = _failure(error, folder.path)
@@ -84,6 +88,15 @@ def compute(folder: RunFolder) -> dict[str, Any]:
     finally:
         free_memory()
     return {"event": "done", "shared": False}
+
+
+def _check_again(folder: RunFolder) -> None:
+    """Raises RunFailed if data changed while the run read it; what was computed is deleted."""
+    try:
+        inputs.check(folder)
+    except UserError as error:
+        folder.reset()
+        raise RunFailed(f"What it reads has changed while it ran. {error}") from error
 
 
 def _plugin(folder: RunFolder) -> dict[str, Any]:

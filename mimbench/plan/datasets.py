@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from mimbench.atomic import file_digest
-from mimbench.data import EXTENSIONS
+from mimbench.data import Identity
 from mimbench.errors import Unavailable, UserError
 from mimbench.plan.request import ROLES, Request
 
-__all__ = ["ROLES", "Data", "Everything", "Source", "data_fingerprint"]
+if TYPE_CHECKING:
+    from mimbench.data.dataset import Dataset
+    from mimbench.data.files import Progress
+
+__all__ = ["ROLES", "Data", "Everything", "Identity", "Source"]
 
 
 class Source(Protocol):
@@ -29,7 +30,7 @@ class Source(Protocol):
 
     def path(self, role: str) -> Path: ...
 
-    def fingerprint(self, role: str) -> str: ...
+    def identity(self, role: str, *, labels: bool) -> Identity: ...
 
     def size(self, role: str, *, labelled: bool) -> int: ...
 
@@ -47,9 +48,9 @@ class Everything:
         del role
         return Path()
 
-    def fingerprint(self, role: str) -> str:
-        del role
-        return ""
+    def identity(self, role: str, *, labels: bool) -> Identity:
+        del role, labels
+        return Identity("")
 
     def size(self, role: str, *, labelled: bool) -> int:
         del role, labelled
@@ -71,6 +72,8 @@ class Data:
 
     Args:
         toy: returns the root of the project's own data; called only if some role falls back on it.
+        cache: where digests of files are remembered; None remembers nothing.
+        progress: told how many files of how many are read, where that takes time.
 
     Raises:
         UserError: an unknown role, or data with errors.
@@ -78,11 +81,20 @@ class Data:
 
     everything_given = False
 
-    def __init__(self, request: Request, toy: Callable[[], Path]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        toy: Callable[[], Path],
+        *,
+        cache: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         self.request, self.toy = request, functools.cache(toy)
-        self._fingerprints: dict[str, str] = {}
+        self.cache, self.progress = cache, progress
+        self._identities: dict[tuple[str, bool], Identity] = {}
+        self._weights: dict[str, str] = {}
         self._sizes: dict[tuple[str, bool], int] = {}
-        self._count = functools.cache(_count)
+        self._datasets: dict[Path, Dataset] = {}
         if request.data:
             from mimbench.data.check import require
         for role in request.data:
@@ -123,15 +135,31 @@ class Data:
         """Which of the project's own datasets the request falls back on."""
         return "smoke" if self.request.scale == "smoke" else "toy"
 
-    def fingerprint(self, role: str) -> str:
-        if role not in self._fingerprints:
+    def identity(self, role: str, *, labels: bool) -> Identity:
+        """What a pretraining reads of a dataset, or a task (`labels`). Our own data: its version and seed."""
+        if (role, labels) not in self._identities:
             if self._is_toy(role):
                 from mimbench.data import toy
 
-                self._fingerprints[role] = toy.fingerprint(0, self.toy_size)
+                found = Identity(toy.fingerprint(0, self.toy_size))
             else:
-                self._fingerprints[role] = data_fingerprint(self.path(role), field=f"--data {role}")
-        return self._fingerprints[role]
+                found = self._on_disk(role).identity(
+                    role,
+                    labels=labels,
+                    skip_corrupt=self.request.skip_corrupt,
+                    trust_stat=self.request.trust_stat,
+                    progress=self.progress,
+                )
+            self._identities[role, labels] = found
+        return self._identities[role, labels]
+
+    def _on_disk(self, role: str) -> Dataset:
+        root = self.path(role)
+        if root not in self._datasets:
+            from mimbench.data.dataset import Dataset
+
+            self._datasets[root] = Dataset(root, self.cache)
+        return self._datasets[root]
 
     def checkpoint(self, title: str, name: str) -> dict[str, Path]:
         """Name to path of the checkpoint given as --weights NAME. Raises Unavailable if it was not given."""
@@ -142,10 +170,9 @@ class Data:
 
     def weights_fingerprint(self, name: str, path: Path) -> str:
         """The fingerprint of the checkpoint given as --weights."""
-        key = f"weights {name}"
-        if key not in self._fingerprints:
-            self._fingerprints[key] = file_digest(path, field=f"--{key}")
-        return self._fingerprints[key]
+        if name not in self._weights:
+            self._weights[name] = file_digest(path, field=f"--weights {name}")
+        return self._weights[name]
 
     def size(self, role: str, *, labelled: bool) -> int:
         """How many training images there are; with `labelled`, how many labelled ones. 0 without data."""
@@ -159,10 +186,7 @@ class Data:
     def _count_images(self, role: str, labelled: bool) -> int:
         if self._is_toy(role):
             return toy_images(self.toy_size, role, labelled=labelled)
-        root = self.path(role)
-        if labelled and not (root / "train_labelled.txt").is_file():
-            return self.size(role, labelled=False)  # a large folder is walked once
-        return count_images(root, role, labelled=labelled)
+        return self._on_disk(role).count(role, labels=labelled)
 
 
 def toy_images(size: str, role: str, *, labelled: bool) -> int:
@@ -173,64 +197,3 @@ def toy_images(size: str, role: str, *, labelled: bool) -> int:
     if role in ("ade20k", "coco"):
         return plan.scenes_train
     return classes * plan.labelled_per_class if labelled else plan.train // classes * classes
-
-
-def count_images(root: Path, role: str, *, labelled: bool) -> int:
-    """How many training images a dataset has; with `labelled`, the length of its list of them, if any."""
-    if role == "coco":
-        return _count(root / "train2017")
-    if role == "ade20k":
-        return _count(root / "images" / "training")
-    subset = root / "train_labelled.txt"
-    if labelled and subset.is_file():
-        return sum(bool(line.strip()) for line in subset.read_text(encoding="utf-8").splitlines())
-    return _count(root / "train")
-
-
-def _count(folder: Path) -> int:
-    return sum(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*"))
-
-
-def data_fingerprint(path: Path, *, field: str = "--data") -> str:
-    """The fingerprint of a dataset: a hash of its files' relative paths and sizes, or the one in `toy.json`.
-
-    Raises:
-        UserError: the folder is missing, unreadable or empty; `field` names the role.
-    """
-    remedy = "Give the dataset's root folder."
-    if not path.is_dir():
-        raise UserError(field, str(path), remedy=f"There is no such folder. {remedy}")
-    toy = path / "toy.json"
-    if toy.is_file():
-        try:
-            return str(json.loads(toy.read_text(encoding="utf-8"))["fingerprint"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                field, str(toy), remedy="The file is damaged. Delete the folder; mimbench makes it again."
-            ) from error
-    total = hashlib.sha256()
-    count = 0
-    for relative, size in sorted(_files(path, field)):
-        total.update(f"{relative}\0{size}\n".encode("utf-8", "surrogateescape"))
-        count += 1
-    if count == 0:
-        raise UserError(field, str(path), remedy=f"The folder is empty. {remedy}")
-    return total.hexdigest()[:16]
-
-
-def _files(root: Path, field: str) -> Iterator[tuple[str, int]]:
-    def unreadable(error: OSError) -> None:
-        raise UserError(
-            field, error.filename, remedy=f"The folder cannot be read ({error.strerror})."
-        ) from error
-
-    onerror: Callable[[OSError], None] = unreadable
-    for folder, _, names in os.walk(root, followlinks=True, onerror=onerror):
-        for name in names:
-            file = os.path.join(folder, name)
-            try:
-                size = os.stat(file).st_size
-            except OSError as error:
-                remedy = f"It cannot be read ({error.strerror}): restore what it links to, or remove it."
-                raise UserError(field, file, remedy=remedy) from error
-            yield os.path.relpath(file, root).replace(os.sep, "/"), size

@@ -189,7 +189,8 @@ class Planner:
         role = {} if weights else {about.data: self.data.path(about.data)}  # a loaded run reads no images
         if stage != "downstream" and about.trains and not loaded:
             _require_step(resolved)
-        data = {name: self.data.fingerprint(name) for name in role}
+        read = {name: self.data.identity(name, labels=stage == "downstream") for name in role}
+        data = {name: found.digest for name, found in read.items()}
         data |= {f"weights {n}": self.data.weights_fingerprint(n, path) for n, path in weights.items()}
         spec = RunSpec(
             stage=stage,
@@ -199,7 +200,7 @@ class Planner:
             data=data,
             seed=seed,
             parents=dict(parents),
-            skip_corrupt=self.request.skip_corrupt,
+            skip_corrupt=any(found.left_out for found in read.values()),
         )
         if spec.key not in self.plan.nodes:
             inputs = Inputs(

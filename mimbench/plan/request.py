@@ -30,6 +30,8 @@ class Request:
             A method's checkpoint replaces the pretraining of its rows, not of runs that other rows need.
         changes: --set, as the user named them: `field` of the rows' own pretrainings, `task.field`,
             `method.field` or `teacher.field`.
+        skip_corrupt: leave out images that do not decode.
+        trust_stat: identify data by the sizes and times of its files, without reading them.
     """
 
     scale: Scale = "toy"
@@ -38,6 +40,7 @@ class Request:
     weights: Mapping[str, Path] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
     skip_corrupt: bool = False
+    trust_stat: bool = False
     options: Options = Options()
 
 
@@ -158,4 +161,10 @@ def command_of(method: str, table: str, request: Request) -> str:
     for option, given in (("--data", request.data), ("--weights", request.weights)):
         words += [word for name, path in given.items() for word in (option, f"{name}={path}")]
     words += [word for setting in settings(request) for word in ("--set", setting)]
-    return shlex.join([*words, *(["--skip-corrupt"] if request.skip_corrupt else [])])
+    return shlex.join([*words, *flags(request)])
+
+
+def flags(request: Request) -> list[str]:
+    """The request's options about data that have no value."""
+    given = {"--skip-corrupt": request.skip_corrupt, "--trust-stat": request.trust_stat}
+    return [name for name, is_given in given.items() if is_given]

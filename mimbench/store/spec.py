@@ -34,10 +34,10 @@ class RunSpec:
         name: the method (`dtm`), the teacher (`clip`) or the task (`segmentation`).
         arch: the encoder's size, a name in `mimbench.arch.ARCHS`; part of the folder's name.
         recipe: the resolved recipe's plain values.
-        data: data role (`imagenet`, `ade20k`, `coco`, `captions`) to the dataset's fingerprint, or
-            `weights NAME` to that of a checkpoint that the run loads.
+        data: data role (`imagenet`, `ade20k`, `coco`, `captions`) to the digest of what the stage reads of
+            the dataset, or `weights NAME` to that of a checkpoint that the run loads.
         parents: role (`teacher`, `encoder`) to the key of the run that must be done first.
-        skip_corrupt: leave unreadable images out instead of stopping; it changes the data, hence the key.
+        skip_corrupt: the user lets unreadable images be left out, and there are some.
     """
 
     stage: Stage

@@ -14,7 +14,7 @@ from mimbench.catalog import Catalog
 from mimbench.commands.leaderboard import leaderboard
 from mimbench.commands.reproduce import reproduce_table
 from mimbench.commands.run import run_one
-from mimbench.commands.workspace import dataset, make_toy_data, read_catalog
+from mimbench.commands.workspace import dataset, prepare_data, read_catalog
 from mimbench.data import toy
 from mimbench.errors import UserError
 from mimbench.plan.graph import Node
@@ -82,18 +82,18 @@ def todo() -> list[Node]:
 
 
 def test_the_projects_data_is_made_before_a_run_reads_it(place: Path) -> None:
-    make_toy_data(todo(), console())
+    prepare_data(todo(), console())
     assert (place / "data" / "smoke" / "imagenet" / "train").is_dir()
     stamp = (place / "data" / "smoke" / "toy.json").stat().st_mtime_ns
-    make_toy_data(todo(), console())
+    prepare_data(todo(), console())
     assert (place / "data" / "smoke" / "toy.json").stat().st_mtime_ns == stamp
 
 
 def test_nothing_is_made_where_no_run_reads_it(place: Path, tmp_path: Path) -> None:
-    make_toy_data([], console())
+    prepare_data([], console())
     for node in (nodes := todo()):
         node.inputs.data["imagenet"] = str(tmp_path)  # type: ignore[index]
-    make_toy_data(nodes, console())
+    prepare_data(nodes, console())
     assert list(place.iterdir()) == []
 
 
@@ -109,14 +109,14 @@ def test_damaged_data_of_the_projects_own_is_noticed_before_a_run_reads_it(place
         (imagenet / "train_labelled.txt").write_text("")
     else:
         imagenet.rename(root / "elsewhere")
-    with pytest.raises(UserError, match="It is damaged. Delete .*smoke; mimbench makes it again"):
-        make_toy_data(todo(), console())
+    with pytest.raises(UserError, match="It is not as it was made. Delete .*smoke; mimbench makes it again"):
+        prepare_data(todo(), console())
 
 
 def test_data_of_another_seed_is_noticed_before_a_run_reads_it(place: Path) -> None:
     toy.ensure(place / "data" / "smoke", seed=1, size="smoke")
     with pytest.raises(UserError, match="It holds the smoke data of seed 1"):
-        make_toy_data(todo(), console())
+        prepare_data(todo(), console())
 
 
 def test_a_checkpoints_unknown_name_is_refused_before_its_file_is_looked_at(place: Path) -> None:

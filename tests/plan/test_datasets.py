@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from mimbench.data import dataset
+from mimbench.data.dataset import Dataset
 from mimbench.errors import Unavailable, UserError
-from mimbench.plan.datasets import ROLES, Data, count_images, data_fingerprint, toy_images
+from mimbench.plan.datasets import ROLES, Data, toy_images
 from mimbench.plan.request import Request, check_weights
 
 
@@ -18,9 +21,10 @@ def test_what_is_known_of_the_projects_own_data_is_what_is_made(smoke_data: Path
     for role in ROLES:
         made = smoke_data / ("imagenet" if role == "captions" else role)
         assert planned.path(role) == Path("/nowhere") / made.name
-        assert planned.fingerprint(role) == data_fingerprint(made)
-        for labelled in (False, True):
-            assert planned.size(role, labelled=labelled) == count_images(made, role, labelled=labelled) > 0
+        stamp = json.loads((made / "toy.json").read_text())
+        for labels in (False, True):
+            assert planned.identity(role, labels=labels).digest == stamp["fingerprint"]
+            assert planned.size(role, labelled=labels) == Dataset(made, None).count(role, labels=labels) > 0
     assert toy_images("toy", "imagenet", labelled=False) == 3000
     assert toy_images("toy", "imagenet", labelled=True) == 240
 
@@ -34,22 +38,20 @@ def test_given_data_is_counted_and_not_the_projects_own(smoke_data: Path, tmp_pa
     assert data.size("imagenet", labelled=False) == toy_images("smoke", "imagenet", labelled=False) - 1
     assert data.path("captions") == data.path("imagenet") == imagenet
     assert data.path("coco") == tmp_path / "toy" / "coco"
-    assert data.fingerprint("imagenet") not in ("", data.fingerprint("coco"))
+    coco = data.identity("coco", labels=True).digest
+    assert data.identity("imagenet", labels=True).digest not in ("", coco)
 
 
-def test_a_folder_without_a_list_of_labelled_images_is_counted_once(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_scanned_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mimbench.data.check.require", lambda role, path: None)
     (data / "imagenet" / "train_labelled.txt").unlink()
-    found, counted = Data(Request(data={"imagenet": data / "imagenet"}), Path), []
-    real = count_images
-    monkeypatch.setattr(
-        "mimbench.plan.datasets.count_images",
-        lambda root, role, labelled: counted.append(root) or real(root, role, labelled=labelled),
-    )
+    found, scanned = Data(Request(data={"imagenet": data / "imagenet"}), Path), []
+    real = dataset.scan
+    monkeypatch.setattr("mimbench.data.dataset.scan", lambda *given: scanned.append(given[1]) or real(*given))
     assert found.size("imagenet", labelled=True) == found.size("imagenet", labelled=False) == 6
-    assert len(counted) == 1
+    found.identity("imagenet", labels=False)
+    found.identity("imagenet", labels=True)
+    assert scanned and len(scanned) == len(set(scanned))
 
 
 def test_large_scales_ask_for_data(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from mimbench import discovery
 from mimbench.atomic import file_digest
 from mimbench.errors import UserError
-from mimbench.plan.datasets import data_fingerprint
 from mimbench.store import fingerprint, source
 from mimbench.store.fingerprint import closure, run_fingerprint, source_fingerprint
 from tests.world import forget
@@ -269,44 +267,6 @@ def test_a_recipe_counts_for_the_catalog(world: Path) -> None:
     before = source_fingerprint(("pretrain.methods.plain",))
     edit(world / "pretrain/methods/plain.py", "epochs=4.0", "epochs=5.0")
     assert source_fingerprint(("pretrain.methods.plain",)) != before
-
-
-def test_data_fingerprint_follows_names_and_sizes(data: Path) -> None:
-    root = data / "imagenet"
-    before = data_fingerprint(root)
-    assert data_fingerprint(root) == before
-    (root / "train/a/0.jpg").rename(root / "train/a/9.jpg")
-    renamed = data_fingerprint(root)
-    (root / "train/a/9.jpg").write_bytes(b"longer than it was")
-    assert len({before, renamed, data_fingerprint(root)}) == 3
-
-
-def test_data_fingerprint_does_not_depend_on_where_the_data_lies(data: Path, tmp_path: Path) -> None:
-    before = data_fingerprint(data / "imagenet")
-    (data / "imagenet").rename(tmp_path / "moved")
-    assert data_fingerprint(tmp_path / "moved") == before
-
-
-def test_toy_data_says_its_fingerprint_itself(tmp_path: Path) -> None:
-    (tmp_path / "toy.json").write_text(json.dumps({"fingerprint": "abc"}))
-    assert data_fingerprint(tmp_path) == "abc"
-    (tmp_path / "toy.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        data_fingerprint(tmp_path)
-
-
-@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.touch()])
-def test_missing_or_empty_data_is_the_users_mistake(tmp_path: Path, make) -> None:
-    make(tmp_path / "d")
-    with pytest.raises(UserError, match="--data coco"):
-        data_fingerprint(tmp_path / "d", field="--data coco")
-
-
-def test_a_link_to_nothing_is_named(data: Path) -> None:
-    link = data / "imagenet/train/a/link.jpg"
-    link.symlink_to(data / "gone.jpg")
-    with pytest.raises(UserError, match=f"--data imagenet: '{link}'.*No such file.*remove it"):
-        data_fingerprint(data / "imagenet", field="--data imagenet")
 
 
 def test_file_digest(tmp_path: Path) -> None:

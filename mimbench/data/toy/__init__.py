@@ -20,6 +20,8 @@ from filelock import FileLock
 from PIL import Image
 
 from mimbench.atomic import RANDOM, naming, write_json
+from mimbench.data.files import ALGORITHM
+from mimbench.data.toy import manifest
 from mimbench.data.toy.draw import CLASSES, LABELS, draw_image, draw_scene
 from mimbench.errors import UserError
 
@@ -60,7 +62,7 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
     if size not in PLANS:
         raise UserError("size", size, allowed=PLANS)
     root = Path(root)
-    stamp = {"fingerprint": fingerprint(seed, size), "seed": seed, "size": size}
+    stamp = {"fingerprint": fingerprint(seed, size), "seed": seed, "size": size, "manifest": ALGORITHM}
     if _stamp_of(root) == stamp:
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +83,7 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
         with naming(root), tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
             made = Path(workshop) / "new"
             _make(made, PLANS[size], seed)
+            manifest.write(made)
             for folder in (made / "imagenet", made / "ade20k", made / "coco", made):
                 write_json(folder / "toy.json", stamp)
             if root.exists():

@@ -1,0 +1,236 @@
+"""A dataset on disk as the stages of a run read it: which files, how many images, and their identity.
+
+Files that no stage opens do not count: a README, a hidden file, an image of `val` for a pretraining.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mimbench.atomic import read_json, write_json
+from mimbench.data import EXTENSIONS, STAMP, Identity
+from mimbench.data.files import Folder, Memory, Progress, fill, identity, left_out, scan
+from mimbench.data.image_folder import CorruptImage, class_folders, decode
+from mimbench.errors import UserError
+
+LABELLED = "train_labelled.txt"
+
+
+class Dataset:
+    """One dataset; each of its folders is scanned once.
+
+    Args:
+        cache: where digests are remembered; None remembers nothing.
+    """
+
+    def __init__(self, root: Path, cache: Path | None) -> None:
+        self.root, self.cache = root, cache
+        self._memory: Memory | None = None
+        self._scanned: dict[tuple[str, bool], tuple[list[Folder], list[str]]] = {}
+
+    @property
+    def memory(self) -> Memory:
+        if self._memory is None:
+            self._memory = Memory(self.cache, self.root)
+        return self._memory
+
+    def reads(self, role: str, *, labels: bool) -> tuple[list[Folder], list[str]]:
+        """The files that a task reads, or without `labels` a pretraining; and texts that decide its numbers.
+
+        Args:
+            role: `imagenet`, `ade20k`, `coco` or `captions`: which format the dataset has.
+
+        Raises:
+            UserError: a file that is listed is missing or unreadable.
+        """
+        if (role, labels) not in self._scanned:
+            known = {folder.path: folder for folders, _ in self._scanned.values() for folder in folders}
+            folders, extra = [], []
+            for found in READERS[role](self, labels):
+                if isinstance(found, str):
+                    extra.append(found)
+                    continue
+                path, names = found
+                there, blob = known.get(path), b"\0".join(sorted(map(os.fsencode, names)))
+                if there is None or there.names != blob:
+                    there = scan(self.root, path, names, f"--data {role}")
+                folders.append(there)
+            self._scanned[role, labels] = folders, extra
+        return self._scanned[role, labels]
+
+    def identity(
+        self,
+        role: str,
+        *,
+        labels: bool,
+        skip_corrupt: bool = False,
+        trust_stat: bool = False,
+        progress: Progress | None = None,
+    ) -> Identity:
+        """The identity of what a stage reads.
+
+        Args:
+            skip_corrupt: decode every image, once, and leave out those that do not decode.
+            trust_stat: sizes and times of modification decide instead of contents.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        folders, extra = self.reads(role, labels=labels)
+        if not trust_stat or skip_corrupt:
+            fill(
+                self.root,
+                folders,
+                self.memory,
+                field=f"--data {role}",
+                decodes=_decodes if skip_corrupt else None,
+                progress=progress,
+            )
+        found = identity(folders, extra, by_stamp=trust_stat, skip_corrupt=skip_corrupt)
+        skipped = tuple(left_out(folders)) if skip_corrupt else ()
+        return Identity(f"{STAMP}{found}" if trust_stat else found, skipped)
+
+    def require_evaluation(self, role: str, progress: Progress | None = None) -> None:
+        """Decode the images that a task reads only when it has been trained; each once.
+
+        Raises:
+            UserError: an image does not decode.
+        """
+        start = {"coco": "val2017", "ade20k": "images/validation"}.get(role, "val")
+        folders = [folder for folder in self.reads(role, labels=True)[0] if _is_in(folder, start)]
+        fill(self.root, folders, self.memory, field=f"--data {role}", decodes=_decodes, progress=progress)
+        for file in left_out(folders):
+            remedy = "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."
+            raise UserError("image", str(self.root / file), remedy=remedy)
+
+    def count(self, role: str, *, labels: bool) -> int:
+        """How many training images there are; with `labels`, how many labelled ones."""
+        folders, _ = self.reads(role, labels=labels)
+        start = {"coco": "train2017", "ade20k": "images/training"}.get(role, "train")
+        return sum(len(folder) for folder in folders if _is_in(folder, start))
+
+
+Found = Iterator["tuple[str, list[str]] | str"]
+
+
+def _is_in(folder: Folder, start: str) -> bool:
+    return folder.path == start or folder.path.startswith(f"{start}/")
+
+
+def _decodes(path: str) -> bool:
+    if not path.lower().endswith(EXTENSIONS):
+        return True
+    try:
+        decode(Path(path))
+    except CorruptImage:
+        return False
+    return True
+
+
+def _images(folder: str) -> list[str]:
+    """Names of the images directly in a folder."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+    return [name for name in names if name[0] != "." and name.lower().endswith(EXTENSIONS)]
+
+
+def _imagenet(dataset: Dataset, labels: bool) -> Found:
+    root = dataset.root
+    train = root / "train"
+    classes = class_folders(train) if train.is_dir() else []
+    if not labels:
+        for name in classes:
+            yield f"train/{name}", _images(f"{train}/{name}")
+        return
+    for name in classes:
+        yield f"class {name}"
+    listed = root / LABELLED
+    if listed.is_file():
+        yield "", [LABELLED]
+        by_folder: dict[str, list[str]] = {}
+        for line in filter(None, map(str.strip, listed.read_text(encoding="utf-8").splitlines())):
+            folder, _, name = line.rpartition("/")
+            by_folder.setdefault(folder, []).append(name)
+        for folder, names in sorted(by_folder.items()):
+            yield folder, list(dict.fromkeys(names))
+    else:
+        for name in classes:
+            yield f"train/{name}", _images(f"{train}/{name}")
+    val = root / "val"
+    for name in class_folders(val) if val.is_dir() else ():
+        yield f"val/{name}", _images(f"{val}/{name}")
+
+
+def _captions(dataset: Dataset, labels: bool) -> Found:
+    yield from _imagenet(dataset, labels)
+    yield "", ["captions.json"]
+
+
+def _ade20k(dataset: Dataset, labels: bool) -> Found:
+    del labels
+    root = dataset.root
+    if (root / "classes.txt").is_file():
+        yield "", ["classes.txt"]
+    for split in ("training", "validation"):
+        images = root / "images" / split
+        for folder, below, names in os.walk(images, followlinks=True):
+            below.sort()
+            jpegs = [name for name in names if name.endswith(".jpg") and name[0] != "."]
+            if not jpegs:
+                continue
+            path = os.path.relpath(folder, root).replace(os.sep, "/")
+            yield path, jpegs
+            masks = path.replace("images", "annotations", 1)
+            yield masks, [f"{name[:-4]}.png" for name in jpegs]
+
+
+def _coco(dataset: Dataset, labels: bool) -> Found:
+    del labels
+    yield "annotations", [f"instances_{split}2017.json" for split in ("train", "val")]
+    for split in ("train", "val"):
+        by_folder: dict[str, list[str]] = {}
+        for listed in _listed(dataset, split):
+            folder, _, name = f"{split}2017/{listed}".rpartition("/")
+            by_folder.setdefault(folder, []).append(name)
+        for folder, names in sorted(by_folder.items()):
+            yield folder, list(dict.fromkeys(names))
+
+
+def _listed(dataset: Dataset, split: str) -> list[str]:
+    """The images that a split's JSON lists, in training those with annotations; remembered by its content."""
+    name = f"instances_{split}2017.json"
+    (source,) = fill(
+        dataset.root,
+        [scan(dataset.root, "annotations", [name], "--data coco")],
+        dataset.memory,
+        field="--data coco",
+    )
+    digest = source.digests[0].tobytes().hex()
+    place = dataset.cache / "coco" / f"{split}-{digest}.json" if dataset.cache else None
+    known: Any = None
+    if place is not None:
+        with contextlib.suppress(OSError):
+            known = read_json(place)
+    if isinstance(known, list) and all(isinstance(name, str) for name in known):
+        return known
+    document = json.loads((dataset.root / "annotations" / name).read_bytes())
+    annotated = {entry["image_id"] for entry in document["annotations"]}
+    found = [image["file_name"] for image in document["images"] if split == "val" or image["id"] in annotated]
+    if place is not None:
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_json(place, found)
+    return found
+
+
+READERS: dict[str, Callable[[Dataset, bool], Found]] = {
+    "imagenet": _imagenet,
+    "captions": _captions,
+    "ade20k": _ade20k,
+    "coco": _coco,
+}

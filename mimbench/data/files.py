@@ -1,0 +1,341 @@
+"""The files that a run reads of a dataset, with digests of their content: computed once, then remembered.
+
+A file's digest is remembered under its stamp: size, time of modification and inode. Lists are packed in
+arrays, because ImageNet has more than a million files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from mimbench.atomic import write_bytes
+from mimbench.errors import UserError
+
+try:
+    from xxhash import xxh3_128
+
+    ALGORITHM = "xxh3_128"
+except ImportError:
+    ALGORITHM = "sha256"
+
+BLOCK = 1 << 20  # bytes read at once
+FRESH_NS = 2_000_000_000  # a file changed so short before it was read may change again under the same stamp
+CHUNK = 512  # files that one thread hashes at once
+UNKNOWN, DECODES, CORRUPT = 0, 1, 2
+
+Progress = Callable[[int, int], None]  # files done, files to do
+
+
+@dataclass
+class Folder:
+    """Files of one folder, sorted by name.
+
+    Attributes:
+        path: relative to the dataset's root, with `/`; empty for the root itself.
+        names: as the file system has them, separated by zero bytes.
+        stamps: [N, 3] of int64: size, time of modification in nanoseconds, inode.
+        digests: [N, 16] of uint8; of no meaning where `known` is false.
+        known: [N] of bool. decodes: [N] of uint8: UNKNOWN, DECODES or CORRUPT.
+    """
+
+    path: str
+    names: bytes
+    stamps: np.ndarray
+    digests: np.ndarray
+    known: np.ndarray
+    decodes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def each(self) -> list[bytes]:
+        """The files' names, one by one."""
+        return self.names.split(b"\0") if len(self) else []
+
+
+def scan(root: Path, path: str, names: Iterable[str], field: str) -> Folder:
+    """The stamps of files of one folder; no content is read.
+
+    Args:
+        field: what the user gave, for messages.
+
+    Raises:
+        UserError: a file is missing, cannot be read, or is no ordinary file.
+    """
+    base = os.path.join(root, path) if path else str(root)
+    ordered = sorted(os.fsencode(name) for name in names)
+    stamps = np.empty((len(ordered), 3), np.int64)
+    try:
+        descriptor = os.open(base, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(field, base, remedy=f"The folder cannot be read ({error.strerror}).") from error
+    try:
+        for index, name in enumerate(ordered):
+            try:
+                found = os.stat(name, dir_fd=descriptor)
+            except OSError as error:
+                remedy = f"It cannot be read ({error.strerror}): restore it, or what it links to."
+                raise UserError(field, os.path.join(base, os.fsdecode(name)), remedy=remedy) from error
+            if not stat.S_ISREG(found.st_mode):
+                place = os.path.join(base, os.fsdecode(name))
+                raise UserError(field, place, remedy="It is no ordinary file: remove it.")
+            stamps[index] = found.st_size, found.st_mtime_ns, found.st_ino
+    finally:
+        os.close(descriptor)
+    count = len(ordered)
+    return Folder(
+        path, b"\0".join(ordered), stamps, np.zeros((count, 16), np.uint8), np.zeros(count, bool),
+        np.zeros(count, np.uint8),
+    )  # fmt: skip
+
+
+def hash_file(path: str | bytes, descriptor: int | None = None) -> bytes:
+    """16 bytes: the digest of a file's content. Raises OSError."""
+    total: Any = xxh3_128() if ALGORITHM == "xxh3_128" else hashlib.sha256()
+    file = os.open(path, os.O_RDONLY, dir_fd=descriptor)
+    try:
+        while block := os.read(file, BLOCK):
+            total.update(block)
+    finally:
+        os.close(file)
+    return total.digest()[:16]
+
+
+class Memory:
+    """Digests of a dataset's files, kept in the cache folder between commands.
+
+    Args:
+        place: the cache folder; None keeps nothing.
+        root: the dataset's root.
+    """
+
+    def __init__(self, place: Path | None, root: Path) -> None:
+        self.root = root
+        name = hashlib.sha256(f"{ALGORITHM} {os.fspath(root)}".encode("utf-8", "surrogateescape"))
+        self.file = place / "files" / f"{name.hexdigest()[:16]}.safetensors" if place else None
+        self.folders: dict[str, Folder] = {}
+        self.changed = False
+        self._load()
+
+    def _load(self) -> None:
+        if self.file is None:
+            return
+        with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):  # it costs time
+            values = load_file(self.file)
+            content = values.pop("seal")
+            if content.tobytes() != _seal(values):
+                return
+            paths = os.fsdecode(values["paths"].tobytes()).split("\0")
+            ends = np.cumsum(values["counts"])
+            starts = ends - values["counts"]
+            name_ends = np.cumsum(values["lengths"])
+            blob = values["names"].tobytes()
+            for index, path in enumerate(paths):
+                part = slice(int(starts[index]), int(ends[index]))
+                first = int(name_ends[index] - values["lengths"][index])
+                self.folders[path] = Folder(
+                    path,
+                    blob[first : int(name_ends[index])],
+                    values["stamps"][part],
+                    values["digests"][part],
+                    values["known"][part],
+                    values["decodes"][part],
+                )
+
+    def recall(self, folder: Folder) -> None:
+        """Give a scanned folder what is known of its files."""
+        known = self.folders.get(folder.path)
+        if known is None:
+            return
+        if known.names == folder.names:
+            same = (known.stamps == folder.stamps).all(axis=1)
+            folder.digests[same] = known.digests[same]
+            folder.known[same] = known.known[same]
+            folder.decodes[same] = known.decodes[same]
+            return
+        places = {name: index for index, name in enumerate(known.each())}
+        for index, name in enumerate(folder.each()):
+            there = places.get(name)
+            if there is not None and (known.stamps[there] == folder.stamps[index]).all():
+                folder.digests[index] = known.digests[there]
+                folder.known[index] = known.known[there]
+                folder.decodes[index] = known.decodes[there]
+
+    def keep(self, folder: Folder, started: int) -> None:
+        """Remember a folder; what was changed just before `started` (nanoseconds) is not trusted again."""
+        fresh = folder.stamps[:, 1] > started - FRESH_NS
+        kept = Folder(
+            folder.path, folder.names, folder.stamps, folder.digests, folder.known & ~fresh,
+            np.where(fresh, UNKNOWN, folder.decodes).astype(np.uint8),
+        )  # fmt: skip
+        old = self.folders.get(folder.path)
+        if old is not None and old.names != kept.names:
+            kept = _merged(old, kept)
+        self.folders[folder.path] = kept
+        self.changed = True
+
+    def save(self) -> None:
+        """Write what changed. A cache that cannot be written only costs time."""
+        if self.file is None or not self.changed or not self.folders:
+            return
+        folders = list(self.folders.values())
+        names = b"".join(folder.names for folder in folders)
+        values = {
+            "paths": np.frombuffer(os.fsencode("\0".join(folder.path for folder in folders)), np.uint8),
+            "counts": np.array([len(folder) for folder in folders], np.int64),
+            "lengths": np.array([len(folder.names) for folder in folders], np.int64),
+            "names": np.frombuffer(names, np.uint8),
+            "stamps": np.concatenate([folder.stamps for folder in folders]),
+            "digests": np.concatenate([folder.digests for folder in folders]),
+            "known": np.concatenate([folder.known for folder in folders]),
+            "decodes": np.concatenate([folder.decodes for folder in folders]),
+        }
+        seal = np.frombuffer(_seal(values), np.uint8)
+        with contextlib.suppress(OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.file, lambda file: file.write(save({**values, "seal": seal})))
+        self.changed = False
+
+
+def _seal(values: Mapping[str, np.ndarray]) -> bytes:
+    total: Any = xxh3_128() if ALGORITHM == "xxh3_128" else hashlib.sha256()
+    for name in sorted(values):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(values[name]).tobytes())
+    return total.digest()[:16]
+
+
+def _merged(old: Folder, new: Folder) -> Folder:
+    """Both folders' files: another stage may read other files of the same folder. `new` is right on both."""
+    entries: dict[bytes, tuple[Folder, int]] = {}
+    for folder in (old, new):
+        for index, name in enumerate(folder.each()):
+            entries[name] = folder, index
+    ordered = sorted(entries)
+
+    def column(name: str) -> np.ndarray:
+        return np.stack([getattr(entries[key][0], name)[entries[key][1]] for key in ordered])
+
+    return Folder(
+        new.path, b"\0".join(ordered), column("stamps"), column("digests"), column("known"), column("decodes")
+    )
+
+
+def fill(
+    root: Path,
+    folders: Iterable[Folder],
+    memory: Memory,
+    *,
+    field: str,
+    decodes: Callable[[str], bool] | None = None,
+    progress: Progress | None = None,
+) -> list[Folder]:
+    """Compute the digests that are not remembered, in parallel, and remember them.
+
+    Args:
+        folders: as `scan` gives them.
+        decodes: also find out of every file whether it decodes.
+        progress: called now and then while there is something to compute.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    started = time.time_ns()
+    filled: list[Folder] = []
+    jobs: list[tuple[Folder, np.ndarray]] = []
+    for folder in folders:
+        memory.recall(folder)
+        filled.append(folder)
+        missing = ~folder.known
+        if decodes is not None:
+            missing = missing | (folder.decodes == UNKNOWN)
+        where = np.flatnonzero(missing)
+        jobs += [(folder, where[first : first + CHUNK]) for first in range(0, len(where), CHUNK)]
+    total, done = sum(len(where) for _, where in jobs), 0
+    if jobs:
+        with ThreadPoolExecutor() as pool:  # reading and decoding release the GIL
+            for count in pool.map(lambda job: _fill(root, job[0], job[1], field, decodes), jobs):
+                done += count
+                if progress is not None:
+                    progress(done, total)
+        for folder in {id(folder): folder for folder, _ in jobs}.values():
+            memory.keep(folder, started)
+        memory.save()
+    return filled
+
+
+def _fill(
+    root: Path, folder: Folder, where: np.ndarray, field: str, decodes: Callable[[str], bool] | None
+) -> int:
+    base = os.path.join(root, folder.path) if folder.path else str(root)
+    names = folder.each()
+    descriptor = os.open(base, os.O_RDONLY)
+    try:
+        for index in where:
+            place = os.path.join(base, os.fsdecode(names[index]))
+            try:
+                if not folder.known[index]:
+                    folder.digests[index] = np.frombuffer(hash_file(names[index], descriptor), np.uint8)
+                    folder.known[index] = True
+            except OSError as error:
+                raise UserError(field, place, remedy=f"It cannot be read ({error.strerror}).") from error
+            if decodes is not None and folder.decodes[index] == UNKNOWN:
+                folder.decodes[index] = DECODES if decodes(place) else CORRUPT
+    finally:
+        os.close(descriptor)
+    return len(where)
+
+
+def identity(
+    folders: Iterable[Folder],
+    extra: Iterable[str] = (),
+    *,
+    by_stamp: bool = False,
+    skip_corrupt: bool = False,
+) -> str:
+    """The digest of what is read: folders, names and contents.
+
+    Args:
+        extra: further texts that decide numbers, such as the names of the classes.
+        by_stamp: sizes and times of modification decide instead of contents.
+        skip_corrupt: of files that do not decode only the names count.
+    """
+    total = hashlib.sha256(f"files 1 {'stamp' if by_stamp else ALGORITHM}\n".encode())
+    for text in extra:
+        total.update(f"+ {text}\n".encode("utf-8", "surrogateescape"))
+    for folder in folders:
+        if not len(folder):
+            continue
+        kept = (folder.decodes != CORRUPT) | (not skip_corrupt)
+        names, content = folder.names, folder.stamps[:, :2] if by_stamp else folder.digests
+        if not kept.all():
+            parts = folder.each()
+            left_out = b"\0".join(parts[index] for index in np.flatnonzero(~kept))
+            names = b"\0".join(parts[index] for index in np.flatnonzero(kept)) + b"\0\0" + left_out
+            content = content[kept]
+        total.update(os.fsencode(folder.path) + b"\0" + str(len(content)).encode() + b"\0" + names + b"\0")
+        total.update(np.ascontiguousarray(content).tobytes())
+    return total.hexdigest()[:32]
+
+
+def left_out(folders: Iterable[Folder]) -> Iterator[str]:
+    """The files that do not decode, relative to the root."""
+    for folder in folders:
+        corrupt = np.flatnonzero(folder.decodes == CORRUPT)
+        if len(corrupt):
+            names = folder.each()
+            for index in corrupt:
+                yield "/".join(filter(None, (folder.path, os.fsdecode(names[index]))))

@@ -1,0 +1,43 @@
+"""Checks before a run starts, and again when it ends, that its data and checkpoints are the planned ones."""
+
+from __future__ import annotations
+
+from mimbench import paths
+from mimbench.atomic import file_digest
+from mimbench.data import STAMP, toy
+from mimbench.data.dataset import Dataset
+from mimbench.data.toy import manifest
+from mimbench.errors import UserError
+from mimbench.store.folder import RunFolder
+
+DIGITS = 32  # of an identity by content; shorter ones are of older versions, which cannot be checked
+AGAIN = "Run the command again: it plans with the data as it is now."
+
+
+def check(folder: RunFolder) -> None:
+    """Check what the run reads against its spec; decode, once, what it reads only at its end.
+
+    Raises:
+        UserError: it has changed, or an image for the evaluation does not decode.
+    """
+    labels = folder.spec.stage == "downstream"
+    for role, planned in folder.spec.data.items():
+        if role.startswith("weights "):
+            path = folder.weights[role.removeprefix("weights ")]
+            if file_digest(path, field=f"--{role}") != planned:
+                raise UserError(f"--{role}", str(path), remedy=f"It has changed. {AGAIN}")
+            continue
+        own = planned in (toy.fingerprint(0, size) for size in toy.PLANS)
+        by_stamp = planned.startswith(STAMP)
+        if not own and not by_stamp and len(planned) != DIGITS:
+            continue
+        dataset = Dataset(folder.data(role), paths.cache())
+        if own:
+            manifest.check(dataset, role, planned, labels=labels)
+            continue
+        skips = folder.spec.skip_corrupt
+        found = dataset.identity(role, labels=labels, skip_corrupt=skips, trust_stat=by_stamp)
+        if found.digest != planned:
+            raise UserError(f"--data {role}", str(dataset.root), remedy=f"It has changed. {AGAIN}")
+        if labels and not skips:
+            dataset.require_evaluation(role)

@@ -1,0 +1,246 @@
+"""A dataset's identity: it changes with what a stage reads, and with nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mimbench.data import STAMP, dataset, files
+from mimbench.data.dataset import Dataset
+from mimbench.errors import UserError
+
+OLD = 1_600_000_000  # a time of modification that is trusted
+
+
+@pytest.fixture
+def root(smoke_data: Path, tmp_path: Path) -> Path:
+    shutil.copytree(smoke_data, tmp_path / "data")
+    return age(tmp_path / "data")
+
+
+def age(root: Path) -> Path:
+    """Give every file the same old time."""
+    for file in root.rglob("*"):
+        os.utime(file, (OLD, OLD))
+    return root
+
+
+def digest(root: Path, role: str, labels: bool, cache: Path | None = None, **options: bool) -> str:
+    return Dataset(root / FOLDERS[role], cache).identity(role, labels=labels, **options).digest
+
+
+FOLDERS = {"imagenet": "imagenet", "captions": "imagenet", "ade20k": "ade20k", "coco": "coco"}
+EVERY = [(role, labels) for role in FOLDERS for labels in (False, True)]
+
+
+def rewrite(file: Path) -> None:
+    """Other content of the same size, with the same time of modification."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    stamp = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
+def first(root: Path, pattern: str) -> Path:
+    return sorted(root.glob(pattern))[0]
+
+
+READ = {  # what is changed: which stages read it
+    "imagenet/train/*/*.jpg": {
+        ("imagenet", False),
+        ("captions", False),
+        ("imagenet", True),
+        ("captions", True),
+    },
+    "imagenet/val/*/*.jpg": {("imagenet", True), ("captions", True)},
+    "imagenet/train_labelled.txt": {("imagenet", True), ("captions", True)},
+    "imagenet/captions.json": {("captions", False), ("captions", True)},
+    "ade20k/images/training/*.jpg": {("ade20k", False), ("ade20k", True)},
+    "ade20k/annotations/validation/*.png": {("ade20k", False), ("ade20k", True)},
+    "ade20k/classes.txt": {("ade20k", False), ("ade20k", True)},
+    "coco/val2017/*.jpg": {("coco", False), ("coco", True)},
+    "coco/annotations/instances_train2017.json": {("coco", False), ("coco", True)},
+}
+
+
+@pytest.mark.parametrize("pattern", READ)
+def test_content_that_a_stage_reads_decides(root: Path, pattern: str) -> None:
+    before = {stage: digest(root, *stage) for stage in EVERY}
+    if pattern.endswith(("txt", "json")):
+        file = first(root, pattern)
+        file.write_text(file.read_text() + "\n")
+        labelled = file.name == "train_labelled.txt"
+        assert labelled or file.stat().st_size > 0
+    else:
+        rewrite(first(root, pattern))
+    after = {stage: digest(root, *stage) for stage in EVERY}
+    assert {stage for stage in EVERY if before[stage] != after[stage]} == READ[pattern]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".DS_Store", "README", "imagenet/train/.hidden.jpg", "imagenet/val/notes.txt", "imagenet/train/a.jpg",
+     "ade20k/annotations/training/unread.png", "coco/train2017/unlisted.jpg", "imagenet/.cache/x.jpg"],
+)  # fmt: skip
+def test_what_no_reader_opens_changes_nothing(root: Path, name: str) -> None:
+    before = {stage: digest(root, *stage) for stage in EVERY}
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(b"x")
+    assert {stage: digest(root, *stage) for stage in EVERY} == before
+
+
+def test_names_and_class_folders_decide(root: Path) -> None:
+    train = root / "imagenet" / "train"
+    found = {digest(root, "imagenet", True)}
+    (train / "zebra").mkdir()  # an empty class moves no label, but the head has one output more
+    found.add(digest(root, "imagenet", True))
+    first(train, "*/*.jpg").rename(first(train, "*/*.jpg").with_name("zz.jpg"))
+    (root / "imagenet" / "train_labelled.txt").unlink()
+    found.add(digest(root, "imagenet", True))
+    assert len(found) == 3
+
+
+def test_the_place_of_the_data_does_not_matter(root: Path, tmp_path: Path) -> None:
+    before = digest(root, "coco", True)
+    shutil.copytree(root, tmp_path / "copy")
+    assert digest(tmp_path / "copy", "coco", True) == before
+
+
+def test_digests_are_remembered_by_stamp(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, hashed = tmp_path / "cache", []
+    real = files.hash_file
+    monkeypatch.setattr(files, "hash_file", lambda path, *rest: hashed.append(path) or real(path, *rest))
+    before = digest(root, "imagenet", False, cache)
+    assert len(hashed) == 48
+    assert digest(root, "imagenet", False, cache) == before and len(hashed) == 48
+    image = first(root, "imagenet/train/*/*.jpg")
+    image.write_bytes(image.read_bytes() + b"x")
+    assert digest(root, "imagenet", False, cache) not in ("", before) and len(hashed) == 49
+    digest(root, "imagenet", False, cache)
+    assert len(hashed) == 50, "a file that was changed just now may change again within its time stamp"
+
+
+def test_a_cache_of_another_stage_is_added_to(root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    expected = {stage: digest(root, *stage) for stage in EVERY}
+    for stage in [*reversed(EVERY), *EVERY]:
+        assert digest(root, *stage, cache) == expected[stage]
+
+
+@pytest.mark.parametrize("damage", [b"", b"no zip", "flip", "cut"])
+def test_a_damaged_cache_costs_time_only(root: Path, tmp_path: Path, damage: bytes | str) -> None:
+    cache = tmp_path / "cache"
+    before = digest(root, "ade20k", True, cache)
+    (kept,) = (cache / "files").iterdir()
+    content = bytearray(kept.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 4
+    elif damage == "cut":
+        content = content[:-100]
+    else:
+        content = bytearray(damage)
+    kept.write_bytes(content)
+    assert digest(root, "ade20k", True, cache) == before
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert digest(root, "coco", True, tmp_path / "file" / "x") == digest(root, "coco", True)
+
+
+def test_by_size_and_time_nothing_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "hash_file", None)
+    before = digest(root, "imagenet", False, trust_stat=True)
+    assert before.startswith(STAMP)
+    os.utime(first(root, "imagenet/train/*/*.jpg"), (OLD + 1, OLD + 1))
+    assert digest(root, "imagenet", False, trust_stat=True) != before
+
+
+def test_only_what_is_left_out_counts_with_skip_corrupt(root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    before = digest(root, "imagenet", True)
+    assert digest(root, "imagenet", True, cache, skip_corrupt=True) == before
+    image = first(root, "imagenet/val/*/*.jpg")
+    image.write_bytes(b"no image")
+    found = Dataset(root / "imagenet", cache).identity("imagenet", labels=True, skip_corrupt=True)
+    assert found.left_out == (image.relative_to(root / "imagenet").as_posix(),) and found.digest != before
+    image.write_bytes(b"no image either")
+    again = Dataset(root / "imagenet", cache).identity("imagenet", labels=True, skip_corrupt=True)
+    assert again == found, "what a file holds that is left out does not matter"
+    assert digest(root, "imagenet", False, cache, skip_corrupt=True) == digest(root, "imagenet", False)
+
+
+def test_every_image_is_decoded_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, decoded = tmp_path / "cache", []
+    real = dataset.decode
+    monkeypatch.setattr(dataset, "decode", lambda path: decoded.append(path) or real(path))
+    for _ in range(2):
+        digest(root, "imagenet", False, cache, skip_corrupt=True)
+    assert len(decoded) == len(set(decoded)) == 48
+
+
+@pytest.mark.parametrize("role", ["imagenet", "ade20k", "coco"])
+def test_an_image_of_the_evaluation_is_decoded_before_anything_runs(root: Path, role: str) -> None:
+    data = Dataset(root / role, None)
+    data.require_evaluation(role)
+    pattern = {"imagenet": "val/*/*.jpg", "ade20k": "images/validation/*.jpg", "coco": "val2017/*.jpg"}[role]
+    image = first(root / role, pattern)
+    image.write_bytes(image.read_bytes()[:200])
+    with pytest.raises(UserError, match=f"image: '{image}'.*--skip-corrupt") as caught:
+        Dataset(root / role, None).require_evaluation(role)
+    assert caught.value.value == str(image)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("imagenet/train_labelled.txt", "--data imagenet: .*/train/gone/1.jpg.*cannot be read"),
+        ("ade20k/annotations/training/toy_00000.png", "--data ade20k: .*toy_00000.png.*No such file"),
+    ],
+)
+def test_a_file_that_is_listed_and_not_there_is_named(root: Path, name: str, message: str) -> None:
+    if name.endswith("txt"):
+        (root / name).write_text("train/gone/1.jpg\n")
+    else:
+        (root / name).unlink()
+    role = name.split("/")[0]
+    with pytest.raises(UserError, match=message.replace("/1.jpg", "")):
+        digest(root, role, True)
+
+
+@pytest.mark.parametrize("odd", ["fifo", "link"])
+def test_what_is_no_ordinary_file_is_named(root: Path, odd: str) -> None:
+    place = first(root, "imagenet/train/*") / "odd.jpg"
+    os.mkfifo(place) if odd == "fifo" else place.symlink_to(root / "gone")
+    with pytest.raises(UserError, match="odd.jpg"):
+        digest(root, "imagenet", False)
+
+
+def test_links_are_followed(root: Path, tmp_path: Path) -> None:
+    before = digest(root, "imagenet", False)
+    train = root / "imagenet" / "train"
+    (tmp_path / "elsewhere").mkdir()
+    for folder in sorted(train.iterdir())[:2]:
+        folder.rename(tmp_path / "elsewhere" / folder.name)
+        folder.symlink_to(tmp_path / "elsewhere" / folder.name)
+    assert digest(root, "imagenet", False) == before
+    assert Dataset(root / "imagenet", None).count("imagenet", labels=False) == 48
+
+
+def test_counts(root: Path) -> None:
+    found = Dataset(root / "imagenet", None)
+    assert (found.count("imagenet", labels=False), found.count("imagenet", labels=True)) == (48, 24)
+    assert Dataset(root / "coco", None).count("coco", labels=True) == 8
+    assert Dataset(root / "ade20k", None).count("ade20k", labels=True) == 8
+
+
+def test_training_images_without_an_annotation_are_not_read(root: Path) -> None:
+    before = digest(root, "coco", True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "coco" / "train2017" / "extra.jpg")
+    assert digest(root, "coco", True) == before
