@@ -19,7 +19,7 @@ from downstream.dense import DenseRecipe, dense_flops, fit_dense
 from downstream.estimate import epoch_images
 from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard
-from mimbench.errors import UserError
+from mimbench.data import coco
 from mimbench.recipe import cite, require_above, require_range
 from mimbench.schedule import warmup_multistep
 
@@ -119,36 +119,12 @@ def recipes() -> Mapping[str, DetectionRecipe]:
     return {"smoke": smoke, "toy": toy, "small": small, "paper": paper}
 
 
-def annotation_file(root: Path, split: str) -> Path:
-    """`annotations/instances_{split}2017.json`. Raises UserError if it is missing."""
-    path = root / "annotations" / f"instances_{split}2017.json"
-    if not path.is_file():
-        raise UserError(
-            "data", str(path), remedy="COCO's annotations are missing; see `mimbench data check`."
-        )
-    return path
-
-
-def class_names(root: Path) -> tuple[str, ...]:
-    """The classes in the file's order; ids need not be contiguous. Raises UserError if the splits differ."""
-    found = []
-    for split in ("train", "val"):
-        with open(annotation_file(root, split), encoding="utf-8") as file:
-            categories = json.load(file)["categories"]
-        found.append([(c["id"], c["name"]) for c in categories])
-    train, val = found
-    if train != val or len({name for _, name in train}) != len(train):
-        path = annotation_file(root, "val")
-        raise UserError(
-            str(path),
-            "categories",
-            remedy="Both splits need the same categories in one order, each name once.",
-        )
-    return tuple(name for _, name in train)
-
-
 def build_dataset(root: Path, split: Literal["train", "val"], recipe: DetectionRecipe) -> Any:
-    """mmdetection's CocoDataset of one split, with the pipeline of that split."""
+    """mmdetection's CocoDataset of one split, with the pipeline of that split.
+
+    Raises:
+        UserError: the annotations break a rule of `mimbench.data.coco`.
+    """
     from downstream.openmmlab import LoadImage, import_quietly
 
     import_quietly("mmdet.datasets")
@@ -166,14 +142,33 @@ def build_dataset(root: Path, split: Literal["train", "val"], recipe: DetectionR
         pipeline = [LoadImage(), labels, *training, RandomFlip(prob=0.5), PackDetInputs()]
     else:
         pipeline = [LoadImage(), *testing, PackDetInputs(meta_keys=meta_keys)]
-    return CocoDataset(
-        ann_file=str(annotation_file(root, split)),
+    instances = coco.both(root)[split]
+    classes = tuple(category["name"] for category in instances.document["categories"])
+
+    class Dataset(CocoDataset):  # type: ignore[misc]
+        COCOAPI = staticmethod(lambda file: in_memory(instances.document))
+        document, converted = instances.document, instances.notes
+
+    return Dataset(
+        ann_file=str(instances.source),
         data_prefix={"img": str(root / f"{split}2017")},
-        metainfo={"classes": class_names(root)},
+        metainfo={"classes": classes},
         filter_cfg={"filter_empty_gt": True},
         pipeline=pipeline,
         test_mode=split == "val",
     )
+
+
+def in_memory(document: dict[str, Any]) -> Any:
+    """mmdetection's COCO interface to a parsed annotation file."""
+    from mmdet.datasets.api_wrappers import COCO
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO()
+        api.dataset = document
+        api.createIndex()
+    api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs  # its second names for them
+    return api
 
 
 def _detr_resize() -> Any:
@@ -263,9 +258,11 @@ def coco_ap(model: BaseModel, dataset: Any, *, batch_size: int, num_workers: int
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         files, kinds = f"{scratch}/val", {"box": "bbox", "mask": "segm"}
-        metric = CocoMetric(dataset.ann_file, list(kinds.values()), format_only=True, outfile_prefix=files)
+        source = Path(scratch, "truth.json")  # as it was read: the user's file may lack what COCOeval needs
+        source.write_text(json.dumps(dataset.document))
+        metric = CocoMetric(str(source), list(kinds.values()), format_only=True, outfile_prefix=files)
         evaluate(model, dataset, metric, batch_size=batch_size, num_workers=num_workers)
-        truth = COCO(dataset.ann_file)
+        truth = COCO(str(source))
         values: dict[str, float] = {}
         for name, kind in kinds.items():
             predictions = json.loads(Path(f"{files}.{kind}.json").read_text())

@@ -18,7 +18,7 @@ from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
-from mimbench.data.image_folder import CorruptImage, decode
+from mimbench.data.decode import CorruptImage, decode
 from mimbench.device import device
 from mimbench.errors import RunFailed, UserError
 from mimbench.ops import ensure_mmcv_ops
@@ -82,16 +82,25 @@ class LoadImage:
     """The first transform of an mm-series pipeline; mmcv's own does not name a file that it cannot read."""
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        image = np.ascontiguousarray(decode(Path(results["img_path"]))[..., ::-1])  # BGR, as mmcv keeps it
+        path = Path(results["img_path"])
+        image = np.ascontiguousarray(decode(path, upright=True)[..., ::-1])  # BGR, as mmcv keeps it
+        if "height" in results and (results["height"], results["width"]) != image.shape[:2]:
+            stated = f"{results['width']}x{results['height']}"
+            remedy = f"It is {image.shape[1]}x{image.shape[0]} pixels; the annotations say {stated}."
+            raise UserError("image", str(path), remedy=remedy)
         return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
 
 
 def usable(dataset: Any, folder: RunFolder, root: Path) -> Any:
     """The dataset; with `--skip-corrupt`, without the images that do not decode.
 
+    What was converted while it was read is recorded in the run's details.
+
     Raises:
         UserError: no image is left.
     """
+    if dataset.converted:
+        folder.details["converted"] = [*folder.details.get("converted", ()), *dataset.converted]
     if folder.spec.skip_corrupt:
         _leave_out_corrupt(dataset, folder)
     if len(dataset) == 0:
@@ -107,7 +116,7 @@ def _leave_out_corrupt(dataset: Any, folder: RunFolder) -> None:
         try:
             decode(Path(path))
             good.append(index)
-        except CorruptImage:
+        except (CorruptImage, FileNotFoundError):
             bad.append(str(path))
     if bad:
         dataset.get_subset_(good)

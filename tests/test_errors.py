@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from mimbench.data.image_folder import CorruptImage
+from mimbench.data.decode import CorruptImage
 from mimbench.errors import RunFailed, UserError, visible
 
 

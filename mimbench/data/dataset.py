@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.atomic import read_json, write_json
-from mimbench.data import EXTENSIONS, STAMP, Identity
+from mimbench.data import EXTENSIONS, STAMP, Identity, look
 from mimbench.data.files import Folder, Memory, Progress, fill, identity, left_out, scan
-from mimbench.data.image_folder import CorruptImage, class_folders, decode
+from mimbench.data.image_folder import class_folders
 from mimbench.errors import UserError
 
 LABELLED = "train_labelled.txt"
@@ -26,10 +26,11 @@ class Dataset:
 
     Args:
         cache: where digests are remembered; None remembers nothing.
+        skip_corrupt: leave out images that do not decode (each is decoded once to know) or are not there.
     """
 
-    def __init__(self, root: Path, cache: Path | None) -> None:
-        self.root, self.cache = root, cache
+    def __init__(self, root: Path, cache: Path | None, *, skip_corrupt: bool = False) -> None:
+        self.root, self.cache, self.skip_corrupt = root, cache, skip_corrupt
         self._memory: Memory | None = None
         self._scanned: dict[tuple[str, bool], tuple[list[Folder], list[str]]] = {}
 
@@ -58,7 +59,8 @@ class Dataset:
                 path, names = found
                 there, blob = known.get(path), b"\0".join(sorted(map(os.fsencode, names)))
                 if there is None or there.names != blob:
-                    there = scan(self.root, path, names, f"--data {role}")
+                    field = f"--data {role}"
+                    there = scan(self.root, path, names, field, skip_missing=self.skip_corrupt)
                 folders.append(there)
             self._scanned[role, labels] = folders, extra
         return self._scanned[role, labels]
@@ -68,31 +70,29 @@ class Dataset:
         role: str,
         *,
         labels: bool,
-        skip_corrupt: bool = False,
         trust_stat: bool = False,
         progress: Progress | None = None,
     ) -> Identity:
         """The identity of what a stage reads.
 
         Args:
-            skip_corrupt: decode every image, once, and leave out those that do not decode.
             trust_stat: sizes and times of modification decide instead of contents.
 
         Raises:
             UserError: a file cannot be read.
         """
         folders, extra = self.reads(role, labels=labels)
-        if not trust_stat or skip_corrupt:
+        if not trust_stat or self.skip_corrupt:
             fill(
                 self.root,
                 folders,
                 self.memory,
                 field=f"--data {role}",
-                decodes=_decodes if skip_corrupt else None,
+                look=look.WHETHER if self.skip_corrupt else None,
                 progress=progress,
             )
-        found = identity(folders, extra, by_stamp=trust_stat, skip_corrupt=skip_corrupt)
-        skipped = tuple(left_out(folders)) if skip_corrupt else ()
+        found = identity(folders, extra, by_stamp=trust_stat, skip_corrupt=self.skip_corrupt)
+        skipped = tuple(left_out(folders)) if self.skip_corrupt else ()
         return Identity(f"{STAMP}{found}" if trust_stat else found, skipped)
 
     def require_evaluation(self, role: str, progress: Progress | None = None) -> None:
@@ -103,7 +103,7 @@ class Dataset:
         """
         start = {"coco": "val2017", "ade20k": "images/validation"}.get(role, "val")
         folders = [folder for folder in self.reads(role, labels=True)[0] if _is_in(folder, start)]
-        fill(self.root, folders, self.memory, field=f"--data {role}", decodes=_decodes, progress=progress)
+        fill(self.root, folders, self.memory, field=f"--data {role}", look=look.WHETHER, progress=progress)
         for file in left_out(folders):
             remedy = "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."
             raise UserError("image", str(self.root / file), remedy=remedy)
@@ -120,16 +120,6 @@ Found = Iterator["tuple[str, list[str]] | str"]
 
 def _is_in(folder: Folder, start: str) -> bool:
     return folder.path == start or folder.path.startswith(f"{start}/")
-
-
-def _decodes(path: str) -> bool:
-    if not path.lower().endswith(EXTENSIONS):
-        return True
-    try:
-        decode(Path(path))
-    except CorruptImage:
-        return False
-    return True
 
 
 def _images(folder: str) -> list[str]:

@@ -11,17 +11,18 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from mimbench.atomic import write_bytes
+from mimbench.data import EXTENSIONS
 from mimbench.errors import UserError
 
 try:
@@ -34,9 +35,24 @@ except ImportError:
 BLOCK = 1 << 20  # bytes read at once
 FRESH_NS = 2_000_000_000  # a file changed so short before it was read may change again under the same stamp
 CHUNK = 512  # files that one thread hashes at once
-UNKNOWN, DECODES, CORRUPT = 0, 1, 2
+DECODES, WIDTH, HEIGHT, LABEL = range(4)  # columns of Folder.facts
 
 Progress = Callable[[int, int], None]  # files done, files to do
+
+
+class Look(NamedTuple):
+    """How facts of a file are found out.
+
+    Attributes:
+        columns: of Folder.facts, which it finds. at: gives them for a path, -1 where there is none to find.
+    """
+
+    columns: tuple[int, ...]
+    at: Callable[[str], Sequence[int]]
+
+    def missing(self, folder: Folder) -> np.ndarray:
+        """[N] of bool: files of which one of these facts is not known."""
+        return (folder.facts[:, list(self.columns)] < 0).any(axis=1) & ~folder.corrupt
 
 
 @dataclass
@@ -47,8 +63,9 @@ class Folder:
         path: relative to the dataset's root, with `/`; empty for the root itself.
         names: as the file system has them, separated by zero bytes.
         stamps: [N, 3] of int64: size, time of modification in nanoseconds, inode.
-        digests: [N, 16] of uint8; of no meaning where `known` is false.
-        known: [N] of bool. decodes: [N] of uint8: UNKNOWN, DECODES or CORRUPT.
+        digests: [N, 16] of uint8; of no meaning where `known` is false. known: [N] of bool.
+        facts: [N, 4] of int32, -1 where it is not known: whether the image decodes (1 or 0), its width and
+            height in pixels as it is shown, the highest label of a label map.
     """
 
     path: str
@@ -56,7 +73,12 @@ class Folder:
     stamps: np.ndarray
     digests: np.ndarray
     known: np.ndarray
-    decodes: np.ndarray
+    facts: np.ndarray
+
+    @property
+    def corrupt(self) -> np.ndarray:
+        """[N] of bool: what is known not to decode."""
+        return self.facts[:, DECODES] == 0
 
     def __len__(self) -> int:
         return len(self.stamps)
@@ -66,18 +88,19 @@ class Folder:
         return self.names.split(b"\0") if len(self) else []
 
 
-def scan(root: Path, path: str, names: Iterable[str], field: str) -> Folder:
+def scan(root: Path, path: str, names: Iterable[str], field: str, *, skip_missing: bool = False) -> Folder:
     """The stamps of files of one folder; no content is read.
 
     Args:
         field: what the user gave, for messages.
+        skip_missing: count an image that is not there as one that does not decode.
 
     Raises:
         UserError: a file is missing, cannot be read, or is no ordinary file.
     """
     base = os.path.join(root, path) if path else str(root)
     ordered = sorted(os.fsencode(name) for name in names)
-    stamps = np.empty((len(ordered), 3), np.int64)
+    stamps, missing = np.full((len(ordered), 3), -1, np.int64), []
     try:
         descriptor = os.open(base, os.O_RDONLY)
     except OSError as error:
@@ -87,6 +110,9 @@ def scan(root: Path, path: str, names: Iterable[str], field: str) -> Folder:
             try:
                 found = os.stat(name, dir_fd=descriptor)
             except OSError as error:
+                if skip_missing and name.lower().endswith(tuple(map(os.fsencode, EXTENSIONS))):
+                    missing.append(index)
+                    continue
                 remedy = f"It cannot be read ({error.strerror}): restore it, or what it links to."
                 raise UserError(field, os.path.join(base, os.fsdecode(name)), remedy=remedy) from error
             if not stat.S_ISREG(found.st_mode):
@@ -96,10 +122,9 @@ def scan(root: Path, path: str, names: Iterable[str], field: str) -> Folder:
     finally:
         os.close(descriptor)
     count = len(ordered)
-    return Folder(
-        path, b"\0".join(ordered), stamps, np.zeros((count, 16), np.uint8), np.zeros(count, bool),
-        np.zeros(count, np.uint8),
-    )  # fmt: skip
+    digests, facts = np.zeros((count, 16), np.uint8), np.full((count, 4), -1, np.int32)
+    facts[missing, DECODES] = 0
+    return Folder(path, b"\0".join(ordered), stamps, digests, np.isin(np.arange(count), missing), facts)
 
 
 def hash_file(path: str | bytes, descriptor: int | None = None) -> bytes:
@@ -152,7 +177,7 @@ class Memory:
                     values["stamps"][part],
                     values["digests"][part],
                     values["known"][part],
-                    values["decodes"][part],
+                    values["facts"][part],
                 )
 
     def recall(self, folder: Folder) -> None:
@@ -164,7 +189,7 @@ class Memory:
             same = (known.stamps == folder.stamps).all(axis=1)
             folder.digests[same] = known.digests[same]
             folder.known[same] = known.known[same]
-            folder.decodes[same] = known.decodes[same]
+            folder.facts[same] = known.facts[same]
             return
         places = {name: index for index, name in enumerate(known.each())}
         for index, name in enumerate(folder.each()):
@@ -172,14 +197,14 @@ class Memory:
             if there is not None and (known.stamps[there] == folder.stamps[index]).all():
                 folder.digests[index] = known.digests[there]
                 folder.known[index] = known.known[there]
-                folder.decodes[index] = known.decodes[there]
+                folder.facts[index] = known.facts[there]
 
     def keep(self, folder: Folder, started: int) -> None:
         """Remember a folder; what was changed just before `started` (nanoseconds) is not trusted again."""
         fresh = folder.stamps[:, 1] > started - FRESH_NS
         kept = Folder(
             folder.path, folder.names, folder.stamps, folder.digests, folder.known & ~fresh,
-            np.where(fresh, UNKNOWN, folder.decodes).astype(np.uint8),
+            np.where(fresh[:, None], np.int32(-1), folder.facts),
         )  # fmt: skip
         old = self.folders.get(folder.path)
         if old is not None and old.names != kept.names:
@@ -201,7 +226,7 @@ class Memory:
             "stamps": np.concatenate([folder.stamps for folder in folders]),
             "digests": np.concatenate([folder.digests for folder in folders]),
             "known": np.concatenate([folder.known for folder in folders]),
-            "decodes": np.concatenate([folder.decodes for folder in folders]),
+            "facts": np.concatenate([folder.facts for folder in folders]),
         }
         seal = np.frombuffer(_seal(values), np.uint8)
         with contextlib.suppress(OSError):
@@ -230,7 +255,7 @@ def _merged(old: Folder, new: Folder) -> Folder:
         return np.stack([getattr(entries[key][0], name)[entries[key][1]] for key in ordered])
 
     return Folder(
-        new.path, b"\0".join(ordered), column("stamps"), column("digests"), column("known"), column("decodes")
+        new.path, b"\0".join(ordered), column("stamps"), column("digests"), column("known"), column("facts")
     )
 
 
@@ -240,14 +265,14 @@ def fill(
     memory: Memory,
     *,
     field: str,
-    decodes: Callable[[str], bool] | None = None,
+    look: Look | None = None,
     progress: Progress | None = None,
 ) -> list[Folder]:
     """Compute the digests that are not remembered, in parallel, and remember them.
 
     Args:
         folders: as `scan` gives them.
-        decodes: also find out of every file whether it decodes.
+        look: also find out these facts of every file.
         progress: called now and then while there is something to compute.
 
     Raises:
@@ -260,14 +285,14 @@ def fill(
         memory.recall(folder)
         filled.append(folder)
         missing = ~folder.known
-        if decodes is not None:
-            missing = missing | (folder.decodes == UNKNOWN)
+        if look is not None:
+            missing = missing | look.missing(folder)
         where = np.flatnonzero(missing)
         jobs += [(folder, where[first : first + CHUNK]) for first in range(0, len(where), CHUNK)]
     total, done = sum(len(where) for _, where in jobs), 0
     if jobs:
         with ThreadPoolExecutor() as pool:  # reading and decoding release the GIL
-            for count in pool.map(lambda job: _fill(root, job[0], job[1], field, decodes), jobs):
+            for count in pool.map(lambda job: _fill(root, job[0], job[1], field, look), jobs):
                 done += count
                 if progress is not None:
                     progress(done, total)
@@ -277,11 +302,10 @@ def fill(
     return filled
 
 
-def _fill(
-    root: Path, folder: Folder, where: np.ndarray, field: str, decodes: Callable[[str], bool] | None
-) -> int:
+def _fill(root: Path, folder: Folder, where: np.ndarray, field: str, look: Look | None) -> int:
     base = os.path.join(root, folder.path) if folder.path else str(root)
     names = folder.each()
+    unknown = look.missing(folder) if look is not None else None
     descriptor = os.open(base, os.O_RDONLY)
     try:
         for index in where:
@@ -292,8 +316,9 @@ def _fill(
                     folder.known[index] = True
             except OSError as error:
                 raise UserError(field, place, remedy=f"It cannot be read ({error.strerror}).") from error
-            if decodes is not None and folder.decodes[index] == UNKNOWN:
-                folder.decodes[index] = DECODES if decodes(place) else CORRUPT
+            if look is not None and unknown is not None and unknown[index]:
+                found = np.array(look.at(place), np.int32)
+                folder.facts[index] = np.where(found >= 0, found, folder.facts[index])
     finally:
         os.close(descriptor)
     return len(where)
@@ -319,7 +344,7 @@ def identity(
     for folder in folders:
         if not len(folder):
             continue
-        kept = (folder.decodes != CORRUPT) | (not skip_corrupt)
+        kept = ~folder.corrupt | (not skip_corrupt)
         names, content = folder.names, folder.stamps[:, :2] if by_stamp else folder.digests
         if not kept.all():
             parts = folder.each()
@@ -334,7 +359,7 @@ def identity(
 def left_out(folders: Iterable[Folder]) -> Iterator[str]:
     """The files that do not decode, relative to the root."""
     for folder in folders:
-        corrupt = np.flatnonzero(folder.decodes == CORRUPT)
+        corrupt = np.flatnonzero(folder.corrupt)
         if len(corrupt):
             names = folder.each()
             for index in corrupt:

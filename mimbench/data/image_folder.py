@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,26 +14,10 @@ from PIL import Image
 
 from mimbench.data import EXTENSIONS
 from mimbench.data.captions import Tokenizer
+from mimbench.data.decode import CorruptImage, decode
 from mimbench.errors import UserError
 
 CACHE_BYTES = 2**30  # decoded images kept in memory
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-
-class CorruptImage(UserError):
-    """An image that cannot be decoded; `value` is its path."""
-
-
-def decode(path: Path) -> np.ndarray:
-    """The image's pixels, [H, W, 3] of uint8. Raises CorruptImage."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except UNREADABLE as error:
-        if isinstance(error, (FileNotFoundError, PermissionError)):
-            raise
-        remedy = "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."
-        raise CorruptImage("image", str(path), remedy=remedy) from error
 
 
 def class_folders(split_folder: Path) -> list[str]:

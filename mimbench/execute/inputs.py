@@ -31,12 +31,12 @@ def check(folder: RunFolder) -> None:
         by_stamp = planned.startswith(STAMP)
         if not own and not by_stamp and len(planned) != DIGITS:
             continue
-        dataset = Dataset(folder.data(role), paths.cache())
+        skips = folder.spec.skip_corrupt
+        dataset = Dataset(folder.data(role), paths.cache(), skip_corrupt=skips)
         if own:
             manifest.check(dataset, role, planned, labels=labels)
             continue
-        skips = folder.spec.skip_corrupt
-        found = dataset.identity(role, labels=labels, skip_corrupt=skips, trust_stat=by_stamp)
+        found = dataset.identity(role, labels=labels, trust_stat=by_stamp)
         if found.digest != planned:
             raise UserError(f"--data {role}", str(dataset.root), remedy=f"It has changed. {AGAIN}")
         if labels and not skips:

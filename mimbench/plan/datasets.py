@@ -146,7 +146,6 @@ class Data:
                 found = self._on_disk(role).identity(
                     role,
                     labels=labels,
-                    skip_corrupt=self.request.skip_corrupt,
                     trust_stat=self.request.trust_stat,
                     progress=self.progress,
                 )
@@ -158,7 +157,7 @@ class Data:
         if root not in self._datasets:
             from mimbench.data.dataset import Dataset
 
-            self._datasets[root] = Dataset(root, self.cache)
+            self._datasets[root] = Dataset(root, self.cache, skip_corrupt=self.request.skip_corrupt)
         return self._datasets[root]
 
     def checkpoint(self, title: str, name: str) -> dict[str, Path]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimbench.data import STAMP, dataset, files
+from mimbench.data import STAMP, files, look
 from mimbench.data.dataset import Dataset
 from mimbench.errors import UserError
 
@@ -30,8 +30,11 @@ def age(root: Path) -> Path:
     return root
 
 
-def digest(root: Path, role: str, labels: bool, cache: Path | None = None, **options: bool) -> str:
-    return Dataset(root / FOLDERS[role], cache).identity(role, labels=labels, **options).digest
+def digest(
+    root: Path, role: str, labels: bool, cache: Path | None = None, *, skip: bool = False, trust: bool = False
+) -> str:
+    found = Dataset(root / FOLDERS[role], cache, skip_corrupt=skip)
+    return found.identity(role, labels=labels, trust_stat=trust).digest
 
 
 FOLDERS = {"imagenet": "imagenet", "captions": "imagenet", "ade20k": "ade20k", "coco": "coco"}
@@ -156,32 +159,32 @@ def test_a_cache_that_cannot_be_written_costs_time_only(root: Path, tmp_path: Pa
 
 def test_by_size_and_time_nothing_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "hash_file", None)
-    before = digest(root, "imagenet", False, trust_stat=True)
+    before = digest(root, "imagenet", False, trust=True)
     assert before.startswith(STAMP)
     os.utime(first(root, "imagenet/train/*/*.jpg"), (OLD + 1, OLD + 1))
-    assert digest(root, "imagenet", False, trust_stat=True) != before
+    assert digest(root, "imagenet", False, trust=True) != before
 
 
 def test_only_what_is_left_out_counts_with_skip_corrupt(root: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     before = digest(root, "imagenet", True)
-    assert digest(root, "imagenet", True, cache, skip_corrupt=True) == before
+    assert digest(root, "imagenet", True, cache, skip=True) == before
     image = first(root, "imagenet/val/*/*.jpg")
     image.write_bytes(b"no image")
-    found = Dataset(root / "imagenet", cache).identity("imagenet", labels=True, skip_corrupt=True)
+    found = Dataset(root / "imagenet", cache, skip_corrupt=True).identity("imagenet", labels=True)
     assert found.left_out == (image.relative_to(root / "imagenet").as_posix(),) and found.digest != before
     image.write_bytes(b"no image either")
-    again = Dataset(root / "imagenet", cache).identity("imagenet", labels=True, skip_corrupt=True)
+    again = Dataset(root / "imagenet", cache, skip_corrupt=True).identity("imagenet", labels=True)
     assert again == found, "what a file holds that is left out does not matter"
-    assert digest(root, "imagenet", False, cache, skip_corrupt=True) == digest(root, "imagenet", False)
+    assert digest(root, "imagenet", False, cache, skip=True) == digest(root, "imagenet", False)
 
 
 def test_every_image_is_decoded_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, decoded = tmp_path / "cache", []
-    real = dataset.decode
-    monkeypatch.setattr(dataset, "decode", lambda path: decoded.append(path) or real(path))
+    real = look.decode
+    monkeypatch.setattr(look, "decode", lambda path, **how: decoded.append(path) or real(path, **how))
     for _ in range(2):
-        digest(root, "imagenet", False, cache, skip_corrupt=True)
+        digest(root, "imagenet", False, cache, skip=True)
     assert len(decoded) == len(set(decoded)) == 48
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from mimbench.data import image_folder
 from mimbench.data.augment import PretrainAugment, eval_transform
 from mimbench.data.captions import UNKNOWN, Tokenizer
+from mimbench.data.decode import CorruptImage
 from mimbench.data.image_folder import (
     CaptionedImages,
-    CorruptImage,
     ImageFolder,
     LabelledImages,
     PretrainImages,

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from mimbench.data.image_folder import CorruptImage, ImageFolder, LabelledImages
+from mimbench.data.decode import CorruptImage
+from mimbench.data.image_folder import ImageFolder, LabelledImages
 from mimbench.errors import RunFailed, UserError
 from mimbench.train.loader import train_loader
 from mimbench.train.worker_errors import Loader

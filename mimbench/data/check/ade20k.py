@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from mimbench.data.check.report import Report, by, images_of, parallel, read_images
-from mimbench.data.image_folder import UNREADABLE, image_files
+from mimbench.data.decode import UNREADABLE
+from mimbench.data.image_folder import image_files
 
 ADE20K_CLASSES = 150
 ADE20K_SUFFIXES = {"images": ".jpg", "annotations": ".png"}  # mmsegmentation reads no others

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from PIL import Image
 
-from mimbench.data.image_folder import UNREADABLE, image_files
+from mimbench.data.decode import UNREADABLE
+from mimbench.data.image_folder import image_files
 
 T = TypeVar("T")
 R = TypeVar("R")
