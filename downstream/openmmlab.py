@@ -18,7 +18,7 @@ from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
-from mimbench.data.decode import CorruptImage, decode
+from mimbench.data.decode import CorruptImage, decode, label_map
 from mimbench.device import device
 from mimbench.errors import RunFailed, UserError
 from mimbench.ops import ensure_mmcv_ops
@@ -112,9 +112,12 @@ def _leave_out_corrupt(dataset: Any, folder: RunFolder) -> None:
     """Remove the images that do not decode and record them in the run's details."""
     good, bad = [], []
     for index in range(len(dataset)):
-        path = dataset.get_data_info(index)["img_path"]
+        info = dataset.get_data_info(index)
+        path = info["img_path"]
         try:
             decode(Path(path))
+            if info.get("seg_map_path"):
+                label_map(Path(info["seg_map_path"]))
             good.append(index)
         except (CorruptImage, FileNotFoundError):
             bad.append(str(path))

@@ -11,21 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from downstream.dense import DenseRecipe, dense_flops, fit_dense
 from mimbench.arch import size_of
 from mimbench.contract import Metric, TaskCard
+from mimbench.data import ade20k
 from mimbench.errors import UserError
 from mimbench.recipe import cite, require_range
 from mimbench.schedule import warmup_poly
 
 if TYPE_CHECKING:
-    import numpy as np
     from mmengine.config import ConfigDict
     from mmengine.model import BaseModel
 
     from mimbench.store.folder import RunFolder
 
-IGNORED = 255
+IGNORED = 255  # no class, or no label: see mimbench.data.ade20k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,26 +114,12 @@ def recipes() -> Mapping[str, SegmentationRecipe]:
 
 def class_names(root: Path) -> tuple[str, ...]:
     """The classes of labels 1, 2, ...: from `classes.txt`, one name per line, else ADE20K's 150."""
-    path = root / "classes.txt"
-    if not path.is_file():
+    names = ade20k.classes(root)
+    if names is None:
         from mmseg.utils import ade_classes
 
-        return tuple(ade_classes())
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    if not names or len(set(names)) != len(names):
-        raise UserError(str(path), len(names), remedy="Give every class once, one name a line.")
-    return names
-
-
-def check_labels(labels: np.ndarray, num_classes: int, path: str) -> None:
-    """Raises UserError if an annotation `[H, W]`, after `reduce_zero_label`, has a label without a class."""
-    wrong = labels[(labels != IGNORED) & (labels >= num_classes)]
-    if wrong.size:
-        remedy = (
-            f"With {num_classes} classes labels are 0 (other) to {num_classes}. "
-            "`mimbench data check` lists all such files."
-        )
-        raise UserError(path, int(wrong.max()) + 1, remedy=remedy)
+        names = ade_classes()
+    return tuple(names)
 
 
 def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
@@ -141,15 +129,22 @@ def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
     import_quietly("mmseg.datasets")
     from mmcv.transforms import RandomFlip, RandomResize, Resize
     from mmseg.datasets import BaseSegDataset
-    from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
+    from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
 
     names = class_names(root)
 
-    class LoadLabels(LoadAnnotations):  # type: ignore[misc]
-        def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-            results = super().transform(results)
-            check_labels(results["gt_seg_map"], len(names), results["seg_map_path"])
-            return results
+    class LoadLabels:
+        """mmseg's LoadAnnotations reads labels modulo 256, and maps of another size."""
+
+        def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+            path = Path(results["seg_map_path"])
+            labels = ade20k.read_labels(path, len(names))
+            if labels.shape != results["ori_shape"]:
+                found, wanted = (f"{w}x{h}" for h, w in (labels.shape, results["ori_shape"]))
+                remedy = f"It is {found} pixels; its image is {wanted}."
+                raise UserError("label map", str(path), remedy=remedy)
+            fields = [*results["seg_fields"], "gt_seg_map"]
+            return {**results, "gt_seg_map": labels.astype(np.uint8), "seg_fields": fields}
 
     if split == "training":
         pipeline = [
@@ -168,7 +163,11 @@ def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
             LoadLabels(),
             PackSegInputs(),
         ]
-    return BaseSegDataset(
+
+    class Dataset(BaseSegDataset):  # type: ignore[misc]
+        converted: tuple[str, ...] = ()
+
+    return Dataset(
         data_root=str(root),
         data_prefix={"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},
         metainfo={"classes": names},

@@ -78,8 +78,9 @@ def prepare_data(todo: Iterable[Node], console: Console) -> None:
         here = {(role, path, labels) for role, path, labels, _ in read if path.is_relative_to(root)}
         _make_own(root, sorted(here), console)
     for role, path, labels, skips in sorted(read):
-        if labels and not skips and not any(path.is_relative_to(root) for root in own):
-            Dataset(path, paths.cache()).require_evaluation(role, Reading(console))
+        if not any(path.is_relative_to(root) for root in own):
+            found = Dataset(path, paths.cache(), skip_corrupt=skips)
+            found.require(role, labels=labels, progress=Reading(console))
 
 
 def _make_own(root: Path, read: list[tuple[str, Path, bool]], console: Console) -> None:

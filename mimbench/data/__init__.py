@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")  # of images
 STAMP = "stamp-"  # begins an identity by sizes and times of modification
@@ -19,3 +20,15 @@ class Identity:
 
     digest: str
     left_out: tuple[str, ...] = ()
+
+
+class Problem(NamedTuple):
+    """What is wrong with a dataset.
+
+    Attributes:
+        kind: for counts. entry: the file, or the entry in it. message: what is wrong, and what to do.
+    """
+
+    kind: str
+    entry: str
+    message: str

@@ -9,12 +9,15 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from mimbench.data import Problem
+from mimbench.data.files import HEIGHT, WIDTH, Folder
 from mimbench.errors import UserError
 
 FIELDS = {
@@ -23,18 +26,6 @@ FIELDS = {
     "categories": {"id", "name"},
 }
 SLACK = 0.5  # pixels that a box may lie beyond the image: official boxes are rounded
-
-
-class Problem(NamedTuple):
-    """What is wrong with an entry.
-
-    Attributes:
-        kind: for counts. entry: such as `annotation 7`; empty for the whole file.
-    """
-
-    kind: str
-    entry: str
-    message: str
 
 
 @dataclass
@@ -341,3 +332,25 @@ def differences(train: Instances, val: Instances) -> Iterator[Problem]:
     if first != second:
         message = "Both splits need the same categories, in the same order."
         yield Problem("class order", str(val.source), message)
+
+
+def sizes(root: Path, annotations: Mapping[str, Instances], folders: Sequence[Folder]) -> Iterator[Problem]:
+    """Images whose size is not the stated one; `folders` must know the sizes."""
+    by_path = {folder.path: folder for folder in folders}
+    for split, found in annotations.items():
+        places: dict[str, dict[bytes, int]] = {}
+        for image in found.document["images"]:
+            path, _, name = f"{split}2017/{image['file_name']}".rpartition("/")
+            folder = by_path.get(path)
+            if folder is None:
+                continue
+            if path not in places:
+                places[path] = {each: index for index, each in enumerate(folder.each())}
+            index = places[path].get(os.fsencode(name))
+            if index is None or folder.corrupt[index]:
+                continue
+            width, height = (int(value) for value in folder.facts[index, [WIDTH, HEIGHT]])
+            if (width, height) != (image["width"], image["height"]):
+                stated = f"{image['width']}x{image['height']}"
+                message = f"It is {width}x{height} pixels; {found.source.name} says {stated}."
+                yield Problem("size mismatch", str(root / path / name), message)

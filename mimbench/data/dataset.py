@@ -6,15 +6,14 @@ Files that no stage opens do not count: a README, a hidden file, an image of `va
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mimbench.atomic import read_json, write_json
-from mimbench.data import EXTENSIONS, STAMP, Identity, look
-from mimbench.data.files import Folder, Memory, Progress, fill, identity, left_out, scan
+from mimbench.data import EXTENSIONS, STAMP, Identity, ade20k, coco, look
+from mimbench.data.files import Folder, Look, Memory, Progress, fill, identity, left_out, scan
 from mimbench.data.image_folder import class_folders
 from mimbench.errors import UserError
 
@@ -95,18 +94,40 @@ class Dataset:
         skipped = tuple(left_out(folders)) if self.skip_corrupt else ()
         return Identity(f"{STAMP}{found}" if trust_stat else found, skipped)
 
-    def require_evaluation(self, role: str, progress: Progress | None = None) -> None:
-        """Decode the images that a task reads only when it has been trained; each once.
+    def require(self, role: str, *, labels: bool, progress: Progress | None = None) -> None:
+        """Check by content what a run reads: what else would be found after hours of training.
+
+        Sizes of images and label maps, labels and annotations; and that the images decode which a task reads
+        only when it has been trained. Each file is looked at once, as long as it stays the same.
 
         Raises:
-            UserError: an image does not decode.
+            UserError: the first thing that is wrong, with file, entry and remedy.
         """
-        start = {"coco": "val2017", "ade20k": "images/validation"}.get(role, "val")
-        folders = [folder for folder in self.reads(role, labels=True)[0] if _is_in(folder, start)]
-        fill(self.root, folders, self.memory, field=f"--data {role}", look=look.WHETHER, progress=progress)
-        for file in left_out(folders):
-            remedy = "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."
-            raise UserError("image", str(self.root / file), remedy=remedy)
+        folders, _ = self.reads(role, labels=labels)
+        field = f"--data {role}"
+
+        def find_out(what: Look, among: list[Folder]) -> None:
+            fill(self.root, among, self.memory, field=field, look=what, progress=progress)
+
+        if role == "coco":
+            annotations = coco.both(self.root)
+            find_out(look.SIZES, [folder for folder in folders if _is_images(folder)])
+            for problem in coco.sizes(self.root, annotations, folders):
+                raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
+        if role == "ade20k":
+            find_out(look.SIZES, [folder for folder in folders if _is_in(folder, "images")])
+            find_out(look.LABELS, [folder for folder in folders if _is_in(folder, "annotations")])
+            for problem in ade20k.contents(self.root, folders, skip_corrupt=self.skip_corrupt):
+                raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
+        if labels and not self.skip_corrupt:
+            start = {"coco": "val2017", "ade20k": "images/validation"}.get(role, "val")
+            evaluation = [folder for folder in folders if _is_in(folder, start)]
+            find_out(look.WHETHER, evaluation)
+            for file in left_out(evaluation):
+                remedy = (
+                    "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."
+                )
+                raise UserError("image", str(self.root / file), remedy=remedy)
 
     def count(self, role: str, *, labels: bool) -> int:
         """How many training images there are; with `labels`, how many labelled ones."""
@@ -120,6 +141,10 @@ Found = Iterator["tuple[str, list[str]] | str"]
 
 def _is_in(folder: Folder, start: str) -> bool:
     return folder.path == start or folder.path.startswith(f"{start}/")
+
+
+def _is_images(folder: Folder) -> bool:
+    return _is_in(folder, "train2017") or _is_in(folder, "val2017")
 
 
 def _images(folder: str) -> list[str]:
@@ -166,17 +191,10 @@ def _ade20k(dataset: Dataset, labels: bool) -> Found:
     root = dataset.root
     if (root / "classes.txt").is_file():
         yield "", ["classes.txt"]
-    for split in ("training", "validation"):
-        images = root / "images" / split
-        for folder, below, names in os.walk(images, followlinks=True):
-            below.sort()
-            jpegs = [name for name in names if name.endswith(".jpg") and name[0] != "."]
-            if not jpegs:
-                continue
-            path = os.path.relpath(folder, root).replace(os.sep, "/")
-            yield path, jpegs
-            masks = path.replace("images", "annotations", 1)
-            yield masks, [f"{name[:-4]}.png" for name in jpegs]
+    for split in ade20k.SPLITS:
+        for folder, names in ade20k.images(root, split):
+            yield folder, names
+            yield ade20k.labels_of(folder), [f"{name.removesuffix('.jpg')}.png" for name in names]
 
 
 def _coco(dataset: Dataset, labels: bool) -> Found:
@@ -208,7 +226,7 @@ def _listed(dataset: Dataset, split: str) -> list[str]:
             known = read_json(place)
     if isinstance(known, list) and all(isinstance(name, str) for name in known):
         return known
-    document = json.loads((dataset.root / "annotations" / name).read_bytes())
+    document = coco.both(dataset.root)[split].document
     annotated = {entry["image_id"] for entry in document["annotations"]}
     found = [image["file_name"] for image in document["images"] if split == "val" or image["id"] in annotated]
     if place is not None:

@@ -11,6 +11,7 @@ from mimbench.data import EXTENSIONS
 from mimbench.data.decode import UNREADABLE, CorruptImage, decode, label_map
 from mimbench.data.files import DECODES, HEIGHT, LABEL, WIDTH, Look
 
+VOID = 255  # no label, see mimbench.data.ade20k
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -41,12 +42,9 @@ def _labels(path: str) -> tuple[int, int, int, int]:
         labels = label_map(Path(path))
     except CorruptImage:
         return 0, -1, -1, -1
-    voids = labels == VOID
-    highest = int(np.where(voids, 0, labels).max(initial=0))
+    highest = int(np.where(labels == VOID, 0, labels).max(initial=0))
     return 1, labels.shape[1], labels.shape[0], highest
 
-
-VOID = 255  # ADE20K's pixels without a label, as mmsegmentation reads them
 
 WHETHER = Look((DECODES,), _decodes)
 SIZES = Look((WIDTH, HEIGHT), _size)

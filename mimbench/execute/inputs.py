@@ -31,13 +31,11 @@ def check(folder: RunFolder) -> None:
         by_stamp = planned.startswith(STAMP)
         if not own and not by_stamp and len(planned) != DIGITS:
             continue
-        skips = folder.spec.skip_corrupt
-        dataset = Dataset(folder.data(role), paths.cache(), skip_corrupt=skips)
+        dataset = Dataset(folder.data(role), paths.cache(), skip_corrupt=folder.spec.skip_corrupt)
         if own:
             manifest.check(dataset, role, planned, labels=labels)
             continue
         found = dataset.identity(role, labels=labels, trust_stat=by_stamp)
         if found.digest != planned:
             raise UserError(f"--data {role}", str(dataset.root), remedy=f"It has changed. {AGAIN}")
-        if labels and not skips:
-            dataset.require_evaluation(role)
+        dataset.require(role, labels=labels)

@@ -1,0 +1,146 @@
+"""ADE20K's layout: the rules for images and label maps, which the check, a run's start and the readers share.
+
+A label map has one number a pixel: 0 is "other", 1 to K are the classes, 255 is no label. Both 0 and 255 are
+ignored in training and in mIoU (mmsegmentation's reduce_zero_label).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mimbench.data import EXTENSIONS, Problem
+from mimbench.data.decode import label_map
+from mimbench.data.files import HEIGHT, LABEL, WIDTH, Folder
+from mimbench.errors import UserError
+
+IMAGE, LABELS = ".jpg", ".png"  # mmsegmentation reads no others
+SPLITS = ("training", "validation")
+DEFAULT_CLASSES = 150
+MOST_CLASSES = 254  # of 8-bit labels, 0 and 255 are no classes
+
+
+def classes(root: Path) -> list[str] | None:
+    """The names in `classes.txt`, one a line; None without that file.
+
+    Raises:
+        UserError: it is not UTF-8, names a class twice, or not between 2 and 254 classes.
+    """
+    file = root / "classes.txt"
+    if not file.is_file():
+        return None
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError("classes", str(file), remedy=f"It is not UTF-8: {error}.") from error
+    names = [line.strip() for line in lines if line.strip()]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"class of {file}", name, remedy=f"It is there {count} times; name each once.")
+    if not 2 <= len(names) <= MOST_CLASSES:
+        remedy = f"Name 2 to {MOST_CLASSES} classes, one a line: a label is a number of 8 bits."
+        raise UserError(f"number of classes in {file}", len(names), remedy=remedy)
+    return names
+
+
+def num_classes(root: Path) -> int:
+    """As `classes`; ADE20K's 150 without a `classes.txt`."""
+    names = classes(root)
+    return DEFAULT_CLASSES if names is None else len(names)
+
+
+def images(root: Path, split: str) -> Iterator[tuple[str, list[str]]]:
+    """Folders below `images/<split>`, relative to the root, with the names of their images."""
+    for folder, below, names in os.walk(root / "images" / split, followlinks=True):
+        below[:] = sorted(name for name in below if name[0] != ".")
+        found = sorted(name for name in names if name.endswith(IMAGE) and name[0] != ".")
+        if found:
+            yield os.path.relpath(folder, root).replace(os.sep, "/"), found
+
+
+def labels_of(folder: str) -> str:
+    """The folder of the label maps of a folder of images, both relative to the root."""
+    return folder.replace("images", "annotations", 1)
+
+
+def read_labels(path: Path, num_classes: int) -> np.ndarray:
+    """The label map as training wants it, [H, W] of int64: classes from 0, 255 is ignored.
+
+    Raises:
+        CorruptImage: it does not decode, or is an image of colours.
+        UserError: a label has no class.
+    """
+    labels = label_map(path).astype(np.int64)
+    labels[labels == 255] = 0
+    wrong = labels[(labels < 0) | (labels > num_classes)]
+    if wrong.size:
+        raise UserError(str(path), int(wrong.max()), remedy=_allowed(num_classes))
+    return np.where(labels == 0, 255, labels - 1)
+
+
+def _allowed(num_classes: int) -> str:
+    return (
+        f"With {num_classes} classes, labels are 0 (other) to {num_classes}, and 255 (none). "
+        "`mimbench data check` lists all such files."
+    )
+
+
+def layout(root: Path) -> Iterator[Problem]:
+    """What is wrong with the names of files: nothing is opened."""
+    for split in SPLITS:
+        for part, suffix in (("images", IMAGE), ("annotations", LABELS)):
+            if not (root / part / split).is_dir():
+                yield Problem("missing folder", str(root / part / split), "There is no such folder.")
+                continue
+            for file in wrong_type(root / part / split, suffix):
+                message = f"Only {suffix} files are read here: convert it, or remove it."
+                yield Problem("wrong file type", str(file), message)
+        if (root / "images" / split).is_dir() and not any(True for _ in images(root, split)):
+            yield Problem("empty folder", str(root / "images" / split), f"It holds no {IMAGE} file.")
+
+
+def wrong_type(folder: Path, suffix: str) -> list[Path]:
+    """The images in `folder` that are not read because of their suffix (upper and lower case differ)."""
+    names = sorted(entry.name for entry in os.scandir(folder))
+    return [
+        folder / name
+        for name in names
+        if name[0] != "." and name.lower().endswith(EXTENSIONS) and not name.endswith(suffix)
+    ]
+
+
+def contents(root: Path, folders: Sequence[Folder], *, skip_corrupt: bool = False) -> Iterator[Problem]:
+    """What is wrong with label maps: `folders` must know their sizes and labels."""
+    most = num_classes(root)
+    by_path = {folder.path: folder for folder in folders}
+    for split in SPLITS:
+        blank = total = 0
+        for folder in folders:
+            if folder.path != f"images/{split}" and not folder.path.startswith(f"images/{split}/"):
+                continue
+            maps = by_path[labels_of(folder.path)]
+            places = {name.removesuffix(b".png"): index for index, name in enumerate(maps.each())}
+            for index, name in enumerate(folder.each()):
+                there = places[name.removesuffix(b".jpg")]
+                file = str(root / maps.path / os.fsdecode(maps.each()[there]))
+                if maps.corrupt[there] and skip_corrupt:
+                    continue
+                if maps.corrupt[there]:
+                    yield Problem("unreadable annotation", file, "It does not decode to one label a pixel.")
+                    continue
+                size, own = folder.facts[index, [WIDTH, HEIGHT]], maps.facts[there, [WIDTH, HEIGHT]]
+                if not folder.corrupt[index] and (size != own).any():
+                    message = f"It is {own[0]}x{own[1]} pixels; its image is {size[0]}x{size[1]}."
+                    yield Problem("size mismatch", file, message)
+                highest = int(maps.facts[there, LABEL])
+                if highest > most:
+                    message = f"It has the label {highest}. {_allowed(most)}"
+                    yield Problem("label out of range", file, message)
+                total, blank = total + 1, blank + (highest == 0)
+        if total and blank == total:
+            message = "No label map labels a pixel: nothing can be learnt or measured."
+            yield Problem("empty mask", str(root / "annotations" / split), message)
