@@ -8,6 +8,7 @@ from mmengine.dist import get_dist_info
 from torch.utils.data import Subset
 
 from mimbench.contract import TransferRecipe
+from mimbench.data import imagenet
 from mimbench.data.image_folder import ImageFolder
 from mimbench.train.loader import seed_everything
 from mimbench.train.optimizer import param_groups
@@ -38,8 +39,8 @@ def labelled_splits(folder: RunFolder) -> tuple[ImageFolder, ImageFolder]:
     With `--skip-corrupt`, images that do not decode are left out and recorded in the run's details.
     """
     root, skip = folder.data("imagenet"), folder.spec.skip_corrupt
-    subset = "train_labelled.txt" if (root / "train_labelled.txt").is_file() else None
-    train = ImageFolder(root, "train", subset_file=subset, skip_corrupt=skip)
+    imagenet.classes_for_labels(root)
+    train = ImageFolder(root, "train", labelled=True, skip_corrupt=skip)
     val = ImageFolder(root, "val", skip_corrupt=skip)
     if train.skipped or val.skipped:
         folder.details["skipped_images"] = train.skipped + val.skipped

@@ -58,10 +58,16 @@ def check_data(
             metavar="FOLDER", help="The root of a dataset, in any supported format.", show_default=False
         ),
     ],
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode every image; without it, only those of small datasets.")
+    ] = False,
 ) -> None:
     """Check a dataset for errors before you spend hours on it."""
+    from mimbench import paths
+    from mimbench.commands.workspace import Reading
     from mimbench.data.check import check, print_report
 
-    report = check(path)
-    print_report(report, make_console())
+    console = make_console()
+    report = check(path, full=full, cache=paths.cache(), progress=Reading(console))
+    print_report(report, console)
     raise typer.Exit(0 if report.ok else 2)

@@ -55,9 +55,15 @@ def num_classes(root: Path) -> int:
 
 def images(root: Path, split: str) -> Iterator[tuple[str, list[str]]]:
     """Folders below `images/<split>`, relative to the root, with the names of their images."""
-    for folder, below, names in os.walk(root / "images" / split, followlinks=True):
+    return files(root, "images", split)
+
+
+def files(root: Path, part: str, split: str) -> Iterator[tuple[str, list[str]]]:
+    """As `images`, also for the part `annotations`."""
+    suffix = IMAGE if part == "images" else LABELS
+    for folder, below, names in os.walk(root / part / split, followlinks=True):
         below[:] = sorted(name for name in below if name[0] != ".")
-        found = sorted(name for name in names if name.endswith(IMAGE) and name[0] != ".")
+        found = sorted(name for name in names if name.endswith(suffix) and name[0] != ".")
         if found:
             yield os.path.relpath(folder, root).replace(os.sep, "/"), found
 
@@ -65,6 +71,10 @@ def images(root: Path, split: str) -> Iterator[tuple[str, list[str]]]:
 def labels_of(folder: str) -> str:
     """The folder of the label maps of a folder of images, both relative to the root."""
     return folder.replace("images", "annotations", 1)
+
+
+def label_name(image: str) -> str:
+    return image.removesuffix(IMAGE) + LABELS
 
 
 def read_labels(path: Path, num_classes: int) -> np.ndarray:
@@ -97,10 +107,12 @@ def layout(root: Path) -> Iterator[Problem]:
                 yield Problem("missing folder", str(root / part / split), "There is no such folder.")
                 continue
             for file in wrong_type(root / part / split, suffix):
-                message = f"Only {suffix} files are read here: convert it, or remove it."
+                message = f"Only {suffix} files are read in {root / part / split}: convert it, or remove it."
                 yield Problem("wrong file type", str(file), message)
-        if (root / "images" / split).is_dir() and not any(True for _ in images(root, split)):
-            yield Problem("empty folder", str(root / "images" / split), f"It holds no {IMAGE} file.")
+        for part, suffix in (("images", IMAGE), ("annotations", LABELS)):
+            folder = root / part / split
+            if folder.is_dir() and not any(True for _ in files(root, part, split)):
+                yield Problem("empty folder", str(folder), f"{folder} holds no {suffix} files.")
 
 
 def wrong_type(folder: Path, suffix: str) -> list[Path]:
@@ -111,6 +123,16 @@ def wrong_type(folder: Path, suffix: str) -> list[Path]:
         for name in names
         if name[0] != "." and name.lower().endswith(EXTENSIONS) and not name.endswith(suffix)
     ]
+
+
+def notes(root: Path, maps: Sequence[Folder]) -> Iterator[str]:
+    """Label maps without a label: ADE20K itself has some."""
+    for split in SPLITS:
+        start = f"annotations/{split}"
+        inside = [each for each in maps if each.path == start or each.path.startswith(f"{start}/")]
+        blank = sum(int((each.facts[:, LABEL] == 0).sum()) for each in inside)
+        if blank:
+            yield f"{blank} annotations in {root / start} label no pixel"
 
 
 def contents(root: Path, folders: Sequence[Folder], *, skip_corrupt: bool = False) -> Iterator[Problem]:

@@ -183,7 +183,7 @@ def _box(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> b
     numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
     if not numbers:
         message = f"bbox must be [x, y, width, height] in pixels, not {box!r}."
-        found.problems.append(Problem("bad box", place, message))
+        found.problems.append(Problem("bad JSON", place, message))
         return False
     x, y, w, h = box
     if w <= 0 or h <= 0:
@@ -209,21 +209,24 @@ def _mask(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> 
             message = "segmentation holds something that is no number."
             found.problems.append(Problem("unreadable mask", place, message))
             return False
-        polygons = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
+        polygons = [polygon for polygon in mask if _has_area(polygon)]
         if len(polygons) < len(mask):
             if not polygons:
-                found.convert("annotations left out: no polygon of three points", place)
+                found.convert("annotations left out: no polygon with an area", place)
                 return False
-            found.convert("masks without their polygons of less than three points", place)
+            found.convert("masks without their polygons of no area", place)
             entry["segmentation"] = polygons
     elif isinstance(mask, dict):
         why = _run_lengths(mask, image)
+        if not why and isinstance(mask["counts"], list) and not any(mask["counts"][1::2]):
+            found.convert("annotations left out: a mask of no pixel", place)
+            return False
         if why:
             found.problems.append(Problem("unreadable mask", place, why))
             return False
     else:
         message = f"segmentation must be a list of polygons or run lengths, not {mask!r}."
-        found.problems.append(Problem("empty mask", place, message))
+        found.problems.append(Problem("unreadable mask", place, message))
         return False
     if "iscrowd" not in entry:
         found.convert("annotations without iscrowd, taken as 0", place)
@@ -240,6 +243,16 @@ def _mask(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> 
         found.problems.append(Problem("bad JSON", place, f"area must be a number, not {entry['area']!r}."))
         return False
     return True
+
+
+def _has_area(polygon: list[float]) -> bool:
+    """Whether a polygon has three points at least; of three and four points, also whether they lie apart."""
+    if len(polygon) < 6 or len(polygon) % 2:
+        return False
+    if len(polygon) > 8:
+        return True
+    x, y = polygon[0::2], polygon[1::2]
+    return sum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x))) != 0
 
 
 def _is_finite(value: Any) -> bool:
@@ -293,6 +306,28 @@ def _area(mask: Any, image: Mapping[str, Any]) -> float:
     return float(rle.area({**mask, "counts": mask["counts"].encode()}))
 
 
+def layout(root: Path) -> Iterator[Problem]:
+    """What is wrong with folders and files: nothing is opened."""
+    for split in ("train", "val"):
+        folder, source = root / f"{split}2017", source_of(root, split)
+        if not folder.is_dir():
+            yield Problem("missing folder", str(folder), "There is no such folder.")
+        elif not any(os.scandir(folder)):
+            yield Problem("empty folder", str(folder), "It holds no images.")
+        if not source.is_file():
+            yield Problem("missing file", str(source), "There is no such file.")
+
+
+def by_folder(split: str, names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The images that a split lists, by folders relative to the root; each once."""
+    folders: dict[str, list[str]] = {}
+    for file in names:
+        folder, _, name = f"{split}2017/{file}".rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    for folder, inside in sorted(folders.items()):
+        yield folder, list(dict.fromkeys(inside))
+
+
 def both(root: Path) -> dict[str, Instances]:
     """The annotations of `train` and `val`, fit for use.
 
@@ -339,7 +374,7 @@ def sizes(root: Path, annotations: Mapping[str, Instances], folders: Sequence[Fo
     by_path = {folder.path: folder for folder in folders}
     for split, found in annotations.items():
         places: dict[str, dict[bytes, int]] = {}
-        for image in found.document["images"]:
+        for image in found.document.get("images", ()):
             path, _, name = f"{split}2017/{image['file_name']}".rpartition("/")
             folder = by_path.get(path)
             if folder is None:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mimbench.atomic import read_json, write_json
-from mimbench.data import EXTENSIONS, STAMP, Identity, ade20k, coco, look
+from mimbench.data import STAMP, Identity, ade20k, coco, imagenet, look
 from mimbench.data.files import Folder, Look, Memory, Progress, fill, identity, left_out, scan
-from mimbench.data.image_folder import class_folders
 from mimbench.errors import UserError
-
-LABELLED = "train_labelled.txt"
 
 
 class Dataset:
@@ -109,6 +106,11 @@ class Dataset:
         def find_out(what: Look, among: list[Folder]) -> None:
             fill(self.root, among, self.memory, field=field, look=what, progress=progress)
 
+        if role in ("imagenet", "captions"):
+            for problem in imagenet.layout(self.root, imagenet.SPLITS if labels else ("train",)):
+                raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
+            if labels:
+                imagenet.classes_for_labels(self.root)
         if role == "coco":
             annotations = coco.both(self.root)
             find_out(look.SIZES, [folder for folder in folders if _is_images(folder)])
@@ -147,38 +149,34 @@ def _is_images(folder: Folder) -> bool:
     return _is_in(folder, "train2017") or _is_in(folder, "val2017")
 
 
-def _images(folder: str) -> list[str]:
-    """Names of the images directly in a folder."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries]
-    return [name for name in names if name[0] != "." and name.lower().endswith(EXTENSIONS)]
-
-
 def _imagenet(dataset: Dataset, labels: bool) -> Found:
     root = dataset.root
-    train = root / "train"
-    classes = class_folders(train) if train.is_dir() else []
+    classes = imagenet.class_folders(root / "train")
     if not labels:
         for name in classes:
-            yield f"train/{name}", _images(f"{train}/{name}")
+            yield f"train/{name}", imagenet.image_names(root / "train" / name)
         return
     for name in classes:
         yield f"class {name}"
-    listed = root / LABELLED
-    if listed.is_file():
-        yield "", [LABELLED]
-        by_folder: dict[str, list[str]] = {}
-        for line in filter(None, map(str.strip, listed.read_text(encoding="utf-8").splitlines())):
-            folder, _, name = line.rpartition("/")
-            by_folder.setdefault(folder, []).append(name)
-        for folder, names in sorted(by_folder.items()):
-            yield folder, list(dict.fromkeys(names))
-    else:
+    listed = imagenet.listed(root)
+    if listed is None:
         for name in classes:
-            yield f"train/{name}", _images(f"{train}/{name}")
-    val = root / "val"
-    for name in class_folders(val) if val.is_dir() else ():
-        yield f"val/{name}", _images(f"{val}/{name}")
+            yield f"train/{name}", imagenet.image_names(root / "train" / name)
+    else:
+        yield "", [imagenet.LABELLED]
+        yield from _by_folder(listed)
+    for name in imagenet.class_folders(root / "val"):
+        yield f"val/{name}", imagenet.image_names(root / "val" / name)
+
+
+def _by_folder(files: Iterable[str]) -> Found:
+    """Files, relative to the root, by their folders; each once."""
+    folders: dict[str, list[str]] = {}
+    for file in files:
+        folder, _, name = file.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    for folder, names in sorted(folders.items()):
+        yield folder, list(dict.fromkeys(names))
 
 
 def _captions(dataset: Dataset, labels: bool) -> Found:
@@ -194,19 +192,14 @@ def _ade20k(dataset: Dataset, labels: bool) -> Found:
     for split in ade20k.SPLITS:
         for folder, names in ade20k.images(root, split):
             yield folder, names
-            yield ade20k.labels_of(folder), [f"{name.removesuffix('.jpg')}.png" for name in names]
+            yield ade20k.labels_of(folder), [ade20k.label_name(name) for name in names]
 
 
 def _coco(dataset: Dataset, labels: bool) -> Found:
     del labels
     yield "annotations", [f"instances_{split}2017.json" for split in ("train", "val")]
     for split in ("train", "val"):
-        by_folder: dict[str, list[str]] = {}
-        for listed in _listed(dataset, split):
-            folder, _, name = f"{split}2017/{listed}".rpartition("/")
-            by_folder.setdefault(folder, []).append(name)
-        for folder, names in sorted(by_folder.items()):
-            yield folder, list(dict.fromkeys(names))
+        yield from coco.by_folder(split, _listed(dataset, split))
 
 
 def _listed(dataset: Dataset, split: str) -> list[str]:

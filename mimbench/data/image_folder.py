@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,23 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mimbench.data import EXTENSIONS
+from mimbench.data import imagenet
 from mimbench.data.captions import Tokenizer
 from mimbench.data.decode import CorruptImage, decode
 from mimbench.errors import UserError
 
 CACHE_BYTES = 2**30  # decoded images kept in memory
-
-
-def class_folders(split_folder: Path) -> list[str]:
-    """The class names of one split, in the order of their labels."""
-    return sorted(entry.name for entry in os.scandir(split_folder) if entry.is_dir() and entry.name[0] != ".")
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The images directly in `folder`, by name."""
-    names = (entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(EXTENSIONS))
-    return [folder / name for name in sorted(names) if name[0] != "."]
 
 
 class ImageFolder:
@@ -37,7 +25,7 @@ class ImageFolder:
     Args:
         root: the dataset's folder.
         split: `train` or `val`.
-        subset_file: a text file under `root`; only the images it lists (by path under `root`) are used.
+        labelled: use only the images that `train_labelled.txt` lists, if there is that file.
         skip_corrupt: decode every image first and leave out those that cannot be read.
 
     Attributes:
@@ -49,41 +37,21 @@ class ImageFolder:
         UserError: a folder or a listed image is missing or empty; a class of `val` is not in `train`.
     """
 
-    def __init__(
-        self, root: Path, split: str, *, subset_file: str | None = None, skip_corrupt: bool = False
-    ) -> None:
+    def __init__(self, root: Path, split: str, *, labelled: bool = False, skip_corrupt: bool = False) -> None:
         self.root, self.split = Path(root), split
-        folder = self.root / split
-        if not folder.is_dir():
-            raise UserError(
-                "data folder",
-                str(folder),
-                remedy=f"It does not exist; ImageNet's layout is {split}/<class>/*.jpg.",
-            )
-        reference = self.root / "train"
-        self.classes = class_folders(reference if reference.is_dir() else folder)
-        unknown = sorted(set(class_folders(folder)) - set(self.classes))
-        if unknown:
-            raise UserError(
-                f"class folder of {folder}",
-                unknown[0],
-                allowed=self.classes,
-                remedy="Train has no such class.",
-            )
-        self.samples = [
-            (path, label)
-            for label, name in enumerate(self.classes)
-            if (folder / name).is_dir()
-            for path in image_files(folder / name)
-        ]
-        if not self.samples:
-            raise UserError(
-                "data folder",
-                str(folder),
-                remedy=f"It holds no images; ImageNet's layout is {split}/<class>/*.jpg.",
-            )
-        if subset_file is not None:
-            self.samples = self._listed(self.root / subset_file)
+        splits = ("train", "val") if split == "val" and (self.root / "train").is_dir() else (split,)
+        for problem in imagenet.layout(self.root, splits):
+            raise UserError("data folder", problem.entry, remedy=problem.message)
+        self.classes = imagenet.class_folders(self.root / splits[0])
+        files = imagenet.listed(self.root) if labelled and split == "train" else None
+        if files is None:
+            files = [
+                f"{split}/{name}/{image}"
+                for name in imagenet.class_folders(self.root / split)
+                for image in imagenet.image_names(self.root / split / name)
+            ]
+        labels = {name: label for label, name in enumerate(self.classes)}
+        self.samples = [(self.root / file, labels[file.split("/")[1]]) for file in files]
         self._cache: dict[int, Image.Image] = {}
         self._cache_room = CACHE_BYTES
         self.skipped: list[str] = []
@@ -105,23 +73,8 @@ class ImageFolder:
         return image
 
     def name(self, index: int) -> str:
-        """The image's path relative to the root, as captions.json and the subset file write it."""
+        """The image's path relative to the root, as captions.json has it."""
         return self.samples[index][0].relative_to(self.root).as_posix()
-
-    def _listed(self, file: Path) -> list[tuple[Path, int]]:
-        if not file.is_file():
-            raise UserError("subset file", str(file), remedy="It does not exist.")
-        by_path = dict(self.samples)
-        samples = []
-        for line in filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())):
-            if self.root / line not in by_path:
-                raise UserError(
-                    f"image listed in {file}", line, remedy=f"It is not in {self.root / self.split}."
-                )
-            samples.append((self.root / line, by_path[self.root / line]))
-        if not samples:
-            raise UserError("subset file", str(file), remedy="It lists no images.")
-        return samples
 
     def _leave_out_corrupt(self) -> None:
         def readable(sample: tuple[Path, int]) -> bool:
