@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -360,10 +361,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(include, mine: Path, data: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(include, mine: Path, smoke_data: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     share, real = workspace / "share", paths.share
     monkeypatch.setattr(paths, "share", lambda name: share / name if name == "tables" else real(name))
-    monkeypatch.setattr("mimbench.data.toy.ensure", lambda root, seed=0, size="toy": data)
+    shutil.copytree(smoke_data, workspace / "data" / "smoke")
     (share / "tables").mkdir(parents=True)
     header = (ROOT / "tables" / "reported.csv").read_text().splitlines()[0]
     (share / "tables" / "reported.csv").write_text(f"{header}\n")
@@ -378,7 +379,9 @@ def pretrained(bench: Bench) -> None:
     from mimbench.plan.request import Request
 
     spec, request = load("mine"), Request(scale="smoke")
-    planner = Planner(Catalog(None), bench.store, Data(request, lambda: bench.mine.parent / "data"), request)
+    planner = Planner(
+        Catalog(None), bench.store, Data(request, lambda: bench.root / "data" / "smoke"), request
+    )
     for node in planner.table(spec.rows, spec.columns, "mine").nodes.values():
         if node.spec.stage == "pretrain":
             bench.store.create(node.spec, node.inputs).finish({})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ from tests.world import ROOT
 
 
 @pytest.fixture
-def bench(world: Path, data: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(world: Path, smoke_data: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     real = paths.share
     share = workspace / "share"
     monkeypatch.setattr(paths, "share", lambda name: share / name if name == "tables" else real(name))
-    monkeypatch.setattr("mimbench.data.toy.ensure", lambda root, seed=0, size="toy": data)
+    data = Path(shutil.copytree(smoke_data, workspace / "data" / "smoke"))
     bench = Bench(workspace, data)
     bench.table()
     (share / "tables" / "reported.csv").write_text(

@@ -237,11 +237,9 @@ def command(bench: Bench, world: Path, after: str = "") -> subprocess.Popen[str]
 import signal, sys
 from pathlib import Path
 from mimbench import paths
-from mimbench.data import toy
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
 real = paths.share
 paths.share = lambda name: Path({str(bench.root / "share")!r}) / name if name == "tables" else real(name)
-toy.ensure = lambda root, seed=0, size="toy": Path({str(bench.data)!r})
 from mimbench.cli import app
 try:
     app(["reproduce-table", "plain", "--scale", "smoke"])

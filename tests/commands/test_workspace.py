@@ -89,10 +89,10 @@ def test_the_projects_data_is_made_before_a_run_reads_it(place: Path) -> None:
     assert (place / "data" / "smoke" / "toy.json").stat().st_mtime_ns == stamp
 
 
-def test_nothing_is_made_where_no_run_reads_it(place: Path, tmp_path: Path) -> None:
+def test_nothing_is_made_where_no_run_reads_it(place: Path, smoke_data: Path) -> None:
     prepare_data([], console())
     for node in (nodes := todo()):
-        node.inputs.data["imagenet"] = str(tmp_path)  # type: ignore[index]
+        node.inputs.data["imagenet"] = str(smoke_data / "imagenet")  # type: ignore[index]
     prepare_data(nodes, console())
     assert list(place.iterdir()) == []
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from mimbench.contract import TaskCard
+from mimbench.data import coco
 from mimbench.errors import UserError
 from mimbench.recipe import SCALES
 from mimbench.store.folder import RunFolder
@@ -241,7 +242,7 @@ def test_classes_default_to_ade20ks_150(tmp_path: Path) -> None:
 
     assert len(class_names(tmp_path)) == 150
     (tmp_path / "classes.txt").write_text("wall\nsky\nwall\n")
-    with pytest.raises(UserError, match="every class once"):
+    with pytest.raises(UserError, match="name each once"):
         class_names(tmp_path)
 
 
@@ -328,14 +329,12 @@ def test_the_ground_truth_scores_100(smoke_data: Path, tmp_path: Path) -> None:
 
 
 def test_splits_with_other_categories_are_refused(smoke_data: Path, tmp_path: Path) -> None:
-    from downstream.detection import class_names
-
     root = _renumbered(smoke_data / "coco", tmp_path / "coco", lambda i: i)
     path = root / "annotations" / "instances_val2017.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "categories": values["categories"][:-1]}))
     with pytest.raises(UserError, match="same categories"):
-        class_names(root)
+        coco.both(root)
 
 
 # -- corrupt images ----------------------------------------------------------------------------------------
@@ -376,6 +375,14 @@ def test_boxes_are_cut_at_the_edge_of_an_image_that_is_no_square(
     shutil.copytree(smoke_data / "coco", root)
     image = next((root / "val2017").iterdir())
     Image.open(image).crop((0, 0, 64, 24)).save(image)
+    annotations = root / "annotations" / "instances_val2017.json"
+    document = json.loads(annotations.read_text())
+    cropped = next(each for each in document["images"] if each["file_name"] == image.name)
+    cropped["height"] = 24
+    for entry in document["annotations"]:
+        if entry["image_id"] == cropped["id"]:
+            entry |= {"bbox": [4, 4, 12, 12], "segmentation": [[4, 4, 16, 4, 16, 16, 4, 16]]}
+    annotations.write_text(json.dumps(document))
     recipe = card("detection").recipes()["smoke"]
     dataset = build_dataset(root, "val", recipe)
     item = next(item for item in dataset if item["data_samples"].img_path == str(image))

@@ -47,7 +47,9 @@ def test_a_folder_is_scanned_once(data: Path, monkeypatch: pytest.MonkeyPatch) -
     (data / "imagenet" / "train_labelled.txt").unlink()
     found, scanned = Data(Request(data={"imagenet": data / "imagenet"}), Path), []
     real = dataset.scan
-    monkeypatch.setattr("mimbench.data.dataset.scan", lambda *given: scanned.append(given[1]) or real(*given))
+    monkeypatch.setattr(
+        "mimbench.data.dataset.scan", lambda *given, **how: scanned.append(given[1]) or real(*given, **how)
+    )
     assert found.size("imagenet", labelled=True) == found.size("imagenet", labelled=False) == 6
     found.identity("imagenet", labels=False)
     found.identity("imagenet", labels=True)
