@@ -47,7 +47,7 @@ def test_the_examples_run(document: Path, place: Path) -> None:
         if language == "python":
             encoder = next((place / "runs").glob("pretrain-mae-*"), None)
             assert encoder is not None
-            run([sys.executable, "-c", text.replace("pretrain-mae-vit_smoke-KEY", encoder.name)], place)
+            run([sys.executable, "-c", text.replace("pretrain-mae-vit_toy-KEY", encoder.name)], place)
         for line in commands(text) if language == "console" else ():
             run([sys.executable, "-m", *shlex.split(line, comments=True)], place)
 

@@ -36,6 +36,8 @@ def check(folder: RunFolder) -> None:
             manifest.check(dataset, role, planned, labels=labels)
             continue
         found = dataset.identity(role, labels=labels, trust_stat=by_stamp)
+        if by_stamp:
+            folder.details["identified_by_size_and_time"] = sorted(folder.spec.data)
         if found.digest != planned:
             raise UserError(f"--data {role}", str(dataset.root), remedy=f"It has changed. {AGAIN}")
         dataset.require(role, labels=labels)

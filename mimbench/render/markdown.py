@@ -50,9 +50,18 @@ def brief(table: Table) -> str:
 
 
 def excerpt(table: Table) -> str:
-    """The first column for the rows whose cell in it is complete, and the meaning of the signs."""
+    """The first column for the rows whose cell in it is complete, the paper's claims, the signs' meaning."""
     rows = tuple(row for row in table.rows if row.cells[0].complete)
-    return "\n".join(_column(replace(table, rows=rows)))
+    column, claims = _column(replace(table, rows=rows)), []
+    mark = "" if table.comparable else text.NOT_COMPARABLE
+    for claim in table.claims:
+        if claim.delta is None:
+            continue
+        decimals = text.digits(table, table.spec.column_index(claim.spec.column))
+        ours = f"ours{mark} {text.difference(claim.delta, decimals)}"
+        words = f"paper {text.claim_paper(claim)}, {ours}: {text.verdict(claim)}"
+        claims.append(f"- *{escape(claim.spec.label)}* {escape(words)}.")
+    return "\n".join([*column, *([*claims, ""] if claims else [])])
 
 
 def _column(table: Table) -> list[str]:
@@ -68,10 +77,13 @@ def _column(table: Table) -> list[str]:
             number += f" {text.STALE}"
         delta = text.difference(cell.delta, decimals) if cell.delta else ""
         word = f"{text.VERDICT_SYMBOLS[cell.verdict.word]} {cell.verdict.word}" if cell.verdict else ""
-        paper = cell.reported.text if cell.reported else ""
+        paper = f"{cell.reported.text}{'' if cell.reported.first_hand else '*'}" if cell.reported else ""
         values = [escape(value) or "–" for value in (paper, number, delta, word)]
         lines.append(_line([_label(table, row, notes=False), *values]))
-    return [*lines, "", " ".join(f"{escape(note)}." for note in text.number_notes(table)), ""]
+    notes = text.number_notes(table)
+    if any(row.cells[0].reported and not row.cells[0].reported.first_hand for row in table.rows):
+        notes = [*notes, "* was read second-hand"]
+    return [*lines, "", " ".join(f"{escape(note)}." for note in notes), ""]
 
 
 def _grid(table: Table, numbers: Mapping[Reported, int]) -> list[str]:
