@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mimbench.errors import UserError
+from mimbench.checkpoint.networks import Export, Rules, find, place, require_heads
+from mimbench.checkpoint.reader import read
+from mimbench.checkpoint.values import require_sound
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -19,52 +18,56 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def trained(folder: RunFolder, prefix: str = "") -> dict[str, Tensor]:
-    """Tensors of a finished run whose names begin with `prefix`; the keys are the names without it."""
-    state = load_file(folder.path / "teacher.safetensors")
+    """Tensors of a finished run whose names begin with `prefix`; the keys are the names without it.
+
+    Raises:
+        UserError: the file is missing or damaged, or a weight is not finite.
+    """
+    path = folder.path / "teacher.safetensors"
+    remedy = f"`mimbench runs rm {folder.path.name}` removes the run; the same command computes it again."
+    state = read(path, "teacher", remedy)
+    for name, tensor in state.items():
+        require_sound(f"teacher {path}", name, tensor, f"The file is damaged. {remedy}")
     return {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
 
 
-def read(path: Path, field: str, *, nested: Sequence[str] = ()) -> dict[str, Any]:
-    """The state dict in a .safetensors file, or in a PyTorch file that can be read without running code.
-
-    Args:
-        field: the weights' name in the error message (`weights clip`).
-        nested: keys under which the state dict may be nested, from the outside in.
-
-    Raises:
-        UserError: another kind of file, such as a pickled module or a TorchScript archive.
-    """
-    try:
-        is_plain = path.suffix == ".safetensors"
-        state: Any = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
-        for key in nested:
-            state = state.get(key, state)
-        return dict(state)
-    except Exception as error:
-        remedy = "Not a plain state dict. Save its state_dict() as .safetensors: code in a file is not run."
-        raise UserError(field, str(path), remedy=remedy) from error
-
-
 def load_into(
-    module: M, state: Mapping[str, Tensor], field: str, wanted: str, their_name: Callable[[str], str] = str
+    module: M,
+    state: Mapping[str, Tensor],
+    rules: Rules,
+    field: str,
+    wanted: str,
+    *,
+    export: Export | None = None,
+    num_heads: int | None = None,
+    their_name: Callable[[str], str] = str,
 ) -> M:
-    """Load into the module every tensor that it has, in fp32; ignore the other tensors of the state.
+    """Load the network that `rules` describe into the module, in fp32; `load_report` of the module says how.
 
     Args:
+        state: the tensors of a file (`mimbench.checkpoint.reader.read`).
         field: what the state is, for the error message.
         wanted: which file to give, for the error message.
+        export: which of student and teacher is meant, if the file holds both.
+        num_heads: of the module, to compare with what the file's options say.
         their_name: maps a tensor's name in the module to its name in the state.
 
     Raises:
-        UserError: a tensor is missing or of another shape.
+        UserError: a tensor is missing, has no place, another shape or a value that is not finite, or it is
+            not clear which network is meant.
     """
-    weights = {}
-    for name, tensor in module.state_dict().items():
-        theirs = their_name(name)
-        found = tuple(state[theirs].shape) if isinstance(state.get(theirs), Tensor) else "missing"
-        if found != tuple(tensor.shape):
-            remedy = f"It is {found}; it must be {tuple(tensor.shape)}. {wanted}"
-            raise UserError(field, theirs, remedy=remedy)
-        weights[name] = state[theirs].float()
-    module.load_state_dict(weights)
+    names = {name: their_name(name) for name in module.state_dict()}
+    own = {names[name]: tensor for name, tensor in module.state_dict().items()}
+    if num_heads is not None:
+        require_heads(state, num_heads, field)
+    network = find(state, rules, export, field)
+    weights = place(own, network, rules, field, wanted)
+    module.load_state_dict({name: weights[theirs] for name, theirs in names.items()})
+    module.load_report = network.report(names)  # type: ignore[assignment]
+    return module
+
+
+def recorded(module: M, folder: RunFolder) -> M:
+    """The module; what became of the checkpoint's tensors goes into the run's result."""
+    folder.details["load_report"] = module.load_report.as_dict()  # type: ignore[union-attr, operator]
     return module

@@ -13,10 +13,16 @@ if TYPE_CHECKING:
 
 
 def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
-    """Write the encoder of the checkpoint that the user gave (`--weights METHOD=PATH`)."""
+    """Write the encoder of the checkpoint that the user gave (`--weights METHOD=PATH`).
+
+    Of a checkpoint with student and teacher, the one that the recipe's `export` names is taken. Other recipes
+    do not say which one they mean, so such a file is refused.
+    """
     recipe = card.recipe.from_values(folder.spec.recipe)
-    path = folder.weights[card.name]
-    vit, report = foreign.convert(foreign.read(path), recipe.vit_config(), path)
+    path, field = folder.weights[card.name], f"--weights {card.name}"
+    state = foreign.read(path, field)
+    export = getattr(recipe, "export", None)
+    vit, report = foreign.convert(state, recipe.vit_config(), path, export=export, field=field)
     folder.details["load_report"] = report.as_dict()
     save_encoder(vit, folder.encoder_path, method=card.name)
     return {}

@@ -16,10 +16,15 @@ from torch import Tensor
 
 from mimbench.arch import ViTConfig
 from mimbench.atomic import write_bytes
+from mimbench.checkpoint.values import require_sound
 from mimbench.errors import UserError
 from mimbench.vit import ViT, resize_position_embedding, sincos_position_embedding
 
 FORMAT = "mimbench-encoder-1"
+DAMAGED = (
+    "The file is damaged, or its pretraining diverged: `mimbench runs rm` removes that run, and the same "
+    "command computes it again."
+)
 
 
 @dataclass
@@ -48,7 +53,8 @@ def read_encoder(path: str | Path) -> tuple[ViTConfig, dict[str, Tensor]]:
     """Configuration and tensors of an encoder file.
 
     Raises:
-        UserError: missing, truncated, or not an encoder file of this project.
+        UserError: missing, truncated, not an encoder file of this project, or with a weight that is NaN,
+            infinite or beyond 1e8; the message names the tensor.
     """
     path = Path(path)
     remedy = "Give an encoder.safetensors written by a pretraining run."
@@ -64,7 +70,13 @@ def read_encoder(path: str | Path) -> tuple[ViTConfig, dict[str, Tensor]]:
         ) from error
     if FORMAT not in header:
         raise UserError("encoder", str(path), remedy=f"Its header does not say {FORMAT!r}. {remedy}")
-    return ViTConfig(**json.loads(header[FORMAT])["config"]), state
+    try:
+        config = ViTConfig(**json.loads(header[FORMAT])["config"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError("encoder", str(path), remedy=f"Its header is damaged ({error}). {remedy}") from error
+    for name, tensor in state.items():
+        require_sound(f"encoder {path}", name, tensor, DAMAGED)
+    return config, state
 
 
 def load_encoder(

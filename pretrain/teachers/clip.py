@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mimbench.arch import size_of, transformer_flops
+from mimbench.checkpoint.networks import Rules
+from mimbench.checkpoint.reader import read
 from mimbench.contract import MethodCard
 from mimbench.data.captions import EOS
 from mimbench.recipe import PretrainRecipe, cite
 from pretrain.clip_vit import ClipVisual, Transformer
-from pretrain.weights import load_into, read, trained
+from pretrain.weights import load_into, recorded, trained
 
 if TYPE_CHECKING:
     from mimbench.data.captions import Tokenizer
@@ -90,19 +92,32 @@ def visual_tower(recipe: ClipRecipe) -> ClipVisual:
     )
 
 
+def beside_visual(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor of a CLIP model is none of its image tower's: the text tower and the temperature."""
+    del tensor
+    return not name.startswith("visual.")
+
+
+VISUAL = Rules("image tower", "visual.conv1.weight", droppable=beside_visual)
+
+
 def load_visual(state: Mapping[str, Tensor], recipe: ClipRecipe, path: Path) -> ClipVisual:
-    """The image tower with the `visual.*` weights of a CLIP state dict, in fp32."""
+    """The image tower with the `visual.*` weights of a CLIP state dict, in fp32.
+
+    Its number of heads cannot be seen in the weights.
+    """
     wanted = f"For {recipe.arch} give OpenAI's CLIP ViT-B/16."
-    return load_into(visual_tower(recipe), state, f"weights clip ({path})", wanted, "visual.{}".format)
+    field = f"--weights {recipe.weights or 'clip'} ({path})"
+    return load_into(visual_tower(recipe), state, VISUAL, field, wanted, their_name="visual.{}".format)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A CLIP state dict, nested or not. OpenAI's TorchScript archive is refused: loading it runs its code.
+def read_weights(path: Path, name: str = "clip") -> Mapping[str, Tensor]:
+    """The tensors of a CLIP state dict. OpenAI's TorchScript archive is refused: loading it runs its code.
 
     Raises:
         UserError: the file only loads by running the code inside it.
     """
-    return read(path, "weights clip", nested=["state_dict"])
+    return read(path, f"--weights {name}")
 
 
 def load(folder: RunFolder) -> nn.Module:
@@ -110,7 +125,7 @@ def load(folder: RunFolder) -> nn.Module:
     recipe = ClipRecipe.from_values(folder.spec.recipe)
     if recipe.weights:
         path = folder.weights[recipe.weights]
-        return load_visual(read_weights(path), recipe, path)
+        return recorded(load_visual(read_weights(path, recipe.weights), recipe, path), folder)
     return load_visual(trained(folder), recipe, folder.path)
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mimbench.checkpoint.foreign import VIT
+from mimbench.checkpoint.reader import read
 from mimbench.contract import MethodCard
 from mimbench.recipe import SMOKE, cite
 from mimbench.vit import ViT
@@ -28,7 +30,7 @@ from pretrain.self_distillation import (
     cross_view_loss,
     health,
 )
-from pretrain.weights import load_into, read, trained
+from pretrain.weights import load_into, recorded, trained
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -58,22 +60,25 @@ class DINORecipe(DistillationRecipe):
     weights: str  # the name under which the user gives pretrained weights; "" = trained here
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The backbone's tensors of a DINO checkpoint, with timm's names, from .safetensors or a plain .pth.
-
-    Accepts the published backbone, timm's file, and DINO's or iBOT's full checkpoint (its teacher is taken).
+def read_weights(path: Path, name: str = "dino") -> Mapping[str, Tensor]:
+    """The tensors of a DINO checkpoint, from .safetensors or a plain .pth.
 
     Raises:
         UserError: the file only loads by running the code inside it, or is not a state dict.
     """
-    state = read(path, "weights dino", nested=["teacher", "state_dict"])
-    return {name.removeprefix("module.").removeprefix("backbone."): w for name, w in state.items()}
+    return read(path, f"--weights {name}")
 
 
 def load_backbone(state: Mapping[str, Tensor], recipe: DINORecipe, path: Path) -> ViT:
-    """The recipe's ViT with its tensors from `state`; other tensors (a head) are ignored."""
+    """The recipe's ViT with its tensors from `state`; heads are left out.
+
+    Accepts the published backbone, timm's file, and DINO's or iBOT's full checkpoint (its teacher is taken).
+    """
     wanted = f"For {recipe.arch} give DINO's ViT-B/16."
-    return load_into(backbone(recipe), state, f"weights dino ({path})", wanted)
+    field = f"--weights {recipe.weights or 'dino'} ({path})"
+    vit = backbone(recipe)
+    heads = vit.config.num_heads
+    return load_into(vit, state, VIT, field, wanted, export="teacher", num_heads=heads)
 
 
 def load(folder: RunFolder) -> nn.Module:
@@ -81,7 +86,7 @@ def load(folder: RunFolder) -> nn.Module:
     recipe = DINORecipe.from_values(folder.spec.recipe)
     if recipe.weights:
         path = folder.weights[recipe.weights]
-        return load_backbone(read_weights(path), recipe, path)
+        return recorded(load_backbone(read_weights(path, recipe.weights), recipe, path), folder)
     return load_backbone(trained(folder, "teacher.encoder."), recipe, folder.path)
 
 

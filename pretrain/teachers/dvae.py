@@ -22,12 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mimbench.checkpoint.networks import Rules
+from mimbench.checkpoint.reader import read
 from mimbench.contract import MethodCard
 from mimbench.data.augment import MEAN, STD
 from mimbench.recipe import PretrainRecipe, cite
 from pretrain.conv_vae import ConvDecoder, ConvEncoder, conv_flops
 from pretrain.ema import cosine_between
-from pretrain.weights import load_into, read, trained
+from pretrain.weights import load_into, recorded, trained
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -138,23 +140,26 @@ def official_name(name: str) -> str:
     raise KeyError(name)
 
 
+DALLE = Rules("DALL-E encoder", "blocks.input.w")
+
+
 def load_official(recipe: DVAERecipe, path: Path) -> Encoder:
     """DALL-E's encoder with the weights of a state dict file.
 
     Raises:
-        UserError: another kind of file, such as OpenAI's own pickled module, or tensors of other shapes.
+        UserError: another kind of file, such as OpenAI's own pickled module, or tensors that do not fit.
     """
-    field = f"weights {recipe.weights}"
+    field = f"--weights {recipe.weights}"
     state = read(path, field)
     wanted = "Give the encoder of DALL-E's discrete VAE."
-    return load_into(Encoder(recipe), state, f"{field} ({path})", wanted, official_name)
+    return load_into(Encoder(recipe), state, DALLE, f"{field} ({path})", wanted, their_name=official_name)
 
 
 def load(folder: RunFolder) -> nn.Module:
     """The tokenizer of a run: OpenAI's weights if the recipe names them, else trained here."""
     recipe = DVAERecipe.from_values(folder.spec.recipe)
     if recipe.weights:
-        return load_official(recipe, folder.weights[recipe.weights])
+        return recorded(load_official(recipe, folder.weights[recipe.weights]), folder)
     encoder = Encoder(recipe)
     encoder.load_state_dict(trained(folder, "encoder."))
     return encoder

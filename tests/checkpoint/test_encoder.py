@@ -303,3 +303,39 @@ def test_fused_and_explicit_attention_agree(variant: str, images: Tensor) -> Non
     fused = vit(images)
     with sdpa_kernel(SDPBackend.MATH):
         torch.testing.assert_close(vit(images), fused, rtol=0, atol=1e-5)
+
+
+# -- damage ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["norm.bias", "blocks.1.mlp.fc2.weight", "pos_embed"])
+def test_weights_that_are_not_finite_are_named(name: str, value: float, path: Path) -> None:
+    vit = vit_of("learned")
+    with torch.no_grad():
+        vit.state_dict()[name].view(-1)[-1] = value
+    save_encoder(vit, path, method="x")
+    for read in (read_encoder, load_encoder):
+        with pytest.raises(UserError, match=f"encoder.safetensors: '{name}'.*mimbench runs rm"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["cls_token", "blocks.0.attn.qkv.weight", "patch_embed.proj.bias"])
+def test_a_flipped_exponent_bit_is_named(name: str, path: Path) -> None:
+    vit = vit_of("mae")
+    save_encoder(vit, path, method="x")
+    weight = vit.state_dict()[name].flatten()[-1].numpy()
+    whole = path.read_bytes()
+    flipped = (weight.view(np.uint32) ^ np.uint32(1 << 30)).tobytes()
+    assert whole.count(weight.tobytes()) == 1
+    path.write_bytes(whole.replace(weight.tobytes(), flipped))
+    with pytest.raises(UserError, match=f"{name}.*It holds .*no sound network"):
+        load_encoder(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"config": {"depth": 2}}', '{"config": {"wide": 2}}'])
+def test_a_damaged_header_is_named(text: str, path: Path) -> None:
+    save_encoder(vit_of("mae"), path, method="x")
+    rewritten(path, {}, {"mimbench-encoder-1": text})
+    with pytest.raises(UserError, match=r"encoder\.safetensors.*header is damaged"):
+        read_encoder(path)

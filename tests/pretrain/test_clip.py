@@ -138,7 +138,8 @@ def test_weights_from_elsewhere_load_in_fp32_and_exactly(
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "clip.safetensors")
     torch.save(state, tmp_path / "clip.pt")
     torch.save({"state_dict": state, "epoch": 32}, tmp_path / "open_clip.pt")
-    for file in ("clip.safetensors", "clip.pt", "open_clip.pt"):
+    torch.save({"model": {f"_orig_mod.module.{n}": w for n, w in state.items()}}, tmp_path / "wrapped.pt")
+    for file in ("clip.safetensors", "clip.pt", "open_clip.pt", "wrapped.pt"):
         path = tmp_path / file
         tower = load_visual(read_weights(path), recipe, path)
         for name, tensor in tower.state_dict().items():
@@ -169,6 +170,23 @@ def test_weights_of_another_shape_are_refused_by_name(
         state[name] = state[name][:, :-1]
     with pytest.raises(UserError, match=r"visual\.transformer\.resblocks\.1\.mlp\.c_fc\.weight.*\(128, 32\)"):
         load_visual(state, recipe, tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("visual.transformer.resblocks.4.ln_1.weight", torch.ones(32)),
+        ("visual.attnpool.c_proj.weight", torch.ones(32)),
+        ("visual.ln_post.bias", torch.full((32,), torch.inf)),
+    ],
+)
+def test_a_tensor_without_place_or_sound_value_is_refused_by_name(
+    name: str, tensor: torch.Tensor, recipe: ClipRecipe, model: CLIP, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"--weights clip .*{name}"):
+        load_visual({**model.state_dict(), name: tensor}, recipe, tmp_path / "x")
+    text = {"transformer.resblocks.9.ln_1.weight": tensor, "input_resolution": torch.tensor(224)}
+    load_visual({**model.state_dict(), **text}, recipe, tmp_path / "x")  # the text tower may be any
 
 
 class Evil:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def test_a_run_hands_over_the_moving_average(pretraining_folder: Callable[..., R
     torch.testing.assert_close(network.norm(network.encode(network.embed(IMAGES))[-1]), tokens)
 
 
-@pytest.mark.parametrize("kind", ["backbone", "full", "ibot", "safetensors"])
+@pytest.mark.parametrize(
+    "kind", ["backbone", "full", "official", "ibot", "safetensors", "lightning", "compiled"]
+)
 def test_weights_from_elsewhere(vit: ViT, tmp_path: Path, kind: str) -> None:
     state = vit.state_dict()
     wrapped = {f"module.backbone.{name}": w for name, w in state.items()} | {"module.head.mlp.0.bias": IMAGES}
@@ -77,7 +80,23 @@ def test_weights_from_elsewhere(vit: ViT, tmp_path: Path, kind: str) -> None:
     else:
         other = {name: w + 1 for name, w in wrapped.items()}
         full = {"student": other, "teacher": wrapped}
-        torch.save({"backbone": state, "full": full, "ibot": {"state_dict": state}}[kind], path)
+        student = {name.replace("module.backbone", "module.module.backbone"): w for name, w in other.items()}
+        options = Namespace(arch="vit_small", out_dim=65536)
+        kinds = {
+            "backbone": state,
+            "full": full,
+            "official": {
+                "student": student,
+                "teacher": wrapped,
+                "optimizer": {},
+                "epoch": 1,
+                "args": options,
+            },
+            "ibot": {"state_dict": state},
+            "lightning": {"state_dict": {f"teacher.{n}": w for n, w in state.items()}, "epoch": 1},
+            "compiled": {f"_orig_mod.{n}": w for n, w in state.items()},
+        }
+        torch.save(kinds[kind], path)
     loaded = load_backbone(read_weights(path), SMOKE, path)
     assert all(torch.equal(state[name], w) for name, w in loaded.state_dict().items())
 
@@ -89,12 +108,50 @@ def test_a_run_that_names_weights_loads_what_the_user_gave(vit: ViT, tmp_path: P
     folder = RunStore(tmp_path).create(spec, Inputs(weights={"dino": str(tmp_path / "mine.safetensors")}))
     with torch.no_grad():
         torch.testing.assert_close(load(folder)(IMAGES), vit(IMAGES))
+    assert sorted(folder.details["load_report"]["loaded"]) == sorted(vit.state_dict())
 
 
 def test_weights_of_another_shape_are_refused_by_name(vit: ViT, tmp_path: Path) -> None:
     state = {**vit.state_dict(), "cls_token": torch.zeros(1, 1, 768)}
     with pytest.raises(UserError, match=r"pos_embed.*\(1, 17, 32\).*\(1, 197, 768\)"):
         load_backbone(state, METHOD.recipes()["paper"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("register_tokens", torch.zeros(1, 4, 32)),
+        ("blocks.4.norm1.weight", torch.ones(32)),
+        ("norm.bias", torch.full((32,), torch.nan)),
+        ("pos_embed", None),
+    ],
+)
+def test_the_rules_are_those_of_every_checkpoint(
+    name: str, tensor: Tensor | None, vit: ViT, tmp_path: Path
+) -> None:
+    state = {key: w for key, w in {**vit.state_dict(), name: tensor}.items() if w is not None}
+    with pytest.raises(UserError, match=f"--weights dino .*{name}"):
+        load_backbone(state, SMOKE, tmp_path)
+
+
+def test_a_student_alone_is_refused(vit: ViT, tmp_path: Path) -> None:
+    state = {f"student.backbone.{name}": w for name, w in vit.state_dict().items()}
+    with pytest.raises(UserError, match="hands over the teacher"):
+        load_backbone(state, SMOKE, tmp_path)
+
+
+def test_a_damaged_teacher_of_our_own_is_named(pretraining_folder: Callable[..., RunFolder]) -> None:
+    folder = pretraining_folder(METHOD, steps=1)
+    pretraining.run(folder, METHOD)
+    path = folder.path / "teacher.safetensors"
+    state = load_file(path)
+    state["teacher.encoder.norm.bias"][3] = torch.nan
+    save_file(state, path)
+    with pytest.raises(UserError, match=r"teacher\.safetensors: 'teacher\.encoder\.norm\.bias'.*runs rm"):
+        load(folder)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"teacher\.safetensors.*damaged.*runs rm"):
+        load(folder)
 
 
 def test_a_file_that_holds_code_is_refused(tmp_path: Path) -> None:

@@ -213,10 +213,17 @@ def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
     )
     save_file(state, tmp_path / "right.safetensors")
     assert isinstance(dvae.load_official(recipe, tmp_path / "right.safetensors"), dvae.Encoder)
-    with pytest.raises(UserError, match=r"it must be \(32, .*DALL-E"):
+    with pytest.raises(UserError, match=r"the recipe needs \(32, .*DALL-E"):
         dvae.load_official(recipe.vary("test", num_codes=32), tmp_path / "right.safetensors")
+    torch.save({"model": {f"module.{name}": w for name, w in state.items()}}, tmp_path / "wrapped.pth")
+    dvae.load_official(recipe, tmp_path / "wrapped.pth")
+    more = {"blocks.group_5.block_1.id_path.w": torch.zeros(1), "blocks.input.b": torch.full((8,), torch.nan)}
+    for name, tensor in more.items():
+        save_file({**state, name: tensor}, tmp_path / "wrong.safetensors")
+        with pytest.raises(UserError, match=f"--weights dall-e .*{name}"):
+            dvae.load_official(recipe, tmp_path / "wrong.safetensors")
     torch.save(nn.Linear(2, 2), tmp_path / "module.pkl")
-    with pytest.raises(UserError, match="Not a plain state dict"):
+    with pytest.raises(UserError, match=r"objects of .*Linear.*make a \.safetensors"):
         dvae.load_official(recipe, tmp_path / "module.pkl")
 
 

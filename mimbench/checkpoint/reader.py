@@ -1,0 +1,236 @@
+"""Reads the tensors of a checkpoint file: .safetensors, or a PyTorch file that loads without running code.
+
+Every file of weights comes in here: the user's (`--weights`) for methods and teachers, and those of our own
+runs' teachers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from mimbench.errors import UserError
+
+LEFTOVERS: list[Any] = [argparse.Namespace]  # many codes save their options; a namespace is plain data
+TRAINER = re.compile(r"(optim|lr_sched|scheduler|scaler|loss_scaler|amp|callbacks|loops)")  # not weights
+FORM = "Give a state dict as .safetensors, or as a PyTorch file that loads without running code."
+CONVERT = (
+    "If you trust the file, make a .safetensors of it yourself: state = torch.load(PATH, weights_only=False, "
+    "map_location='cpu'); then the part that holds the weights (state = state['model'], or "
+    "state = state.state_dict() of a whole module); then "
+    "safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.items()}, 'x.safetensors')."
+)
+SCRIPT = (
+    "It is a TorchScript archive, which is code. If you trust it, save its tensors yourself: "
+    "state = torch.jit.load(PATH, 'cpu').state_dict(), then "
+    "safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.items()}, 'x.safetensors')."
+)
+SHOWN = 8  # names in a message
+DEEPEST = 16  # levels of dictionaries
+BLOCK = 1 << 20
+
+
+class Checkpoint(dict[str, Tensor]):
+    """The tensors of a file by name. Keys of nested dictionaries are joined by dots (`model.norm.bias`).
+
+    Attributes:
+        num_heads: what the file's options say about the number of heads; empty if they say nothing.
+    """
+
+    num_heads: frozenset[int] = frozenset()
+
+
+def read(path: Path, field: str = "weights", remedy: str = FORM) -> Checkpoint:
+    """The tensors of a .safetensors or a PyTorch checkpoint; no code in the file is run.
+
+    Optimizers and schedulers are left out.
+
+    Args:
+        field: what the file is, for the message (`--weights mae`).
+        remedy: which file to give instead.
+
+    Raises:
+        UserError: the file is missing, no regular file, empty, damaged, too large for this machine or of
+            another kind, or it holds objects that only code can rebuild; the message names their classes.
+    """
+
+    def refused(why: str) -> UserError:
+        return UserError(field, str(path), remedy=f"{why} {remedy}")
+
+    problem = _problem_of_file(path)
+    if problem:
+        raise refused(problem)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise refused(f"It cannot be read ({error.strerror}).") from error
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        try:
+            return _safetensors(path)
+        except Exception as error:  # the library raises errors of many types for damaged files
+            raise refused(f"Not readable as safetensors: it is damaged ({_line(error)}).") from error
+    problem = _problem_of_archive(path) if start.startswith(b"PK") else _problem_of_start(start)
+    if problem:
+        raise refused(problem)
+    try:
+        with safe_globals(LEFTOVERS):
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # anything may be wrong in a pickle
+        raise refused(_obstacle(path, error)) from error
+    try:
+        return _checkpoint(value)
+    except ValueError as error:
+        raise refused(str(error)) from error
+
+
+def _problem_of_file(path: Path) -> str:
+    """Why a path is no file that could be read whole; empty if it may be one."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        return f"It cannot be read ({error.strerror})."
+    if stat.S_ISDIR(about.st_mode):
+        return "It is a folder; name the checkpoint's file."
+    if not stat.S_ISREG(about.st_mode):
+        return "It is a pipe or a device, not a file."
+    if not about.st_size:
+        return "It is empty."
+    return _problem_of_size(about.st_size)
+
+
+def _problem_of_size(size: int) -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size <= memory:
+        return ""
+    return (
+        f"It has {size / 2**30:.0f} GiB, more than this machine's memory. Save the encoder's weights alone."
+    )
+
+
+def _problem_of_start(start: bytes) -> str:
+    """Why a file that is no archive cannot be a checkpoint, by its first bytes."""
+    if start.startswith(b"\x80"):  # a pickle: torch.save before PyTorch 1.6, or pickle.dump
+        return ""
+    if start.startswith(b"version https://git-lfs"):
+        return "It is a Git LFS pointer, not the file itself: `git lfs pull` fetches that."
+    if start.lstrip()[:1] == b"<":
+        return "It is a web page, not a checkpoint: download the file itself."
+    return "It is neither a safetensors file nor one that torch.save wrote."
+
+
+def _problem_of_archive(path: Path) -> str:
+    """Why torch should not read a zip archive. Its checksums are compared: torch does not do that."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            names = [record.filename for record in records]
+            if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+                return SCRIPT
+            if not any(name.endswith("/data.pkl") for name in names):
+                return "It is a zip archive, but torch.save did not write it."
+            problem = _problem_of_size(sum(record.file_size for record in records))
+            if problem:
+                return problem
+            for record in records:
+                if record.CRC:  # 0: written without checksums (torch.serialization.set_crc32_options)
+                    with archive.open(record) as content:
+                        while content.read(BLOCK):
+                            pass
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        return f"It is damaged or cut short ({_line(error)}). Download or copy it again."
+    except Exception as error:  # zlib.error and others of a damaged archive
+        return f"It is damaged ({type(error).__name__}: {_line(error)}). Download or copy it again."
+    return ""
+
+
+def _obstacle(path: Path, error: Exception) -> str:
+    """Why torch.load refused a file: the classes and functions it would have to call, or the damage."""
+    names: list[str] = []
+    try:
+        with safe_globals(LEFTOVERS):
+            names = sorted(get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # not an archive, or damaged: the error's own text must do
+        names = re.findall(r"\bGLOBAL ([\w.]+)", str(error))[:1]
+    if names:
+        more = f" and {len(names) - SHOWN} more classes" if len(names) > SHOWN else ""
+        return f"It holds objects of {', '.join(names[:SHOWN])}{more}: reading them would run code. {CONVERT}"
+    reason = re.search(r"WeightsUnpickler error:\s*([^\n]+)", str(error))
+    why = reason[1] if reason else _line(error)
+    return (
+        f"torch.load cannot read it without running code ({why}). Is it damaged or no state dict? {CONVERT}"
+    )
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text, or its type."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _safetensors(path: Path) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:
+        found = Checkpoint({name: file.get_tensor(name) for name in file.keys()})
+        header = file.metadata() or {}
+    if not found:
+        raise ValueError("it holds no tensors")
+    for text in header.values():
+        with contextlib.suppress(
+            ValueError, RecursionError
+        ):  # a header's entries are free text, ours are JSON
+            found.num_heads |= frozenset(_head_counts(json.loads(text)))
+    return found
+
+
+def _checkpoint(value: Any) -> Checkpoint:
+    """What torch.load gave, as tensors by name. Raises ValueError if that is not possible."""
+    found = Checkpoint()
+    for name, tensor in _tensors(value):
+        if name in found:
+            raise ValueError(f"It holds two tensors called {name!r}.")
+        found[name] = tensor
+    if not found:
+        keys = ", ".join(map(repr, list(value)[:SHOWN])) if isinstance(value, Mapping) else ""
+        what = f"a dictionary with the keys {keys}" if keys else f"a {type(value).__name__}"
+        raise ValueError(f"It is {what}, without tensors that have names.")
+    found.num_heads = frozenset(_head_counts(value))
+    return found
+
+
+def _tensors(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of nested dictionaries. Raises ValueError if they are nested too deeply."""
+    if depth > DEEPEST:
+        raise ValueError(f"Its dictionaries are nested more than {DEEPEST} levels deep.")
+    for key, entry in value.items() if isinstance(value, Mapping) else ():
+        if not isinstance(key, str):
+            continue
+        if isinstance(entry, Tensor):
+            yield prefix + key, entry.detach()
+        elif isinstance(entry, Mapping) and not TRAINER.match(key):
+            yield from _tensors(entry, f"{prefix}{key}.", depth + 1)
+
+
+def _head_counts(value: Any, depth: int = 0) -> Iterator[int]:
+    """Every `num_heads` in a checkpoint's options, except those of decoders and other heads."""
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if not isinstance(value, Mapping) or depth > DEEPEST:
+        return
+    for key, entry in value.items():
+        if key == "num_heads" and type(entry) is int:
+            yield entry
+        elif isinstance(key, str) and not re.search("decoder|predictor|text|head|teacher", key):
+            yield from _head_counts(entry, depth + 1)
