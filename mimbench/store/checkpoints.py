@@ -80,6 +80,8 @@ def save(folder: Path, origin: Origin, content: Callable[[BinaryIO], object]) ->
             file.write(hashed.total.hexdigest().encode() + MAGIC)
             file.flush()
             os.fsync(file.fileno())  # before the newest so far gives up its name
+        if os.path.lexists(before) and not before.is_file():  # damaged, and nobody has read it
+            set_aside(before)
         if newest.exists():
             os.replace(newest, before)
 
@@ -158,6 +160,13 @@ def set_aside(path: Path) -> Path:
     aside = next(place for name in names if not os.path.lexists(place := path.with_name(name)))
     os.replace(path, aside)
     return aside
+
+
+def discard(folder: Path) -> None:
+    """Delete the checkpoints of a run that is done; what is no file stays, and counts as a leftover."""
+    for path in present(folder):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
 
 
 def _damaged(path: Path, why: str) -> Damaged:

@@ -348,8 +348,7 @@ class RunFolder:
         told = {**self.details, **details}
         result = Result(numbers, self.source, parents, told, artefacts=self.artefacts(), percent=percentages)
         records.write_result(self.path, result)
-        for path in checkpoints.present(self.path):
-            path.unlink()
+        checkpoints.discard(self.path)
         self._write_status("done", message="")
 
     def fail(self, message: str) -> None:

@@ -104,7 +104,8 @@ class RunStore:
 
     def remove(self, folder: RunFolder) -> None:
         """Delete a run. Raises RunLocked while a process computes it."""
-        if (folder.path / ".lock").is_dir():  # damaged: nobody can hold it
+        lock = folder.path / ".lock"
+        if os.path.lexists(lock) and not lock.is_file():  # damaged: nobody can hold it
             shutil.rmtree(folder.path)
             return
         with folder.lock():
