@@ -134,13 +134,18 @@ def file_digest(path: Path, *, field: str) -> str:
         UserError: the file cannot be read; `field` names what the user gave.
     """
     try:
-        with open(path, "rb") as file:
-            total = hashlib.sha256()
-            while block := file.read(1 << 20):
-                total.update(block)
+        return sha256(path)[:16]
     except OSError as error:
         raise UserError(field, str(path), remedy=f"It cannot be read ({error.strerror}).") from error
-    return total.hexdigest()[:16]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits; the file is read in blocks."""
+    with naming(path), open(path, "rb") as file:
+        total = hashlib.sha256()
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
 
 
 @dataclass(frozen=True)

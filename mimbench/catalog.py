@@ -90,6 +90,11 @@ class Description:
     transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recipes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def percentages(self) -> list[str]:
+        """The names of a task's metrics that lie between 0 and 100."""
+        return [metric["name"] for metric in self.metrics if metric["unit"] == "%"]
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -201,7 +206,7 @@ class Catalog:
         path = self.cache / f"{kind}-{name}-{key}.json"
         with contextlib.suppress(OSError):  # an unreadable entry is made again
             found = read_json(path)
-            if isinstance(found, dict) and found.get("digest") == digest(canonical_json(found.get("value"))):
+            if isinstance(found, dict) and found.get("digest") == _digest(path, found.get("value")):
                 return found["value"]
         if self.on_miss and module not in sys.modules:
             self.on_miss()
@@ -211,8 +216,13 @@ class Catalog:
         with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
             for file in abandoned(self.cache):
                 file.unlink(missing_ok=True)
-            write_json(path, {"value": value, "digest": digest(canonical_json(value))})
+            write_json(path, {"value": value, "digest": _digest(path, value)})
         return value
+
+
+def _digest(entry: Path, value: Any) -> str:
+    """The digest of a cache entry; it holds the entry's name, so that no entry passes for another."""
+    return digest(canonical_json([entry.name, value]))
 
 
 def _describe(kind: str, card: Any) -> Description:

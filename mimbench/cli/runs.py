@@ -26,7 +26,7 @@ from mimbench.errors import UserError, visible
 if TYPE_CHECKING:
     from mimbench.commands.list_runs import Listed
 
-runs = add_group("runs", "What has been computed: list, show, export, rm, gc.", LOOK)
+runs = add_group("runs", "What has been computed: list, show, export, verify, rm, gc.", LOOK)
 
 RUN = "A run's name or key, or the beginning of either."
 TablesFilter = Annotated[
@@ -60,7 +60,8 @@ StatesFilter = Annotated[
     typer.Option(
         "--state",
         metavar="STATE",
-        help="done, stale, running, interrupted, failed, missing, damaged or orphaned (its method is gone).",
+        help="done, stale, running, interrupted, failed, missing, damaged, edited or orphaned (its method is "
+        "gone).",
         autocompletion=complete.states,
     ),
 ]
@@ -207,7 +208,9 @@ def export_runs(
         run.name: {"scale": run.scale or None, "changes": " ".join(run.changed()) or None} for run in found
     }
     target = None if str(file) == "-" else file
-    count = export([run.folder for run in found], target, form=form, extra=extra)
+    _tell_damage(found)
+    readable = [run.folder for run in found if run.state not in ("damaged", "edited")]
+    count = export(readable, target, form=form, extra=extra)
     if target:
         typer.echo(f"{count} runs: {visible(str(file))}")
 
@@ -239,12 +242,12 @@ def remove_runs(
     for folder in folders:
         typer.echo(f"to delete: {folder.path.name} ({megabytes(sizes[folder.path])})")
     if children := dependants(store, folders):
-        typer.echo(f"{_count(children, 'run')} in the store started from these; the numbers stay:")
+        typer.echo(f"{counted(children, 'run')} in the store started from these; the numbers stay:")
         for child in children[:10]:
             typer.echo(f"  {child.path.name}")
         if len(children) > 10:
             typer.echo(f"  and {len(children) - 10} more")
-    confirm(f"Delete {_count(folders, 'run')}, {megabytes(sum(sizes.values()))}?", yes=yes)
+    confirm(f"Delete {counted(folders, 'run')}, {megabytes(sum(sizes.values()))}?", yes=yes)
     for folder in folders:
         _remove(store, folder)
     typer.echo(f"{megabytes(sum(sizes.values()))} freed")
@@ -277,7 +280,7 @@ def collect(
         typer.echo("Nothing to collect.")
         return
     total = megabytes(sum(sizes))
-    what = f"{_count(folders, 'run')} and {_count(leftovers, 'leftover')}, {total}"
+    what = f"{counted(folders, 'run')} and {counted(leftovers, 'leftover')}, {total}"
     if dry_run:
         typer.echo(f"{what} in all")
         return
@@ -314,7 +317,7 @@ def _explain_nothing(*, filtered: bool) -> None:
         )
 
 
-def _count(things: list[Any], name: str) -> str:
+def counted(things: list[Any], name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
@@ -331,12 +334,8 @@ def _remove(store: Any, folder: Any) -> None:
 def _tell_damage(found: Iterable[Listed]) -> None:
     """Name the damaged files on standard error, each with its remedy."""
     for listed in found:
-        for message in listed.folder.damage() if _may_be_damaged(listed) else ():
+        for message in listed.damage:
             typer.echo(visible(message), err=True)
-
-
-def _may_be_damaged(listed: Listed) -> bool:
-    return listed.state == "damaged" or not listed.folder.status.state
 
 
 def _refuse_running(folder: Any) -> NoReturn:

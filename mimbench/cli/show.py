@@ -17,7 +17,14 @@ from mimbench.execute.progress import duration
 from mimbench.store.folder import RunFolder
 from mimbench.store.spec import canonical_json
 
-STYLES = {"done": "green", "stale": "magenta", "failed": "red", "damaged": "red", "running": "cyan"}
+STYLES = {
+    "done": "green",
+    "stale": "magenta",
+    "failed": "red",
+    "damaged": "red",
+    "edited": "red",
+    "running": "cyan",
+}
 LOG_LINES = 20
 
 

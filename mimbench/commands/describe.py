@@ -38,7 +38,7 @@ from mimbench.plan.graph import Node, Plan
 from mimbench.plan.names import load_table
 from mimbench.plan.pace import Estimate
 from mimbench.plan.request import Request, check
-from mimbench.store.folder import RunFolder
+from mimbench.store.folder import UNREADABLE, RunFolder
 from mimbench.store.runs import RunStore
 from mimbench.table import spec as tables
 from mimbench.table.spec import TableSpec
@@ -166,9 +166,9 @@ def one_run(listed: Listed, children: Iterable[RunFolder]) -> dict[str, Any]:
         "run": run(listed),
         "children": [child.path.name for child in children],
         "spec": spec.as_dict() if spec else None,
-        "inputs": asdict(folder.inputs),
+        "inputs": None if any("inputs.json" in told for told in folder.damage()) else asdict(folder.inputs),
         "status": asdict(folder.status) if folder.status.state else None,
-        "result": asdict(folder.result) if listed.state != "damaged" and folder.result else None,
+        "result": asdict(folder.result) if listed.state not in UNREADABLE and folder.result else None,
     }
 
 

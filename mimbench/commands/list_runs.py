@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +14,8 @@ from mimbench.commands.remove import dependants
 from mimbench.errors import RunFailed, UserError
 from mimbench.recipe import SCALES
 from mimbench.store.export import STATES, method_of, state, subject
-from mimbench.store.folder import RunFolder
+from mimbench.store.folder import UNREADABLE, RunFolder
+from mimbench.store.records import Result, impossible, remedy
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec, Stage, canonical_json
 
@@ -32,6 +34,7 @@ class Listed:
             changed them, or the recipe has changed since. Includes the changes of the runs it starts from.
         weights: names of the methods loaded with --weights, for this run or one that it starts from.
         updated: time of the last heartbeat, in seconds since 1970.
+        damage: which of its files are damaged, and what to do about it.
     """
 
     folder: RunFolder
@@ -48,6 +51,7 @@ class Listed:
     total: int = 0
     message: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    damage: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -169,6 +173,10 @@ class Reader:
 
     def read(self, folder: RunFolder) -> Listed:
         status, became = folder.status, state(folder)
+        damage = folder.damage() if became in UNREADABLE or not status.state else []
+        result = folder.result if became not in UNREADABLE else None
+        if result and (wrong := no_percentage(folder, result, self.catalog)):
+            became, result, damage = "damaged", None, [*damage, wrong]
         known: dict[str, Any] = {
             "folder": folder,
             "state": became,
@@ -178,7 +186,8 @@ class Reader:
             "step": status.step,
             "total": status.total,
             "message": status.message,
-            "metrics": folder.result.metrics if became != "damaged" and folder.result else {},
+            "metrics": result.metrics if result else {},
+            "damage": tuple(damage),
         }
         if not _is_readable(folder):
             return Listed(**known)
@@ -240,6 +249,20 @@ class Reader:
                 for _, change in groups:
                     recipes.get(scale, {}).update(change)
         return recipes
+
+
+def no_percentage(folder: RunFolder, result: Result, catalog: Catalog) -> str:
+    """What is wrong with a result that has an impossible percentage by today's card; empty if nothing is.
+
+    A result with a seal has been checked on reading; older ones do not say which numbers are percentages.
+    """
+    spec = folder.spec
+    if spec.stage != "downstream" or result.percent or spec.name not in discovery.names("task"):
+        return ""
+    with suppress(UserError):  # a plug-in's card that does not import
+        if wrong := impossible(result.metrics, catalog.describe("task", spec.name).percentages):
+            return f"{folder.path}/result.json is damaged ({wrong}): {remedy(folder.path)}"
+    return ""
 
 
 def _given(spec: RunSpec) -> list[str]:

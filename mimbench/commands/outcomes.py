@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from mimbench import discovery
-from mimbench.catalog import Resolved
+from mimbench.catalog import Description, Resolved
 from mimbench.execute.pool import Report
 from mimbench.paths import version
 from mimbench.plan.graph import Node, Plan
 from mimbench.plan.request import Request, settings
 from mimbench.render import Context, UsedRecipe
+from mimbench.store.folder import UNREADABLE
+from mimbench.store.records import impossible, remedy
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import canonical_json
 from mimbench.table import aggregate as aggregation
@@ -27,12 +29,13 @@ def outcomes(
     for (row, column), keys in plan.cells.items():
         metric = spec.columns[column].metric
         found[row, column] = {
-            seed: _outcome(plan.nodes[key], metric, report, store) for seed, key in keys.items()
+            seed: _outcome(plan.nodes[key], metric, plan.recipes[key].about, report, store)
+            for seed, key in keys.items()
         }
     return found
 
 
-def _outcome(node: Node, metric: str, report: Report, store: RunStore) -> SeedOutcome:
+def _outcome(node: Node, metric: str, about: Description, report: Report, store: RunStore) -> SeedOutcome:
     run = node.spec.folder
     if node.key in report.failed:
         return SeedOutcome("failed", run=run, note=report.failed[node.key])
@@ -46,9 +49,11 @@ def _outcome(node: Node, metric: str, report: Report, store: RunStore) -> SeedOu
         return SeedOutcome("running", run=run)
     if status == "failed":
         return SeedOutcome("failed", run=run, note=folder.status.message)
-    if status == "damaged":
+    if status in UNREADABLE:
         return SeedOutcome("failed", run=run, note=" ".join(folder.damage()))
     value = folder.result.metrics.get(metric) if folder.result else None
+    if value is not None and (wrong := impossible({metric: value}, about.percentages)):
+        return SeedOutcome("failed", run=run, note=f"{wrong}: {remedy(folder.path)}")
     if value is None:
         return SeedOutcome("not_runnable", run=run, note=f"this run cannot give {metric}")
     return SeedOutcome("stale" if status == "stale" else "ok", value=value, run=run)

@@ -18,6 +18,7 @@ from mimbench.plan.pace import Pace, expect, history
 from mimbench.plan.request import Request, check, command_of, report_name
 from mimbench.plan.show import literal, show
 from mimbench.render import index, terminal
+from mimbench.store.folder import UNREADABLE
 from mimbench.store.runs import RunStore
 
 
@@ -118,7 +119,7 @@ def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = Fal
 def tell_damage(plan: Plan, store: RunStore, console: Console) -> None:
     """Print the damaged files of a plan's runs, and what to do about them."""
     for key, node in plan.nodes.items():
-        if node.outcome == "damaged":
+        if node.outcome in UNREADABLE:
             for message in store.folder(key).damage():
                 console.print(message, style="red", markup=False, soft_wrap=True)
 

@@ -25,11 +25,19 @@ from mimbench.errors import RunFailed, UserError, visible
 from mimbench.execute import worker
 from mimbench.execute.machine import environment
 from mimbench.store.folder import RunFolder, RunLocked
-from mimbench.store.records import RESULT_SCHEMA, Damaged, Options, Restamp, Result, Stamp, write_result
+from mimbench.store.records import (
+    ARTEFACTS,
+    RESULT_SCHEMA,
+    Damaged,
+    Options,
+    Restamp,
+    Result,
+    Stamp,
+    write_result,
+)
 from mimbench.store.runs import RunStore
 
 MIN_STEPS = 20  # a head that starts near zero gives the same loss with any encoder, so one step is too few
-FILES = ("encoder.safetensors", "teacher.safetensors")  # the files of a finished run that others read
 NOT_CHECKED = (
     "Not checked: the steps after the lines that were compared, the weights that these steps lead to, "
     "and the evaluation that follows a training."
@@ -165,6 +173,8 @@ def _check(run: RunFolder, lines: int, accepted: set[str]) -> str:
             raise Differs(f"its {role} was removed, so it cannot be computed")
         if key not in accepted and (outcome := parent.outcome()) != "done":
             raise Differs(f"its {role} {parent.path.name} is {outcome}")
+    for path, why in run.damaged_artefacts().items():
+        raise Differs(f"{path.name} is damaged ({why})")
     recorded = _recorded(run, lines)
     with tempfile.TemporaryDirectory() as place, _threads_of(run):
         start = Start(run, Path(place) / run.path.name, len(recorded))
@@ -248,7 +258,7 @@ def _same_files(run: RunFolder, result: Result, start: Start, metrics: Mapping[s
         if _text(old) != _text(new if new is None else float(new)):
             raise Differs(f"{name}: {_text(old)} then, {_text(new)} now")
     compared = sorted(result.metrics)
-    for name in FILES:
+    for name in ARTEFACTS:
         old_file, new_file = run.path / name, start.path / name
         if old_file.is_file() != new_file.is_file():
             then, now = ("written", "is not") if old_file.is_file() else ("not written", "is")
@@ -272,6 +282,12 @@ def _write(run: RunFolder, because: str, checked: str) -> None:
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     restamped = (*result.restamped, Restamp(before, after, because, date, checked))
     new = replace(
-        result, source=after.source, parents=after.parents, schema=RESULT_SCHEMA, restamped=restamped
+        result,
+        source=after.source,
+        parents=after.parents,
+        schema=RESULT_SCHEMA,
+        restamped=restamped,
+        artefacts=result.artefacts
+        or run.artefacts(),  # older schemas have none: from now on they are checked
     )
     write_result(run.path, new)

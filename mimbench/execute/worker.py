@@ -78,7 +78,7 @@ def compute(folder: RunFolder) -> dict[str, Any]:
         seed_all(folder.spec.seed)
         metrics = stage(folder)
         _check_again(folder)
-        folder.finish(metrics)
+        folder.finish(metrics, percent=percentages(folder))
     except Exception as error:  # the worker goes on with other runs; log, status and reply say what happened
         traceback.print_exc()
         failure = _failure(error, folder.path)
@@ -118,8 +118,13 @@ def _failure(error: Exception, place: Path) -> dict[str, Any]:
 
 
 def stage(folder: RunFolder) -> dict[str, float]:
-    """Compute what the run's spec says, with files in its folder; returns its metrics."""
+    """Compute what the run's spec says, with files in its folder; returns its metrics.
+
+    Raises:
+        Damaged: a file of a run that it starts from is not the one that run wrote.
+    """
     spec = folder.spec
+    folder.check_parents()
     if spec.stage == "downstream":
         return catalog.task(spec.name).run(folder)
     from mimbench.train import pretraining
@@ -134,6 +139,13 @@ def stage(folder: RunFolder) -> dict[str, float]:
         card.load(folder)
         return {}
     return pretraining.run(folder, card)
+
+
+def percentages(folder: RunFolder) -> list[str]:
+    """The names of a run's metrics that its task's card calls percentages."""
+    if folder.spec.stage != "downstream":
+        return []
+    return [metric.name for metric in catalog.task(folder.spec.name).metrics if metric.unit == "%"]
 
 
 def seed_all(seed: int) -> None:

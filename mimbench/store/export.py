@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("csv", "json")
-STATES = ("done", "stale", "running", "interrupted", "failed", "missing", "damaged", "orphaned")
+STATES = ("done", "stale", "running", "interrupted", "failed", "missing", "damaged", "edited", "orphaned")
 """The values of `state`."""
 
 Extra = Mapping[str, Mapping[str, Any]]
@@ -24,7 +24,7 @@ Extra = Mapping[str, Mapping[str, Any]]
 
 
 def frame(runs: Iterable[RunFolder], extra: Extra | None = None) -> pd.DataFrame:
-    """One row per run, indexed by the name of the run's folder. Damaged runs are left out.
+    """One row per run, indexed by the name of the run's folder. Damaged and edited runs are left out.
 
     Columns: what the run is (`stage`, `name`, `method`, `arch`, `seed`), then those of `extra`, its outcome
     (`state` as in `mimbench runs list`, `step`, `seconds`), the folders of the runs it starts from

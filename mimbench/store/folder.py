@@ -9,33 +9,40 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from mimbench.atomic import append_line, digest, read_json, write_json, write_text
+from mimbench.atomic import append_line, digest, read_json, sha256, write_json, write_text
 from mimbench.errors import RunFailed, UserError
-from mimbench.store import records
+from mimbench.store import checkpoints, records
+from mimbench.store.checkpoints import Origin
 from mimbench.store.fingerprint import run_fingerprint
-from mimbench.store.records import Damaged, Inputs, Lineages, Options, Result, State, Status
+from mimbench.store.records import (
+    ARTEFACTS,
+    Damaged,
+    Edited,
+    Inputs,
+    Lineages,
+    Options,
+    Result,
+    State,
+    Status,
+    impossible,
+    remedy,
+)
 from mimbench.store.spec import RunSpec, canonical_json
 
 HEARTBEAT_SECONDS = 1.0
-RESULTS = (
-    "result.json",
-    "trainer.pt",
-    "teacher.safetensors",
-    "encoder.safetensors",
-    "metrics.jsonl",
-    "status.json",
-)
+RESULTS = ("result.json", *checkpoints.NAMES, *ARTEFACTS, "metrics.jsonl", "status.json")
 
-Outcome = Literal["missing", "running", "failed", "done", "stale", "damaged"]
+Outcome = Literal["missing", "running", "failed", "done", "stale", "damaged", "edited"]
+UNREADABLE = ("damaged", "edited")  # outcomes of runs whose numbers are not shown
 
 
 class RunLocked(Exception):
@@ -62,6 +69,7 @@ class RunFolder:
         self.store, self.path = store, path
         self.details: dict[str, Any] = {}
         self._beat = 0.0
+        self._code: tuple[str, Lineages] = "", {}  # source and lineages when the run began
         self._lock = FileLock(path / ".lock", mode=0o644)
 
     def __repr__(self) -> str:
@@ -74,15 +82,10 @@ class RunFolder:
         """What the run is. Raises Damaged."""
         spec = records.read_spec(self.path)
         if spec is None:
-            remedy = f"`mimbench runs rm {self.path.name}` removes the run."
-            raise Damaged(f"{self.path} has no readable spec.json: {remedy}")
+            raise Damaged(f"{self.path} has no readable spec.json: {remedy(self.path)}")
+        if spec.key[:8] != self.path.name[-8:]:
+            raise Damaged(f"{self.path} belongs to another run ({spec.key}): {remedy(self.path)}")
         return spec
-
-    @property
-    def recorded_key(self) -> str | None:
-        """The key that spec.json names. Raises Damaged."""
-        values = read_json(self.path / "spec.json") if self.spec else {}
-        return values.get("key")
 
     def is_blank(self) -> bool:
         """Whether there is neither a spec nor a result yet. Raises Damaged."""
@@ -144,9 +147,14 @@ class RunFolder:
         return records.read_result(self.path)
 
     def damage(self) -> list[str]:
-        """One message per damaged spec.json, result.json and status.json, with what to do about it."""
+        """One message per damaged spec, result, status and inputs, with what to do about it."""
         found = []
-        for read in (lambda: self.spec, lambda: self.result, lambda: records.read_status(self.path)):
+        for read in (
+            lambda: self.spec,
+            lambda: self.result,
+            lambda: records.read_status(self.path),
+            lambda: records.read_inputs(self.path),
+        ):
             try:
                 read()
             except Damaged as error:
@@ -156,8 +164,34 @@ class RunFolder:
     @property
     def plugin(self) -> dict[str, str] | None:
         """Name and place of the plug-in that its code came from; None for a method or task of ours."""
-        values = read_json(self.path / "env.json")
-        return values.get("plugin") if isinstance(values, dict) else None
+        with suppress(OSError):
+            values = read_json(self.path / "env.json")
+            found = values.get("plugin") if isinstance(values, dict) else None
+            if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+                return found
+        return None
+
+    def artefacts(self) -> dict[str, str]:
+        """The SHA-256 of each file here that other runs read, by the file's name."""
+        return {name: sha256(self.path / name) for name in ARTEFACTS if (self.path / name).is_file()}
+
+    def damaged_artefacts(self) -> dict[Path, str]:
+        """Each file that is not what the result says, and why. Raises Damaged if there is no sound result."""
+        result, found = self.result, {}
+        for name, expected in (result.artefacts if result else {}).items():
+            path = self.path / name
+            try:
+                if sha256(path) != expected:
+                    found[path] = "it is not the file that the run wrote"
+            except OSError as error:
+                found[path] = f"it cannot be read: {error.strerror}"
+        return found
+
+    def check_parents(self) -> None:
+        """Raises Damaged unless the files of the runs that this one starts from are those that they wrote."""
+        for parent in self.parents.values():
+            for path, why in parent.damaged_artefacts().items():
+                raise Damaged(f"{path} is damaged ({why}): {remedy(parent.path)}")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -185,18 +219,21 @@ class RunFolder:
         except Timeout:
             return True
         except OSError as error:
-            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR):
                 raise
         return _is_held(self.path / ".lock")
 
     def outcome(self) -> Outcome:
-        """missing (not done), running (locked), failed, done, stale (code or a parent changed), damaged."""
+        """missing (not done), running (locked), failed, done, stale (code or a parent changed), damaged (a
+        file cannot be read), edited (the result has changed since the run wrote it)."""
         try:
             result = self.result
             if result is not None:
                 return "done" if self._is_current(result) else "stale"
             if (self.path / "spec.json").exists():
                 self.spec  # noqa: B018 - it may be damaged
+        except Edited:
+            return "edited"
         except Damaged:
             return "damaged"
         if self.is_locked():
@@ -243,9 +280,13 @@ class RunFolder:
 
     def begin(self, environment: Mapping[str, Any]) -> None:
         """Start or resume. A checkpoint is deleted if its code, or that of a parent, has changed since."""
-        then, source, parents = self.status, self.source, self.lineages()
-        if self.trainer_path.exists() and (then.source, then.parents) != (source, parents):
-            self.reset()
+        source, parents = self.source, self.lineages()
+        for path in checkpoints.present(self.path):
+            with suppress(Damaged):  # it is set aside when it is read
+                origin = checkpoints.read_origin(path)
+                if (origin.source, origin.parents) != (source, parents):
+                    self.reset()
+        self._code = source, parents
         write_json(self.path / "env.json", environment)
         self._write_status("running", message="", source=source, parents=parents)
 
@@ -258,13 +299,20 @@ class RunFolder:
         if now - self._beat >= HEARTBEAT_SECONDS or step >= total:
             self._write_status("running", step=step, total=total)
 
-    def rewind(self, step: int) -> None:
-        """Delete the metrics after `step`, and a line that a kill cut off."""
+    def save_checkpoint(self, step: int, content: Callable[[BinaryIO], object]) -> None:
+        """Write a checkpoint after `step` steps, and keep the one before; `content` writes it into a file."""
+        checkpoints.save(self.path, Origin(self.path.name, step, *self._code), content)
+
+    def metrics_text(self) -> str:
+        """The content of metrics.jsonl without broken lines."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = [line for line, values in _lines(path) if values["step"] <= step]
-        write_text(path, "".join(line + "\n" for line in kept))
+        return "".join(line + "\n" for line, _ in _lines(path)) if path.exists() else ""
+
+    def restore_metrics(self, text: str) -> None:
+        """Write metrics.jsonl as it was at a checkpoint: lines after it go, and damaged ones are mended."""
+        path = self.path / "metrics.jsonl"
+        if text or path.exists():
+            write_text(path, text)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, each with its `step`."""
@@ -276,24 +324,31 @@ class RunFolder:
         last = (self.metrics() or [{}])[-1]
         return {name: value for name, value in last.items() if name not in ("step", "time")}
 
-    def finish(self, metrics: Mapping[str, float], **details: Any) -> None:
-        """Write result.json, delete the checkpoint, which is not needed any more, and set the state to done.
+    def finish(self, metrics: Mapping[str, float], *, percent: Iterable[str] = (), **details: Any) -> None:
+        """Write result.json, delete the checkpoints, which nothing needs any more, and set the state to done.
 
         The result records the parents as they were when the run began: one may have been recomputed since.
 
+        Args:
+            percent: the names of metrics that are percentages.
+
         Raises:
-            RunFailed: a metric is not a finite number. Then no result is written.
+            RunFailed: a metric is not a finite number, or no percentage. Then no result is written.
             OSError: the disk is full. Then no result is written.
         """
         numbers = {name: float(value) for name, value in metrics.items()}
         for name, value in numbers.items():
             if not math.isfinite(value):
                 raise RunFailed(f"{self.path.name}: {name} is {value}.")
+        percentages = tuple(name for name in percent if name in numbers)
+        if wrong := impossible(numbers, percentages):
+            raise RunFailed(f"{self.path.name}: {wrong}. No result was written: check the validation data.")
         then = self.status.parents
         parents = self.lineages() if then is None else then
-        result = Result(numbers, self.source, parents, {**self.details, **details})
+        told = {**self.details, **details}
+        result = Result(numbers, self.source, parents, told, artefacts=self.artefacts(), percent=percentages)
         records.write_result(self.path, result)
-        self.trainer_path.unlink(missing_ok=True)
+        checkpoints.discard(self.path)
         self._write_status("done", message="")
 
     def fail(self, message: str) -> None:

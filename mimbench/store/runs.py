@@ -13,8 +13,9 @@ from pathlib import Path
 
 from mimbench.atomic import abandoned, read_json, write_json
 from mimbench.errors import UserError
+from mimbench.store import checkpoints
 from mimbench.store.folder import Inputs, Outcome, RunFolder
-from mimbench.store.records import Damaged
+from mimbench.store.records import Damaged, remedy
 from mimbench.store.spec import RunSpec
 
 FOLDER_NAME = re.compile(r"(teacher|pretrain|downstream)-.+-[0-9a-f]{8}")  # as RunSpec.folder makes it
@@ -38,10 +39,15 @@ class RunStore:
         folder = RunFolder(self, self.root / spec.folder)
         if folder.is_blank():
             write_json(folder.path / "spec.json", {**spec.as_dict(), "key": spec.key})
-        elif (key := folder.recorded_key) != spec.key:
-            remedy = f"`mimbench runs rm {folder.path.name}` removes it."
-            raise Damaged(f"{folder.path} belongs to another run ({key}, not {spec.key}): {remedy}")
-        if read_json(folder.path / "inputs.json") != asdict(inputs):
+        elif folder.spec.key != spec.key:
+            other = f"{folder.spec.key}, not {spec.key}"
+            raise Damaged(f"{folder.path} belongs to another run ({other}): {remedy(folder.path)}")
+        try:
+            known = read_json(folder.path / "inputs.json")
+        except OSError as error:
+            why = f"it cannot be read: {error.strerror}"
+            raise Damaged(f"{folder.path}/inputs.json is damaged ({why}): {remedy(folder.path)}") from error
+        if known != asdict(inputs):
             write_json(folder.path / "inputs.json", asdict(inputs))
         return folder
 
@@ -98,13 +104,18 @@ class RunStore:
 
     def remove(self, folder: RunFolder) -> None:
         """Delete a run. Raises RunLocked while a process computes it."""
+        lock = folder.path / ".lock"
+        if os.path.lexists(lock) and not lock.is_file():  # damaged: nobody can hold it
+            shutil.rmtree(folder.path)
+            return
         with folder.lock():
             shutil.rmtree(folder.path)
 
     def leftovers(self) -> list[Path]:
-        """Temporary files of killed writers, checkpoints of finished runs, folders without spec and result.
+        """What nothing needs any more; files of locked runs are left out.
 
-        Files of locked runs are left out.
+        Temporary files of killed writers, damaged checkpoints that were set aside, checkpoints of finished
+        runs, and folders without spec and result.
         """
         found = abandoned(self.root / ".cache")
         for path in self._folders():
@@ -113,8 +124,9 @@ class RunStore:
                 found.append(path)
             elif not folder.is_locked():
                 found += [file for file in sorted(path.glob(".*.*")) if file.is_file()]
-                if folder.trainer_path.exists() and _is_finished(folder):
-                    found.append(folder.trainer_path)
+                found += sorted(path.glob(f"trainer*.pt{checkpoints.ASIDE}*"))
+                if _is_finished(folder):
+                    found += checkpoints.present(path)
         return found
 
     def remove_leftovers(self, paths: list[Path]) -> None:

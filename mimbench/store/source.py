@@ -205,7 +205,7 @@ def read(module: str, plain_data: bool) -> Source | None:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
         if place:
             value = [asdict(source) | {"imported": sorted(source.imported)}, asked]
-            write_json(place, {"value": value, "digest": digest(canonical_json(value))})
+            write_json(place, {"value": value, "digest": digest(canonical_json([place.name, value]))})
     return source
 
 
@@ -213,7 +213,8 @@ def _recalled(place: Path) -> Source | None:
     """What an earlier process read from the same text, if the same modules exist today."""
     with contextlib.suppress(OSError):
         found = read_json(place)
-        if isinstance(found, dict) and found.get("digest") == digest(canonical_json(found.get("value"))):
+        value = found.get("value") if isinstance(found, dict) else None
+        if value and found.get("digest") == digest(canonical_json([place.name, value])):
             values, asked = found["value"]
             if all((module_file(name) is not None) == there for name, there in asked.items()):
                 places = (

@@ -11,9 +11,13 @@ from typing import Any, Literal
 Stage = Literal["teacher", "pretrain", "downstream"]
 
 
-def canonical_json(value: Any) -> str:
-    """The same text for equal values: sorted keys, no spaces, 1.0 written as 1. Raises ValueError for NaN."""
-    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+def canonical_json(value: Any, *, allow_nan: bool = False) -> str:
+    """The same text for equal values: sorted keys, no spaces, 1.0 written as 1.
+
+    Raises:
+        ValueError: NaN or an infinite number, unless they are allowed.
+    """
+    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=allow_nan)
 
 
 def _canonical(value: Any) -> Any:

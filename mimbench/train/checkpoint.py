@@ -12,8 +12,8 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mimbench.atomic import write_bytes
 from mimbench.device import device as run_device
+from mimbench.store import checkpoints
 from mimbench.train.average import WeightAverage
 from mimbench.train.metrics import Metrics, diverged
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 class Checkpoint:
     """trainer.pt: everything a run needs to continue exactly, except random states: the step seeds them.
 
-    It holds the model, its average, the optimizer, the loss scaler, the step, and the metrics since the last
-    line. It is written only while weights and metrics are finite, so a run that diverged keeps a checkpoint
-    from before it diverged.
+    It holds the model, its average, the optimizer, the loss scaler, the step, the metrics since the last
+    line, and the lines so far. It is written only while weights and metrics are finite, so a run that
+    diverged keeps a checkpoint from before it diverged. The one before it is kept as well, in case the newest
+    gets damaged.
     """
 
     def __init__(
@@ -43,19 +44,22 @@ class Checkpoint:
         self.took = 0.0  # seconds, the last time
 
     def load(self) -> int:
-        """Restore the checkpoint. Returns the number of steps done, 0 if there is no checkpoint."""
-        path = self.folder.trainer_path
-        if not path.is_file():
-            self.folder.rewind(0)
-            return 0
-        state = torch.load(path, map_location=run_device(), weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.wrapper.load_state_dict(state["optimizer"])
-        self.metrics.sums, self.metrics.count = state["sums"], state["count"]
-        if self.average:
-            self.average.state = state["average"]
-        self.folder.rewind(state["step"])
-        return int(state["step"])
+        """Restore the newest sound checkpoint. Damaged ones are set aside, and the run's log names them.
+
+        Returns:
+            The number of steps done; 0 if there is no sound checkpoint.
+        """
+        for path in checkpoints.sound(self.folder.path, keep=get_dist_info()[0] != 0):
+            state = torch.load(path, map_location=run_device(), weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.wrapper.load_state_dict(state["optimizer"])
+            self.metrics.sums, self.metrics.count = state["sums"], state["count"]
+            if self.average:
+                self.average.state = state["average"]
+            self.folder.restore_metrics(state["lines"])
+            return int(state["step"])
+        self.folder.restore_metrics("")
+        return 0
 
     def save(self, done: int) -> None:
         """Write the checkpoint atomically after `done` steps; of several processes only the first writes."""
@@ -68,8 +72,9 @@ class Checkpoint:
             "sums": self.metrics.sums,
             "count": self.metrics.count,
             "step": done,
+            "lines": self.folder.metrics_text(),
         }
-        write_bytes(self.folder.trainer_path, lambda file: torch.save(state, file))
+        self.folder.save_checkpoint(done, lambda file: torch.save(state, file))
 
     def save_if_due(self, done: int) -> None:
         """Save if `checkpoint_seconds` have passed since the last save; any step will do.

@@ -19,8 +19,9 @@ from mimbench.commands.restamp import restamp
 from mimbench.execute import worker
 from mimbench.store.export import frame
 from mimbench.store.folder import Inputs, RunFolder
+from mimbench.store.records import RESULT_SCHEMA
 from mimbench.store.runs import RunStore
-from tests.world import echo_spec, forget
+from tests.world import alter, echo_spec, forget
 
 HARMLESS = ("calls = len(", "number = 1\n    calls = len(")
 OTHER_LOSS = ("loss=1.0 / (step + 1)", "loss=1.0000001 / (step + 1)")
@@ -207,11 +208,14 @@ def test_stamps_of_any_older_rule_and_schema(lab: Lab) -> None:
     for run in (parent, child):
         path = run.path / "result.json"
         old = {**json.loads(path.read_text()), "schema": 1, "source": "62431d6dd6a2805f"}
+        del old["seal"]
         path.write_text(json.dumps({**old, "parents": {"encoder": "old"} if run is child else {}}))
     assert lab.outcomes(parent, child) == ["stale", "stale"]
     assert lab.restamp()[0] == 0 and lab.outcomes(parent, child) == ["done", "done"]
     result = lab.fresh(child).result
-    assert result and result.schema == 2 and result.restamped[0].before.parents == {"encoder": "old"}
+    assert (
+        result and result.schema == RESULT_SCHEMA and result.restamped[0].before.parents == {"encoder": "old"}
+    )
 
 
 def test_the_command_asks_for_a_reason(lab: Lab) -> None:
@@ -233,8 +237,8 @@ def test_a_real_pretraining(
 
     run = pretraining_folder(catalog.method("mae"))
     assert worker.handle(run.path, rerun=False)["event"] == "done"
-    path, lines = run.path / "result.json", run.path / "metrics.jsonl"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "source": "older"}))
+    lines = run.path / "metrics.jsonl"
+    alter(run, source="older")
     recorded = lines.read_text()
     last = json.loads(recorded.splitlines()[-1])
     lines.write_text(recorded.replace(repr(last["loss"]), repr(last["loss"] * (1 + 2**-50))))

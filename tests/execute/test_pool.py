@@ -22,7 +22,7 @@ from mimbench.execute.progress import Progress, duration
 from mimbench.plan.graph import Node, Plan
 from mimbench.store.folder import Inputs, RunFolder
 from mimbench.store.runs import RunStore
-from tests.world import ROOT, echo_spec
+from tests.world import ROOT, alter, echo_spec
 
 
 def graph(*modes: str, parents: dict[int, list[int]] | None = None, steps: int = 3) -> Plan:
@@ -137,8 +137,7 @@ def test_done_and_stale_runs_are_left_alone_unless_asked(pool: Pool) -> None:
     (folder,) = folders(pool, plan)
     compute(pool, plan, rerun_stale=True)
     assert calls(folder) == 1  # the plan was old, the worker saw that it is done
-    path = folder.path / "result.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "source": "older"}))
+    alter(folder, source="older")
     compute(pool, plan)
     assert calls(folder) == 1
     compute(pool, plan, rerun_stale=True)
@@ -163,17 +162,13 @@ def test_two_pools_share_the_work(pool: Pool) -> None:
 def test_a_run_of_a_killed_process_is_taken_over(
     pool: Pool, store: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = graph("slow", steps=400)
+    plan = graph("slow once", steps=400)
     node = next(iter(plan.nodes.values()))
     folder = store.create(node.spec, node.inputs)
     other = start_worker(pool)
     other.stdin.write(json.dumps({"run": str(folder.path), "rerun": False}) + "\n")  # type: ignore[union-attr]
     other.stdin.flush()  # type: ignore[union-attr]
     wait_until(lambda: folder.status.step > 0)
-    spec = folder.path / "spec.json"  # the takeover shall not be slow too
-    values = json.loads(spec.read_text())
-    values["recipe"]["steps"] = 1
-    spec.write_text(json.dumps(values))
     start = Progress.start
 
     def and_kill(self: Progress, node: Node, folder: RunFolder, *, elsewhere: bool = False) -> None:

@@ -21,7 +21,7 @@ from mimbench.store.folder import Inputs, Options, RunFolder, RunLocked
 from mimbench.store.records import RESULT_SCHEMA, Damaged
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec
-from tests.world import echo_spec, forget
+from tests.world import alter, echo_spec, forget
 
 HOLD = """
 import sys, time
@@ -85,16 +85,19 @@ def test_only_one_process_holds_a_run_and_a_kill_frees_it(new_run: NewRun, holde
         pass
 
 
-def test_progress_and_rewind(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_restored_metrics(new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "HEARTBEAT_SECONDS", 0.0)
     folder = new_run()
     folder.begin({})
     for step in range(1, 5):
         folder.progress(step, 10, loss=1.0 / step)
+        if step == 2:
+            kept = folder.metrics_text()
     assert folder.status.state == "running" and (folder.status.step, folder.status.total) == (4, 10)
     with open(folder.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "lo')  # killed while writing
-    folder.rewind(2)
+    assert [line["step"] for line in folder.metrics()] == [1, 2, 3, 4]
+    folder.restore_metrics(kept)
     assert [line["step"] for line in folder.metrics()] == [1, 2]
     folder.progress(3, 10, loss=9.0)
     assert folder.last_metrics() == {"loss": 9.0}
@@ -225,12 +228,12 @@ def test_a_parent_that_is_recomputed_meanwhile_makes_its_child_stale(world: Path
     parent.finish({"score": 1.0})
     child = new_run(seed=2, parents={"encoder": parent.spec.key})
     child.begin({})
-    result = json.loads((parent.path / "result.json").read_text())
-    (parent.path / "result.json").write_text(json.dumps({**result, "source": "of other code"}))
+    source = parent.source
+    alter(parent, source="of other code")
     child.finish({"score": 1.0})
-    (parent.path / "result.json").write_text(json.dumps(result))
+    alter(parent, source=source)
     assert child.outcome() == "done"  # it stands on what the parent was when it began, and is again
-    (parent.path / "result.json").write_text(json.dumps({**result, "source": "of other code"}))
+    alter(parent, source="of other code")
     assert child.outcome() == "stale"
 
 
@@ -241,6 +244,7 @@ def test_results_of_the_first_schema_are_judged_by_their_parents_sources(new_run
     child.finish({"score": 1.0})
     result = json.loads((child.path / "result.json").read_text())
     result |= {"schema": 1, "parents": {"encoder": parent.source}}
+    del result["seal"]
     (child.path / "result.json").write_text(json.dumps(result))
     assert child.outcome() == "done"
     (child.path / "result.json").write_text(json.dumps({**result, "parents": {"encoder": "other code"}}))
@@ -259,7 +263,7 @@ def test_a_removed_parent_does_not_devalue_its_child(new_run: NewRun) -> None:
 def test_checkpoint_of_other_code_is_not_continued(world: Path, new_run: NewRun) -> None:
     folder = new_run()
     folder.begin({})
-    folder.trainer_path.write_bytes(b"weights")
+    folder.save_checkpoint(1, lambda file: file.write(b"weights"))
     again = RunFolder(folder.store, folder.path)
     again.begin({})
     assert again.trainer_path.exists()

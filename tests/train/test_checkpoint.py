@@ -7,6 +7,7 @@ import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from mimbench import catalog
+from mimbench import atomic, catalog
+from mimbench.checkpoint import encoder
 from mimbench.errors import RunFailed
 from mimbench.execute import worker
+from mimbench.store import checkpoints
 from mimbench.store.folder import Inputs, Options, RunFolder
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec
@@ -130,7 +133,7 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(
     assert worker.handle(whole.path, rerun=False)["event"] == "done"
     folder = pretraining_folder(card, root="full", options=EVERY_STEP)
     with monkeypatch.context() as patch:
-        patch.setattr("mimbench.train.checkpoint.write_bytes", _filled(patch, room, after=2))
+        patch.setattr(checkpoints, "save", _filled(patch, checkpoints, "save", room, after=2))
         reply = worker.handle(folder.path, rerun=False)
     assert reply["event"] == "failed" and "The disk is full" in reply["message"] and not reply["user"]
     assert saved_step(folder) == 2 and folder.store.leftovers() == []
@@ -139,20 +142,20 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(
     assert folder.encoder_path.read_bytes() == whole.encoder_path.read_bytes()
 
 
-def _filled(patch: pytest.MonkeyPatch, room: int, after: int) -> Callable[..., None]:
-    """`write_bytes`; the disk is full from the call numbered `after` on."""
-    from mimbench.atomic import write_bytes
+def _filled(
+    patch: pytest.MonkeyPatch, module: ModuleType, name: str, room: int, after: int
+) -> Callable[..., None]:
+    """The module's function of that name; the disk is full from the call numbered `after` on."""
+    write, calls = getattr(module, name), 0
 
-    calls = 0
-
-    def write(path: Path, content: Callable[[Any], object]) -> None:
+    def counted(*arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls > after:
-            patch.setattr("mimbench.atomic.open", disk_with(room), raising=False)
-        write_bytes(path, content)
+            patch.setattr(module, "open", disk_with(room), raising=False)
+        write(*arguments)
 
-    return write
+    return counted
 
 
 def test_full_disk_at_the_very_end_leaves_no_encoder(
@@ -161,7 +164,7 @@ def test_full_disk_at_the_very_end_leaves_no_encoder(
     card = catalog.method("mae")
     folder = pretraining_folder(card)
     with monkeypatch.context() as patch:
-        patch.setattr("mimbench.checkpoint.encoder.write_bytes", _filled(patch, 5000, after=0))
+        patch.setattr(encoder, "write_bytes", _filled(patch, atomic, "write_bytes", 5000, after=0))
         reply = worker.handle(folder.path, rerun=False)
     assert reply["event"] == "failed" and "The disk is full" in reply["message"]
     assert not folder.encoder_path.exists() and folder.store.leftovers() == []
