@@ -9,6 +9,7 @@ from mimbench.catalog import Catalog
 from mimbench.commands.workspace import dataset
 from mimbench.errors import UserError
 from mimbench.plan.graph import Plan
+from mimbench.plan.ledger import SHAPE
 from mimbench.plan.planner import Planner
 from mimbench.plan.recipes import MISSPELT
 from mimbench.plan.request import Request
@@ -64,7 +65,10 @@ def refuse(planners: Iterable[Planner]) -> None:
 
 def _unused(option: str, name: str, known: set[str], planners: Sequence[Planner]) -> UserError:
     """The error for an entry that no run uses; `known` are the names that some run would use."""
-    prefix, dot, _ = name.rpartition(".")
+    prefix, dot, field = name.rpartition(".")
+    if option == "--set" and prefix in known and planners[0].ledger.is_idle(prefix, field):
+        shape = ", ".join(f"{prefix}.{other}" for other in sorted(SHAPE))
+        return UserError(f"--set {name}", remedy=f"{prefix} trains nothing. What can be set is {shape}.")
     if option == "--set" and dot:
         return UserError(f"{option} {name}", prefix, allowed=sorted(known), remedy="No run here takes it.")
     is_misspelt = difflib.get_close_matches(name, known, cutoff=MISSPELT)
