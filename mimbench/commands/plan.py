@@ -11,6 +11,7 @@ from mimbench.errors import UserError
 from mimbench.plan.graph import Plan
 from mimbench.plan.ledger import SHAPE
 from mimbench.plan.planner import Planner
+from mimbench.plan.proposals import proposing
 from mimbench.plan.recipes import MISSPELT
 from mimbench.plan.request import Request
 from mimbench.store.runs import RunStore
@@ -37,13 +38,18 @@ def plan_tables(
             --weights entry that no table uses.
     """
     data = dataset(request, catalog)
-    planners = {name: Planner(catalog, store, data, request) for name in specs}
-    plans = {}
-    for (method, table), spec in specs.items():
-        where = f"tables/{method}/{table}.toml"
-        plans[method, table] = planners[method, table].table(spec.rows, spec.columns, where)
-        aggregate.aggregate(spec, {}, reported.read(), request.scale, where=where)
-    refuse(planners.values())
+
+    def build(request: Request) -> dict[tuple[str, str], Plan]:
+        planners = {name: Planner(catalog, store, data, request) for name in specs}
+        plans = {}
+        for (method, table), spec in specs.items():
+            where = f"tables/{method}/{table}.toml"
+            plans[method, table] = planners[method, table].table(spec.rows, spec.columns, where)
+            aggregate.aggregate(spec, {}, reported.read(), request.scale, where=where)
+        refuse(planners.values())
+        return plans
+
+    plans = proposing(build, request)
     whole = Plan.union({"/".join(name): plan for name, plan in plans.items()})
     whole.blocked = {
         (f"{'/'.join(name)} {row}", column): reason
