@@ -49,7 +49,7 @@ MEANINGS: dict[Word, str] = {
     "above": "above the paper's value by more than the seed noise and our interval",
     "same direction": "row minus baseline, paired, has the paper's sign; its 95 % interval excludes 0",
     "opposite direction": "row minus baseline, paired, has the other sign; its 95 % interval excludes 0",
-    "inconclusive": "the difference has no interval (one paired seed, or all equal), or its interval contains 0",
+    "inconclusive": "the difference has no interval (one paired seed, or all equal), or it contains 0",
     "not run": "at least one seed is missing, running or failed",
     "not runnable": "cannot be run here, or is left out at this scale, for the reason given",
 }

@@ -93,6 +93,14 @@ def test_colours_go_to_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b" not in CliRunner().invoke(app, ["-h"], color=True).stdout
 
 
+def test_a_groups_line_names_all_its_commands_or_none() -> None:
+    for name in ("runs", "data"):
+        done = CliRunner().invoke(app, [name, "--help"])
+        listed = set(re.findall(r"^  ([a-z-]+)  ", done.stdout, re.MULTILINE))
+        named = listed & set(re.findall(r"[a-z-]+", done.stdout.partition("\n\n")[2].partition("\n\n")[0]))
+        assert listed and named in (set(), listed), name
+
+
 def test_version() -> None:
     declared = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     done = CliRunner().invoke(app, ["--version"])

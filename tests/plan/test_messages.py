@@ -15,7 +15,7 @@ from mimbench.plan.datasets import Data
 from mimbench.plan.graph import Plan
 from mimbench.plan.planner import Planner
 from mimbench.plan.proposals import proposing
-from mimbench.plan.request import Request, parse_count, parse_paths, parse_setting
+from mimbench.plan.request import Request, parse_count, parse_paths, parse_setting, parse_weights
 from mimbench.store.runs import RunStore
 from mimbench.table.spec import Column, Row
 from tests.world import METHOD, TASK, forget
@@ -260,6 +260,13 @@ def test_what_is_no_count_is_refused_in_plain_words(value: str | int) -> None:
 def test_numbers_may_begin_with_their_point() -> None:
     assert parse_setting("a=.5") == ("a", 0.5) and parse_setting("a=-1.") == ("a", -1.0)
     assert parse_setting("a=1.2.3") == ("a", "1.2.3") and parse_setting("a=e5") == ("a", "e5")
+
+
+def test_a_path_without_its_name_says_how_to_write_it() -> None:
+    with pytest.raises(UserError, match="Write --data ROLE=PATH."):
+        parse_paths("--data", ["/nowhere"])
+    with pytest.raises(UserError, match="Write --weights NAME=PATH."):
+        parse_weights(["/nowhere"])
 
 
 def test_a_role_is_looked_at_before_its_path() -> None:
