@@ -291,7 +291,7 @@ def _resolve(kind: str, name: str, arguments: Mapping[str, Any]) -> dict[str, An
         recipe = type(recipe).from_values(values, sources)
         facts = (_task_facts if kind == "task" else _pretraining_facts)(found, recipe, arguments)
     except UserError as error:
-        raise changed.named(error) from None
+        raise changed.named(error, values) from None
     if kind == "task" and not getattr(recipe, "pads_images", False):  # padding gives whole patches
         check_patches(recipe.img_size, arguments["encoder"][1], changed, of_encoder=True)
     return {"values": recipe.values(), "sources": sources, **facts}

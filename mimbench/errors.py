@@ -70,9 +70,10 @@ class Unavailable(Exception):
         self.option = option
 
 
-# Control characters, characters that change the writing direction, and undecodable bytes of a file's name.
+# What a formula begins with in a spreadsheet, in full width too.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+# Control characters, characters that change the writing direction, and undecodable bytes of a file's name.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 

@@ -5,7 +5,7 @@ This is not in recipe.py, because changing a message there makes stored results 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,25 @@ def place(where: str, name: str, of: str = "") -> str:
     return " ".join(part for part in (where, name, f"({of})" if of else "") if part)
 
 
+SIZES = ("img_size", "patch_size")
+"""The fields of a recipe that other fields and other recipes must fit."""
+
+
+class Misfit(UserError):
+    """A value that does not go together with sizes that the user set.
+
+    Attributes:
+        why: what does not go together.
+        fixes: settings, by their --set names, each of which may mend it; the best first.
+    """
+
+    def __init__(
+        self, field: str, value: object, *, why: str, remedy: str, fixes: Sequence[Mapping[str, Any]]
+    ) -> None:
+        super().__init__(field, value, remedy=f"{why} {remedy}".strip())
+        self.why, self.fixes = why, [fix for fix in fixes if fix]
+
+
 @dataclass(frozen=True)
 class Changed:
     """Which fields of a recipe were changed, for the messages about its values.
@@ -80,16 +99,33 @@ class Changed:
             return ", ".join(f"{field}={value}" for field, value in values.items())
         return " ".join(f"{place(where, field)}={value}" for field, value in values.items())
 
-    def named(self, error: UserError) -> UserError:
+    def setting(self, field: str, value: Any) -> dict[str, Any]:
+        """A value by the --set name of its field; empty if only a table's row changes this recipe."""
+        options = [where for where in self.places.values() if where.startswith("--set")]
+        where = options[0] if options else "" if self.places else self.default
+        return {place(where, field).removeprefix("--set "): value} if where else {}
+
+    def named(self, error: UserError, values: Mapping[str, Any]) -> UserError:
         """The error with the field named as the user wrote it.
 
-        If that field was not changed, the message lists the fields that were.
+        If that field was not changed, the message lists the fields that were. If a size was, the error is a
+        Misfit, whose fixes are other sizes.
+
+        Args:
+            values: the recipe's plain values.
         """
-        remedy = error.remedy
-        if self.places and error.field not in self.places:
-            given = ", ".join(place(where, field) for field, where in self.places.items())
-            remedy = f"{remedy} Changed: {given}.".strip()
-        return UserError(self.name(error.field), error.value, allowed=error.allowed, remedy=remedy)
+        if not self.places or error.field in self.places:
+            return UserError(self.name(error.field), error.value, allowed=error.allowed, remedy=error.remedy)
+        given = ", ".join(place(where, field) for field, where in self.places.items())
+        field, changed = self.name(error.field), f"Changed: {given}."
+        img_size, patch_size = (values.get(name) for name in SIZES)
+        if not set(SIZES) & self.places.keys() or type(img_size) is not int or type(patch_size) is not int:
+            remedy = f"{error.remedy} {changed}".strip()
+            return UserError(field, error.value, allowed=error.allowed, remedy=remedy)
+        fixes = [self.setting("img_size", img_size + more * patch_size) for more in (1, 2)]
+        if "patch_size" in self.places:
+            fixes = [self.setting("patch_size", n) for n in divisors(img_size, patch_size)[:2]] + fixes
+        return Misfit(field, error.value, why=f"{error.remedy} {changed}".strip(), remedy="", fixes=fixes)
 
 
 def check_epochs(values: Mapping[str, Any], changed: Changed, *, trains: bool) -> None:
@@ -125,16 +161,24 @@ def check_patches(img_size: Any, patch_size: Any, changed: Changed, *, of_encode
         return
     if img_size % patch_size == 0:
         return
-    images = changed.settings(img_size=max(round(img_size / patch_size), 1) * patch_size)
+    size = max(round(img_size / patch_size), 1) * patch_size
     if of_encoder:
         why = f"{changed.title} takes img_size={img_size}, its encoder has patch_size={patch_size}"
     else:
         why = f"{changed.title} has img_size={img_size} and patch_size={patch_size}"
     why += ": img_size must be a multiple of patch_size."
+    images, fix = changed.settings(img_size=size), changed.setting("img_size", size)
     if "patch_size" not in changed.places:
-        raise UserError(changed.name("img_size"), img_size, remedy=f"{why} Give {images}")
-    divisors = [n for n in range(2, img_size) if img_size % n == 0]
-    divisors.sort(key=lambda n: (abs(n - patch_size), -n))
-    patches = " or ".join(changed.settings(patch_size=n) for n in sorted(divisors[:2]))
-    fix = f"{patches}; or {images} too" if patches else f"{images} too"
-    raise UserError(changed.name("patch_size"), patch_size, remedy=f"{why} Give {fix}")
+        name = changed.name("img_size")
+        raise Misfit(name, img_size, why=why, remedy=f"Give {images}", fixes=[fix])
+    near = sorted(divisors(img_size, patch_size)[:2])
+    patches = " or ".join(changed.settings(patch_size=n) for n in near)
+    remedy = f"Give {patches}; or {images} too" if patches else f"Give {images} too"
+    fixes = [*(changed.setting("patch_size", n) for n in near), fix]
+    raise Misfit(changed.name("patch_size"), patch_size, why=why, remedy=remedy, fixes=fixes)
+
+
+def divisors(number: int, near: int) -> list[int]:
+    """The divisors of a number, without 1, the number and `near`; those next to `near` first."""
+    found = [n for n in range(2, number) if number % n == 0 and n != near]
+    return sorted(found, key=lambda n: (abs(n - near), -n))

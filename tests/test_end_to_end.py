@@ -1,4 +1,4 @@
-"""One shipped table from its TOML file to the page: every station runs, and nothing stands in its place."""
+"""One shipped table from its TOML file to the page: every station runs, without a substitute."""
 
 from __future__ import annotations
 

@@ -113,7 +113,9 @@ def roles() -> Iterable[str]:
 
 
 def _tables() -> list[tuple[str, str]]:
-    """Every (method, table), as `mimbench.table.spec.list_tables` finds them, but without pydantic."""
+    """Every (method, table), those of plug-ins too, as `mimbench.table.spec` finds them, without pydantic."""
+    from mimbench.discovery import sound_plugins
     from mimbench.paths import share
 
-    return sorted((file.parent.name, file.stem) for file in share("tables").glob("*/*.toml"))
+    folders = [share("tables"), *(each.tables for each in sound_plugins())]
+    return sorted({(file.parent.name, file.stem) for folder in folders for file in folder.glob("*/*.toml")})

@@ -26,7 +26,7 @@ from mimbench.errors import UserError, visible
 if TYPE_CHECKING:
     from mimbench.commands.list_runs import Listed
 
-runs = add_group("runs", "What has been computed: list, show, export, verify, rm, gc.", LOOK)
+runs = add_group("runs", "The runs that have been computed, and their upkeep.", LOOK)
 
 RUN = "A run's name or key, or the beginning of either."
 TablesFilter = Annotated[

@@ -156,8 +156,10 @@ def reproduce_all(
 
     names = [name for name in list_tables() if table in ("all", name[1])]
     if not names:
+        from mimbench.plan.names import wrong_name
+
         known = sorted({name for _, name in list_tables()})
-        raise UserError("--table", table, allowed=["all", *known])
+        raise wrong_name("--table", table, "table", allowed=["all", *known])
     request = request_of(scale, seeds, data, weights, settings, skip_corrupt, trust_stat)
     status = reproduce.reproduce_all(
         names,

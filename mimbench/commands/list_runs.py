@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from mimbench import discovery
 from mimbench.catalog import Catalog
@@ -18,6 +18,9 @@ from mimbench.store.folder import UNREADABLE, RunFolder
 from mimbench.store.records import Result, impossible, remedy
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec, Stage, canonical_json
+
+if TYPE_CHECKING:
+    from mimbench.plan.names import Kind
 
 SORTS = ("newest", "oldest", "name")
 PREFIX = "weights "  # of the data role that a loaded checkpoint has in a run's spec
@@ -107,13 +110,9 @@ def list_runs(store: RunStore, catalog: Catalog, filters: Filters, sort: str = "
 
 def check(filters: Filters, sort: str, stored: Iterable[RunSpec]) -> None:
     """Raises UserError for a value that no run could have."""
-    methods = {*discovery.names("method"), *discovery.names("teacher")}
-    methods |= {spec.name for spec in stored if spec.stage != "downstream"}
-    tasks = {*discovery.names("task"), *(spec.name for spec in stored if spec.stage == "downstream")}
+    stored = list(stored)
     for option, values, allowed in (
         ("--scale", filters.scales, SCALES),
-        ("--method", filters.methods, sorted(methods)),
-        ("--task", filters.tasks, sorted(tasks)),
         ("--state", filters.states, STATES),
         ("--stage", filters.stages, get_args(Stage)),
         ("--sort", (sort,), SORTS),
@@ -121,8 +120,32 @@ def check(filters: Filters, sort: str, stored: Iterable[RunSpec]) -> None:
         for value in values:
             if value not in allowed:
                 raise UserError(option, value, allowed=allowed)
+    methods = {*discovery.names("method"), *discovery.names("teacher")}
+    methods |= {spec.name for spec in stored if spec.stage != "downstream"}
+    tasks = {*discovery.names("task"), *(spec.name for spec in stored if spec.stage == "downstream")}
+    for name in filters.methods:
+        if name not in methods:
+            raise _wrong_name("--method", name, "method", "teacher", allowed=sorted(methods))
+    for name in filters.tasks:
+        if name not in tasks:
+            raise _wrong_name("--task", name, "task", allowed=sorted(tasks))
     if filters.tables:
         _tables(filters.tables)
+
+
+def _wrong_name(option: str, name: str, *wanted: Kind, allowed: Sequence[str]) -> UserError:
+    """The error for a filter's unknown name; it names the filter that takes such a name, if there is one."""
+    from mimbench.plan import names  # loads the tables, which a list without mistakes skips
+
+    def use(name: str, kind: Kind) -> str:
+        if kind == "run":
+            return names.use_of(name, kind)
+        filters = {"task": "--task", "paper": "--table", "table": "--table"}
+        if kind == "table" and "/" not in name:
+            name = f"{names.one_or(names.papers_of(name), 'METHOD')}/{name}"
+        return f"`mimbench runs list {filters.get(kind, '--method')} {name}` lists its runs."
+
+    return names.wrong_name(option, name, *wanted, allowed=allowed, use=use)
 
 
 def _tables(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -136,7 +159,8 @@ def _tables(names: Iterable[str]) -> list[tuple[str, str]]:
         chosen = [pair for pair in known if pair == (method, table) or (not slash and pair[0] == method)]
         if not chosen:
             of_method = ["/".join(pair) for pair in known if pair[0] == method]
-            raise UserError("--table", name, allowed=of_method or dict.fromkeys(owner for owner, _ in known))
+            papers = list(dict.fromkeys(owner for owner, _ in known))
+            raise _wrong_name("--table", name, "paper", allowed=of_method or papers)
         found += chosen
     return found
 

@@ -9,7 +9,9 @@ from mimbench.catalog import Catalog
 from mimbench.commands.workspace import dataset
 from mimbench.errors import UserError
 from mimbench.plan.graph import Plan
+from mimbench.plan.ledger import SHAPE
 from mimbench.plan.planner import Planner
+from mimbench.plan.proposals import proposing
 from mimbench.plan.recipes import MISSPELT
 from mimbench.plan.request import Request
 from mimbench.store.runs import RunStore
@@ -36,13 +38,18 @@ def plan_tables(
             --weights entry that no table uses.
     """
     data = dataset(request, catalog)
-    planners = {name: Planner(catalog, store, data, request) for name in specs}
-    plans = {}
-    for (method, table), spec in specs.items():
-        where = f"tables/{method}/{table}.toml"
-        plans[method, table] = planners[method, table].table(spec.rows, spec.columns, where)
-        aggregate.aggregate(spec, {}, reported.read(), request.scale, where=where)
-    refuse(planners.values())
+
+    def build(request: Request) -> dict[tuple[str, str], Plan]:
+        planners = {name: Planner(catalog, store, data, request) for name in specs}
+        plans = {}
+        for (method, table), spec in specs.items():
+            where = f"tables/{method}/{table}.toml"
+            plans[method, table] = planners[method, table].table(spec.rows, spec.columns, where)
+            aggregate.aggregate(spec, {}, reported.read(), request.scale, where=where)
+        refuse(planners.values())
+        return plans
+
+    plans = proposing(build, request)
     whole = Plan.union({"/".join(name): plan for name, plan in plans.items()})
     whole.blocked = {
         (f"{'/'.join(name)} {row}", column): reason
@@ -64,7 +71,10 @@ def refuse(planners: Iterable[Planner]) -> None:
 
 def _unused(option: str, name: str, known: set[str], planners: Sequence[Planner]) -> UserError:
     """The error for an entry that no run uses; `known` are the names that some run would use."""
-    prefix, dot, _ = name.rpartition(".")
+    prefix, dot, field = name.rpartition(".")
+    if option == "--set" and prefix in known and planners[0].ledger.is_idle(prefix, field):
+        shape = ", ".join(f"{prefix}.{other}" for other in sorted(SHAPE))
+        return UserError(f"--set {name}", remedy=f"{prefix} trains nothing. What can be set is {shape}.")
     if option == "--set" and dot:
         return UserError(f"{option} {name}", prefix, allowed=sorted(known), remedy="No run here takes it.")
     is_misspelt = difflib.get_close_matches(name, known, cutoff=MISSPELT)

@@ -16,6 +16,7 @@ from mimbench.plan.graph import Node, Plan
 from mimbench.plan.names import find_run, wrong_name
 from mimbench.plan.pace import expect
 from mimbench.plan.planner import Planner
+from mimbench.plan.proposals import proposing
 from mimbench.plan.request import Request, check, flags
 from mimbench.plan.show import show
 from mimbench.store.folder import RunFolder
@@ -51,10 +52,15 @@ def run_one(
                 raise wrong_name("TASK", task, "task")
             title = catalog.describe(discovery.kind_of(name), name).title
             row = Row(id=name, label=title, method=name)
-            builder = Planner(catalog, store, dataset(request, catalog), request)
-            with_unavailable(lambda: builder.cell(row, task, seed, "command line"))
-            refuse([builder])
-            plan = builder.plan
+            sources = dataset(request, catalog)
+
+            def build(request: Request) -> Plan:
+                builder = Planner(catalog, store, sources, request)
+                with_unavailable(lambda: builder.cell(row, task, seed, "command line"))
+                refuse([builder])
+                return builder.plan
+
+            plan = proposing(build, request)
         elif task is None:
             stored = find_run(store, name, "method", "teacher")
             refuse_for_stored(request, seed)

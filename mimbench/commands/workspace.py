@@ -22,7 +22,7 @@ def read_catalog(console: Console, pool: Pool | None = None) -> Catalog:
     """The catalog. Before it imports the first card, it prints a notice and starts the pool's workers."""
 
     def on_miss() -> None:
-        console.print("Reading recipes (first time with these settings)", style="dim")
+        console.print("Reading recipes (kept for the next command)", style="dim")
         if pool:
             pool.start()
 

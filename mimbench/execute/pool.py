@@ -130,7 +130,7 @@ class Pool:
         self.close()
 
     def start(self, count: int | None = None) -> None:
-        """Start workers until there are `count`; they import torch while the caller goes on."""
+        """Start workers until there are `count`; they import torch meanwhile."""
         while len(self.workers) < min(count or self.jobs, self.jobs):
             self.store.root.mkdir(parents=True, exist_ok=True)
             self.workers.append(Worker(self.store.root, self.environment(), self.events))
@@ -191,7 +191,8 @@ class _Execution:
 
     def _assign(self) -> None:
         ready = self._ready()
-        self.pool.start(len(self.running) + len(ready)) if ready else None
+        if ready:
+            self.pool.start(len(self.running) + len(ready))
         idle = [worker for worker in self.pool.workers if worker.node is None]
         for worker, node in zip(idle, ready, strict=False):
             del self.pending[node.key]

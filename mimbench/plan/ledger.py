@@ -12,9 +12,9 @@ from typing import Any
 from mimbench import discovery
 from mimbench.catalog import Changes
 from mimbench.discovery import Kind
-from mimbench.errors import UserError
+from mimbench.errors import Unavailable, UserError
 from mimbench.plan.graph import Plan
-from mimbench.plan.recipes import Recipes, checkpoints
+from mimbench.plan.recipes import Recipes
 from mimbench.plan.request import Request
 from mimbench.recipe import Scale
 from mimbench.table.spec import Row
@@ -89,7 +89,7 @@ class Ledger:
         found = list(overrides.of(name, own=own))
         for change, value in self.request.changes.items():
             prefix, _, field = change.rpartition(".")
-            if prefix == name:
+            if prefix == name and not self.is_idle(name, field):
                 self._used.add(change)
                 found.append((f"--set {name}.", {field: value}))
             elif own and not prefix and self._is_settable(name, field):
@@ -98,17 +98,21 @@ class Ledger:
         return [(place, values) for place, values in found if values]
 
     def _is_settable(self, pretraining: str, field: str) -> bool:
-        """Whether --set FIELD changes a pretraining. If that trains nothing, only SHAPE fields do."""
-        kind = discovery.kind_of(pretraining)
-        if field not in SHAPE and not self.recipes.trains(pretraining):
+        """Whether --set FIELD changes a pretraining."""
+        fields = self.recipes.fields(discovery.kind_of(pretraining), pretraining)
+        return field in fields and not self.is_idle(pretraining, field)
+
+    def is_idle(self, name: str, field: str) -> bool:
+        """Whether a field of a recipe changes nothing: all but those in SHAPE, where nothing is trained."""
+        if field in SHAPE or self.recipes.trains(name):
             return False
-        return field in self.recipes.fields(kind, pretraining)
+        return field in self.recipes.fields(discovery.kind_of(name), name)
 
     def unused(self, plan: Plan) -> dict[tuple[str, str], set[str]]:
         """The --set and --weights entries that no run of the plan uses.
 
-        It is unknown what a row that cannot be run here would use. If there is such a row, all fields of its
-        recipes and all known checkpoints count as used.
+        For a row that cannot be run here, all fields of its recipes count as used, and the checkpoints of its
+        method and its teachers.
 
         Returns:
             (option, name) to the names that the plan's runs would use.
@@ -118,9 +122,11 @@ class Ledger:
         for change in sorted(set(self.request.changes) - self._used):
             if not any(self._is_field_of(row, change) for row in self._rows if row.id in blocked):
                 found["--set", change] = self._settable(plan, change)
-        known = checkpoints(self.recipes.catalog) if blocked and self.request.weights else set()
-        for name in sorted(set(self.request.weights) - self._loaded - known):
-            found["--weights", name] = self._loaded | known
+        if self.request.weights:
+            loadable = {row.id: self._loadable(row) for row in {row.id: row for row in self._rows}.values()}
+            used = self._loaded.union(*(names for row, names in loadable.items() if row in blocked))
+            for name in sorted(set(self.request.weights) - used):
+                found["--weights", name] = set().union(*loadable.values())
         return found
 
     def _is_field_of(self, row: Row, change: str) -> bool:
@@ -131,7 +137,36 @@ class Ledger:
             cards += [(kind, name) for kind in ("task", "teacher") for name in discovery.names(kind)]
         if row.method:
             cards.append((discovery.kind_of(row.method), row.method))
-        return any(prefix in ("", name) and field in self.recipes.fields(kind, name) for kind, name in cards)
+        return any(
+            prefix in ("", name)
+            and field in self.recipes.fields(kind, name)
+            and not self.is_idle(name, field)
+            for kind, name in cards
+        )
+
+    def _loadable(self, row: Row) -> set[str]:
+        """The names of the checkpoints that a row would load: its method's, and those that recipes name."""
+        overrides = Overrides(row, self.request.scale, "")
+        pending: list[str | None] = [row.method]
+        seen: set[str] = set()
+        found: set[str] = set()
+        while pending:
+            name = pending.pop()
+            if name is None or name in seen:
+                continue
+            seen.add(name)
+            kind, own = discovery.kind_of(name), name == row.method
+            if own and kind == "method":
+                found.add(name)
+            try:
+                recipe = self.recipes.resolve(kind, name, self.changes(name, overrides, own=own))
+            except (UserError, Unavailable):  # the row is left out because its recipe is impossible here
+                pending += self.recipes.catalog.describe(kind, name).needs.values()
+            else:
+                pending += recipe.needs.values()
+                if weights := recipe.values.get("weights"):
+                    found.add(weights)
+        return found
 
     def _settable(self, plan: Plan, change: str) -> set[str]:
         """What --set accepts instead: fields of the pretrainings, or names that may come before the dot."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from mimbench import discovery
@@ -60,29 +60,58 @@ def use_of(name: str, kind: Kind) -> str:
     if kind == "paper":
         return f"`mimbench reproduce-table {name}` computes its main table."
     if kind == "table":
-        paper, _, table = name.rpartition("/")
-        paper = paper or next(paper for paper, other in tables.list_tables() if other == table)
-        return f"`mimbench reproduce-table {paper} --table {table}` computes it."
+        papers, table = papers_of(name), name.rpartition("/")[2]
+        return f"`mimbench reproduce-table {one_or(papers, 'METHOD')} --table {table}` computes it."
     return f"`mimbench runs show {name}` describes it."
 
 
-def wrong_name(field: str, name: str, *wanted: Kind, store: RunStore | None = None) -> UserError:
+def papers_of(table: str) -> list[str]:
+    """The papers that have a table, which is named with or without its paper."""
+    paper, _, name = table.rpartition("/")
+    return [paper] if paper else [owner for owner, other in tables.list_tables() if other == name]
+
+
+def one_or(names: Sequence[str], several: str) -> str:
+    """The name if there is only one, else the word for any of them."""
+    return names[0] if len(names) == 1 else several
+
+
+def _title(name: str, kind: Kind) -> str:
+    return f"a table of {_and(papers_of(name))}" if kind == "table" else TITLES[kind]
+
+
+def _and(words: Sequence[str], last: str = "and") -> str:
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def wrong_name(
+    field: str,
+    name: str,
+    *wanted: Kind,
+    store: RunStore | None = None,
+    allowed: Sequence[str] = (),
+    title: str = "",
+    use: Callable[[str, Kind], str] = use_of,
+) -> UserError:
     """The error for a name of a wrong kind. It says of which kind the name is, or which names are near it.
 
     Args:
         field: the argument or option that the name was given for (`METHOD`).
         wanted: the kinds that are valid there.
         store: the names of its runs count as names; None for none.
+        allowed: the valid names; default: all names of the kinds in `wanted`.
+        title: what a valid name is; default: one of the kinds in `wanted`.
+        use: what to do with a name of another kind.
     """
     names = known_names(store)
-    fitting = [text for text, kinds in names.items() if set(kinds) & set(wanted)]
-    commands = [f"`{command}`" for command in dict.fromkeys(LISTS[kind] for kind in wanted)]
-    lists = f"{' and '.join(commands)} {'list' if len(commands) > 1 else 'lists'} them all."
+    fitting = list(allowed) or [text for text, kinds in names.items() if set(kinds) & set(wanted)]
+    title = title or _and([TITLES[kind] for kind in wanted], "or")
+    commands = _and([f"`{command}`" for command in dict.fromkeys(LISTS[kind] for kind in wanted)])
+    lists = f"{commands} {'list' if ' and ' in commands else 'lists'} them all"
+    lists += "." if wanted == ("run",) else "; --include PATH adds your own."
     if name in names:
-        kind = names[name][0]
-        *first, last = [TITLES[other] for other in wanted]
-        not_that = f"{', '.join(first)} or {last}" if first else last
-        remedy = f"{name!r} is {TITLES[kind]}, not {not_that}. {use_of(name, kind)}"
+        kind = _told_kind(names[name], wanted)
+        remedy = f"{name!r} is {_title(name, kind)}, not {title}. {use(name, kind)}"
         same = [text for text in fitting if f"-{name}-" in text]
         some = same if len(fitting) > MANY else fitting
         if some:
@@ -91,11 +120,15 @@ def wrong_name(field: str, name: str, *wanted: Kind, store: RunStore | None = No
     near = difflib.get_close_matches(name, fitting, n=NEAREST, cutoff=0.5)
     nearest = difflib.get_close_matches(name, [*fitting, *names], n=1, cutoff=0.6)
     if nearest and nearest[0] not in fitting:
-        kind = names[nearest[0]][0]
-        remedy = f"There is no {name!r}. Did you mean {nearest[0]!r}, {TITLES[kind]}?"
-        remedy = f"{remedy} {use_of(nearest[0], kind)}"
-        return UserError(field, remedy=f"{remedy} {lists}")
+        kind = _told_kind(names[nearest[0]], wanted)
+        remedy = f"There is no {name!r}. Did you mean {nearest[0]!r}, {_title(nearest[0], kind)}?"
+        return UserError(field, remedy=f"{remedy} {use(nearest[0], kind)} {lists}")
     return UserError(field, name, allowed=near if len(fitting) > MANY else fitting, remedy=lists)
+
+
+def _told_kind(kinds: Sequence[Kind], wanted: Sequence[Kind]) -> Kind:
+    """The kind to name of a name that has several: who wants a table and names `dtm` means the paper."""
+    return "paper" if "paper" in kinds and "table" in wanted else kinds[0]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -105,10 +138,19 @@ def _listed(names: Sequence[str]) -> str:
 
 def load_table(paper: str, table: str) -> TableSpec:
     """A paper's table by its names. Raises UserError for an unknown one, or for a mistake in its file."""
-    known = tables.list_tables()
-    if paper not in {name for name, _ in known}:
+    of_paper = [name for owner, name in tables.list_tables() if owner == paper]
+    if not of_paper:
         raise wrong_name("METHOD", paper, "paper")
+    if table not in of_paper:
+        raise _wrong_table(paper, table, of_paper)
     return tables.load(paper, table)
+
+
+def _wrong_table(paper: str, table: str, of_paper: Sequence[str]) -> UserError:
+    name = table.removeprefix(f"{paper}/")
+    if name in of_paper:
+        return UserError("--table", table, remedy=f"Give the table's name alone: --table {name}.")
+    return wrong_name("--table", table, "table", allowed=of_paper, title=f"a table of {paper}")
 
 
 def find_run(store: RunStore, text: str, *also: Kind) -> RunFolder:

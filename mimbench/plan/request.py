@@ -116,7 +116,7 @@ def parse_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
     Raises:
         UserError: a wrong form, an unknown role, or a path that does not exist.
     """
-    found = _named_paths(option, texts)
+    found = _named_paths(option, texts, "ROLE")
     for name, path in found.items():
         if name not in ROLES:
             raise UserError(option, name, allowed=ROLES, remedy=f"Write {option} ROLE=PATH.")
@@ -127,15 +127,15 @@ def parse_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
 
 def parse_weights(texts: Iterable[str]) -> dict[str, Path]:
     """`name=path` arguments of --weights. `check_weights` looks at names and files."""
-    return _named_paths("--weights", texts)
+    return _named_paths("--weights", texts, "NAME")
 
 
-def _named_paths(option: str, texts: Iterable[str]) -> dict[str, Path]:
+def _named_paths(option: str, texts: Iterable[str], word: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            raise UserError(option, text, remedy=f"Write {option} NAME=PATH.")
+            raise UserError(option, text, remedy=f"Write {option} {word}=PATH.")
         found[name] = Path(value).expanduser()
     return found
 

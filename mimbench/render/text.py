@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mimbench.table.cell import Cell, ClaimResult, Table, TableRow
 from mimbench.table.reported import Reported
-from mimbench.table.stats import Estimate
+from mimbench.table.stats import Estimate, are_equal
 
 NOT_COMPARABLE = "†"  # marks our numbers at every scale except paper
 INTERVAL_NOTE = "± is half of the 95 % t interval of the mean over n seeds"
 NO_SPREAD = "no spread"
-NO_SPREAD_NOTE = f"Where it says {NO_SPREAD}, every seed gave the same: no interval can be estimated"
+NO_SPREAD_NOTE = f"{NO_SPREAD}: every seed gave the same, so there is no interval and no direction"
 STALE = "! stale (code changed)"
 VERDICT_SYMBOLS = {
     "reproduced": "✓",
@@ -80,7 +79,7 @@ def half_width(ours: Estimate, decimals: int) -> str:
 
 def no_spread(estimate: Estimate) -> bool:
     """Whether there are two seeds or more and all gave the same value."""
-    return estimate.n > 1 and math.isclose(min(estimate.values), max(estimate.values), abs_tol=1e-9)
+    return are_equal(estimate.values)
 
 
 def plus_minus(ours: Estimate, decimals: int) -> str:
@@ -225,7 +224,7 @@ def delta_note(table: Table) -> str:
 def findings(table: Table) -> list[str]:
     """Per column: which rows are above or below their baseline by the 95 % interval, and which are neither.
 
-    Rows with fewer than two paired seeds have no interval and are left out.
+    Rows without an interval are left out: fewer than two paired seeds, or equal differences.
     """
     lines = []
     against = "the baseline" if one_baseline(table) else "their baselines"

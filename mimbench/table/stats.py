@@ -12,7 +12,7 @@ LEVEL = 0.95  # of every interval
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds; the standard deviation (n - 1) and the interval need at least two values."""
+    """A mean over seeds; the standard deviation (n - 1) needs two values, the interval two that differ."""
 
     values: tuple[float, ...]
     mean: float
@@ -34,13 +34,24 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean, standard deviation (n - 1) and Student's t interval at `LEVEL` of at least one value."""
+    """Mean, standard deviation (n - 1) and Student's t interval at `LEVEL` of at least one value.
+
+    Equal values have no interval: they give no estimate of the spread, and one of width 0 would claim
+    certainty.
+    """
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Estimate(tuple(values), mean, None, None, None)
     std = statistics.stdev(values)
+    if are_equal(values):
+        return Estimate(tuple(values), mean, std, None, None)
     half = _t_quantile(len(values) - 1) * std / math.sqrt(len(values))
     return Estimate(tuple(values), mean, std, mean - half, mean + half)
+
+
+def are_equal(values: Sequence[float]) -> bool:
+    """Whether there are two values or more, and all are the same but for rounding."""
+    return len(values) > 1 and math.isclose(min(values), max(values), abs_tol=1e-9)
 
 
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:

@@ -13,6 +13,7 @@ The first rule that applies gives the word:
 | scale `paper`: otherwise, by the sign of the difference | `below`, `above` |
 | smaller scale: the baseline row itself, or the paper reports no difference to it in one protocol | none |
 | smaller scale: fewer than two paired seeds, incomplete baseline, the paper's difference 0 | `inconclusive` |
+| smaller scale: all paired differences are equal, so that nothing estimates their spread | `inconclusive` |
 | smaller scale: the interval of (row - baseline) contains 0 | `inconclusive` |
 | smaller scale: that interval lies on the side of the paper's difference | `same direction` |
 | smaller scale: on the other side | `opposite direction` |
@@ -48,7 +49,7 @@ MEANINGS: dict[Word, str] = {
     "above": "above the paper's value by more than the seed noise and our interval",
     "same direction": "row minus baseline, paired, has the paper's sign; its 95 % interval excludes 0",
     "opposite direction": "row minus baseline, paired, has the other sign; its 95 % interval excludes 0",
-    "inconclusive": "fewer than two paired seeds, or the interval of the difference contains 0",
+    "inconclusive": "the difference has no interval (one paired seed, or all equal), or it contains 0",
     "not run": "at least one seed is missing, running or failed",
     "not runnable": "cannot be run here, or is left out at this scale, for the reason given",
 }
@@ -83,8 +84,10 @@ def absolute(ours: Estimate, reported: float, metric: str) -> Verdict:
 
 def direction(delta: Estimate | None, reported_delta: float) -> Verdict:
     """At smaller scales: the sign of our paired difference against the sign of the paper's."""
-    if delta is None or delta.interval is None:
+    if delta is None or delta.n < 2:
         return Verdict("inconclusive", "fewer than two paired seeds")
+    if delta.interval is None:
+        return Verdict("inconclusive", "all paired differences are equal: there is no estimate of the spread")
     if abs(reported_delta) <= _ROUNDING:
         return Verdict("inconclusive", "the paper reports no difference")
     low, high = delta.interval

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mimbench import plugin
 from mimbench.cli import app, options
 from mimbench.recipe import SCALES
 from tests.cli.bench import Bench
-from tests.world import ROOT
+from tests.world import ROOT, forget
 
 COMMANDS = [
     ["plan"],
@@ -92,6 +93,14 @@ def test_colours_go_to_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b" not in CliRunner().invoke(app, ["-h"], color=True).stdout
 
 
+def test_a_groups_line_names_all_its_commands_or_none() -> None:
+    for name in ("runs", "data"):
+        done = CliRunner().invoke(app, [name, "--help"])
+        listed = set(re.findall(r"^  ([a-z-]+)  ", done.stdout, re.MULTILINE))
+        named = listed & set(re.findall(r"[a-z-]+", done.stdout.partition("\n\n")[2].partition("\n\n")[0]))
+        assert listed and named in (set(), listed), name
+
+
 def test_version() -> None:
     declared = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     done = CliRunner().invoke(app, ["--version"])
@@ -138,6 +147,19 @@ def test_completion(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert complete(typed, capfd, monkeypatch) == offered
+
+
+def test_a_plug_ins_tables_are_completed(
+    bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "mine" / "tables" / "own-paper" / "first.toml"
+    table.parent.mkdir(parents=True)
+    table.touch()
+    monkeypatch.setenv(plugin.VARIABLE, str(tmp_path / "mine"))
+    forget()
+    assert complete("plan own", capfd, monkeypatch) == ["own-paper"]
+    assert complete("plan own-paper --table ", capfd, monkeypatch) == ["first"]
+    assert complete("runs list --table own-paper/", capfd, monkeypatch) == ["own-paper/first"]
 
 
 def test_runs_are_completed_by_name_and_by_key(

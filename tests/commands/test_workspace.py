@@ -32,6 +32,13 @@ def console() -> Console:
     return Console(width=200, record=True, file=open(os.devnull, "w"))
 
 
+def test_the_notice_of_reading_recipes_is_true_of_commands_without_settings(place: Path) -> None:
+    shown = console()
+    read_catalog(shown).all("method")
+    said = shown.export_text()
+    assert said.startswith("Reading recipes") and "settings" not in said
+
+
 @pytest.fixture
 def place(world: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workspace whose one table has the small world's methods; the cache lies elsewhere."""

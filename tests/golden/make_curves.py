@@ -1,4 +1,4 @@
-"""Our own 20-step curves of every method, teacher and task, to notice a change that was to alter no number.
+"""Our own 20-step curves of every method, teacher and task, to notice a change of numbers.
 
     python tests/golden/make_curves.py              # write curves.json anew
     python tests/golden/make_curves.py mae linear   # these curves only; the others stay as they are

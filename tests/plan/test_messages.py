@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from mimbench.errors import UserError
 from mimbench.plan.datasets import Data
 from mimbench.plan.graph import Plan
 from mimbench.plan.planner import Planner
-from mimbench.plan.request import Request, parse_count, parse_paths, parse_setting
+from mimbench.plan.proposals import proposing
+from mimbench.plan.request import Request, parse_count, parse_paths, parse_setting, parse_weights
 from mimbench.store.runs import RunStore
 from mimbench.table.spec import Column, Row
 from tests.world import METHOD, TASK, forget
@@ -92,6 +94,75 @@ def test_a_patch_size_that_goes_is_proposed(world: Path, store: RunStore) -> Non
         store, patch_size=5
     )
     assert plan(store, row(), patch_size=4, img_size=32).todo()
+
+
+def proposals(store: RunStore, row: Row, **changes: Any) -> tuple[str, list[dict[str, Any]]]:
+    """The message that a table of one row is refused with, and the settings of each of its proposals."""
+    request = Request(scale="smoke", changes=changes)
+
+    def build(request: Request) -> Plan:
+        return plan(store, row, **request.changes)
+
+    with pytest.raises(UserError) as caught:
+        proposing(build, request)
+    said = str(caught.value).partition("Give ")[2].removesuffix(" too")
+    groups = re.split("; or | or ", said)
+    return str(caught.value), [
+        dict(map(parse_setting, re.findall(r"--set (\S+)", group))) for group in groups
+    ]
+
+
+def test_sizes_that_do_not_go_together_name_every_setting_that_is_needed(
+    world: Path, store: RunStore
+) -> None:
+    said, found = proposals(store, row(), patch_size=5)
+    assert said.endswith(
+        "Give --set patch_size=4 or --set patch_size=8; or --set img_size=30 --set echo.img_size=30 too"
+    )
+    for settings in found:
+        assert plan(store, row(), **{"patch_size": 5, **settings}).todo(), "what is proposed works"
+
+
+def test_a_count_that_a_size_makes_impossible_names_sizes_that_work(world: Path, store: RunStore) -> None:
+    file = world / "pretrain/methods/plain.py"
+    check = """    def __post_init__(self):
+        super().__post_init__()
+        if self.num_patches < 9:
+            raise UserError("share", self.num_patches, remedy="Too few patches.")
+
+"""
+    text = file.read_text().replace("    def step_flops(", f"{check}    def step_flops(")
+    text = text.replace("mask_ratio", "share")
+    file.write_text(
+        text.replace("from mimbench.recipe", "from mimbench.errors import UserError\nfrom mimbench.recipe")
+    )
+    forget()
+    said, found = proposals(store, row(), patch_size=16)
+    assert said.startswith(
+        "share (plain): 4 is not valid. Too few patches. Changed: --set patch_size. Give --set"
+    )
+    assert {"patch_size": 8} in found and {"img_size": 48} in found
+    for settings in found:
+        assert plan(store, row(), **{"patch_size": 16, **settings}).todo()
+
+
+def test_no_size_is_proposed_that_another_run_refuses(world: Path, store: RunStore) -> None:
+    file = world / "downstream/echo.py"
+    file.write_text(
+        file.read_text().replace(
+            "def run(",
+            "def _refuse(self):\n"
+            "    if self.img_size != 32:\n"
+            "        raise UserError('img_size', self.img_size)\n"
+            "Recipe.__post_init__ = _refuse\n\ndef run(",
+            1,
+        )
+    )
+    forget()
+    said, _ = proposals(store, row(), patch_size=5)
+    assert said.endswith("Give --set patch_size=4 or --set patch_size=8")
+    said, _ = proposals(store, row(), patch_size=5, **{"echo.img_size": 30})
+    assert said.endswith("No size near it fits every run here.")
 
 
 def test_a_task_that_pads_its_images_takes_any_size(world: Path, store: RunStore) -> None:
@@ -189,6 +260,13 @@ def test_what_is_no_count_is_refused_in_plain_words(value: str | int) -> None:
 def test_numbers_may_begin_with_their_point() -> None:
     assert parse_setting("a=.5") == ("a", 0.5) and parse_setting("a=-1.") == ("a", -1.0)
     assert parse_setting("a=1.2.3") == ("a", "1.2.3") and parse_setting("a=e5") == ("a", "e5")
+
+
+def test_a_path_without_its_name_says_how_to_write_it() -> None:
+    with pytest.raises(UserError, match="Write --data ROLE=PATH."):
+        parse_paths("--data", ["/nowhere"])
+    with pytest.raises(UserError, match="Write --weights NAME=PATH."):
+        parse_weights(["/nowhere"])
 
 
 def test_a_role_is_looked_at_before_its_path() -> None:

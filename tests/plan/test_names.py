@@ -24,10 +24,16 @@ from tests.world import echo_spec
         ("mae", "main", "Tables: ddae, deepmim, dtm, mixedae, sdae."),
         ("clip", "main", "'clip' is a teacher, .*`mimbench run clip` computes it"),
         ("segmentation", "main", "'segmentation' is a task, .*`mimbench run METHOD segmentation`"),
-        ("loss", "main", "'loss' is a table, .*`mimbench reproduce-table dtm --table loss`"),
+        ("loss", "main", "'loss' is a table of dtm, .*`mimbench reproduce-table dtm --table loss`"),
+        ("hosts", "main", "is a table of ddae and dtm, .*`mimbench reproduce-table METHOD --table hosts`"),
+        ("my-mae", "main", "Did you mean 'dtm-mae', .*--include PATH adds your own"),
         ("mea", "main", "Did you mean 'mae', a method"),
         ("dmt", "main", "Did you mean 'dtm'"),
         ("dtm", "mian", "Did you mean 'main'"),
+        ("dtm", "mae", "--table: 'mae' is a method, not a table of dtm. `mimbench run mae classification`"),
+        ("dtm", "sdae", "'sdae' is a paper with tables, .*`mimbench reproduce-table sdae`"),
+        ("sdae", "morphing", "'morphing' is a table of dtm, not a table of sdae"),
+        ("dtm", "dtm/loss", "Give the table's name alone: --table loss"),
     ],
 )
 def test_a_table_that_there_is_not(paper: str, table: str, message: str) -> None:
@@ -60,7 +66,7 @@ def test_several_runs_that_begin_alike_are_listed(store: RunStore, three: list[s
     ("text", "message"),
     [
         ("mae", "'mae' is a method, not a run. .*Runs: downstream-echo"),
-        ("dtm/main", "'dtm/main' is a table, not a run. `mimbench reproduce-table dtm --table main`"),
+        ("dtm/main", "'dtm/main' is a table of dtm, not a run. `mimbench reproduce-table dtm --table main`"),
         ("nothing-like-it", "'nothing-like-it' is not valid.*`mimbench runs list` lists them all"),
     ],
 )

@@ -361,11 +361,26 @@ def test_a_row_is_a_reconstruction_as_its_recipe_is(build, add) -> None:
     assert left_out.provenance == {"o": "reconstruction"}
 
 
-def test_weights_of_no_known_name_are_refused_whatever_is_blocked(build, tmp_path: Path) -> None:
-    rows = [row_of("a", "plain"), row_of("b", "taught", not_at={"smoke": "no"})]
-    with pytest.raises(UserError, match="Did you mean 'wise'"):
-        build(rows, weights={"wisee": tmp_path})
-    build(rows, weights={"wise": tmp_path})  # the blocked row may have wanted it
+def test_weights_that_no_run_takes_are_refused_whatever_is_blocked(build, tmp_path: Path) -> None:
+    file = tmp_path / "x.pt"
+    file.write_bytes(b"1")
+    rows = [row_of("a", "plain"), row_of("b", "taught", not_at={"paper": "no"})]
+    for name, message in (("wisee", "Did you mean 'wise'"), ("none-at-all", "Allowed: plain, taught, wise")):
+        with pytest.raises(UserError, match=message):
+            build(rows, scale="paper", weights={name: file})
+    for name in ("plain", "taught", "wise"):  # what the blocked rows would have loaded
+        build(rows, scale="paper", weights={name: file})
+    with pytest.raises(UserError, match="'wise' is not valid. Allowed: plain. No"):
+        build([row_of("a", "plain"), row_of("b", "plain", not_at={"smoke": "no"})], weights={"wise": file})
+
+
+def test_a_setting_of_what_trains_nothing_is_refused_unless_it_sets_the_encoders_shape(build) -> None:
+    rows = [row_of("n", "none-at-all")]
+    for change in ({"none-at-all.epochs": 3.0}, {"epochs": 3.0}):
+        with pytest.raises(UserError, match="none-at-all trains nothing"):
+            build(rows, changes=change)
+    plan = build(rows, changes={"none-at-all.patch_size": 16})
+    assert by_stage(plan, "pretrain")[0].spec.recipe["patch_size"] == 16
 
 
 def test_a_bare_setting_leaves_alone_what_does_not_train(build) -> None:
