@@ -3,6 +3,7 @@
     python benchmarks/run.py                 help, step and table
     python benchmarks/run.py setup           install into an empty environment (downloads some GB)
     python benchmarks/run.py cost            every method's step relative to MAE's, in time and in FLOPs
+    python benchmarks/run.py data            planning on a million files (5 GB of disk)
     python benchmarks/run.py step --repeat 5
 
 Absolute times hold for this machine at this moment; shares and ratios can be compared between machines.
@@ -85,6 +86,27 @@ def bench_table(repeat: int) -> None:
     print(f"DTM toy table, cold   {cold / 60:.1f} min, {os.cpu_count()} cores")
     print(f"largest process       {peak:.2f} GiB")
     print(f"DTM toy table, cached {spread(cached, 's')}")
+
+
+def bench_data(repeat: int) -> None:
+    """Planning a pretraining on as many files as ImageNet-1K has, of 1 KB each: the first time, and again."""
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(1_281_167):
+            place = Path(folder, "imagenet", "train", f"n{index % 1000:04}", f"{index}.JPEG")
+            if index < 1000:
+                place.parent.mkdir(parents=True)
+            place.write_bytes(b"%1000d" % index)
+        command = [*MIMBENCH, "run", "mae", "--scale", "small", "--dry-run"]
+        command += ["--data", f"imagenet={folder}/imagenet"]
+        places = {"MIMBENCH_HOME": folder, "MIMBENCH_CACHE": f"{folder}/cache"}
+        for name in ("first", *["again"] * repeat):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            wall = timed(command, **places)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            print(
+                f"plan, {name:<15} {cpu:.1f} s of CPU, {wall:.1f} s; {after.ru_maxrss / 2**20:.2f} GiB at most"
+            )
 
 
 def bench_step(repeat: int) -> None:
@@ -239,6 +261,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "setup": bench_setup,
     "help": bench_help,
     "table": bench_table,
+    "data": bench_data,
     "step": bench_step,
     "cost": bench_cost,
 }
