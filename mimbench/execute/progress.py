@@ -15,8 +15,6 @@ from mimbench.plan.pace import Pace
 from mimbench.plan.show import duration, literal
 from mimbench.store.folder import RunFolder
 
-__all__ = ["Progress", "duration"]
-
 PLAIN_SECONDS = 30.0
 
 
