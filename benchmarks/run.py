@@ -104,9 +104,8 @@ def bench_data(repeat: int) -> None:
             wall = timed(command, **places)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            print(
-                f"plan, {name:<15} {cpu:.1f} s of CPU, {wall:.1f} s; {after.ru_maxrss / 2**20:.2f} GiB at most"
-            )
+            peak = after.ru_maxrss / 2**20
+            print(f"plan, {name:<15} {cpu:.1f} s of CPU, {wall:.1f} s; {peak:.2f} GiB at most")
 
 
 def bench_step(repeat: int) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,8 @@ TROUBLES = {
     errno.EDQUOT: ("Your disk quota is used up: {} could not be written.", ROOM, 1),
     errno.EROFS: ("The file system is read-only: {} could not be written.", WRITABLE, 1),
     errno.EIO: ("The disk fails: {} could not be read or written.", "Check the disk.", 1),
-    errno.EACCES: ("Permission denied: {}.", f"Change its permissions. {WRITABLE}", 2),
-    errno.EPERM: ("Not permitted: {}.", WRITABLE, 2),
+    errno.EACCES: ("Permission denied: {}.", f"Change its permissions. {WRITABLE}", 1),
+    errno.EPERM: ("Not permitted: {}.", WRITABLE, 1),
     errno.ELOOP: ("{} is a loop of symbolic links.", "Remove the link, or give another place.", 2),
     errno.ENOENT: ("There is no such file or folder, and it cannot be made: {}.", OTHER, 2),
     errno.EEXIST: ("{} is there already.", OTHER, 2),
@@ -156,19 +156,32 @@ class Trouble:
     status: int
 
 
-def trouble(error: BaseException, place: Path | None = None) -> Trouble | None:
+def trouble(
+    error: BaseException, place: Path | None = None, *, chosen: Iterable[str | Path] = ()
+) -> Trouble | None:
     """The message for an error of the file system; None for other errors.
 
     Args:
         error: the OSError, or a library's error that a full or failing disk caused.
         place: the file that was written; used if the error names none.
+        chosen: the places that the user chose. A path that is missing or of the wrong kind is a mistake of
+            the user only in, at or above one of these; elsewhere it is a bug of ours, and None.
     """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in TROUBLES:
             what, remedy, status = TROUBLES[cause.errno]
-            if cause is error or status == 1:
-                named = cause.filename if cause.filename is not None else place
+            named = cause.filename if cause.filename is not None else place
+            if status == 1 or (cause is error and _is_at(named, chosen)):
                 return Trouble(f"{what.format(named or 'a file')} {remedy}", status)
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _is_at(named: object, chosen: Iterable[str | Path]) -> bool:
+    """Whether a file is one of the chosen places, or lies in or above one of them."""
+    if not isinstance(named, (str, Path)):
+        return False
+    file = Path(os.path.abspath(named))
+    places = [Path(os.path.abspath(place)) for place in chosen]
+    return any(file.is_relative_to(place) or place.is_relative_to(file) for place in places)

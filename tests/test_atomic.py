@@ -13,11 +13,24 @@ from mimbench.atomic import TROUBLES, abandoned, append_line, atomic_path, namin
 
 @pytest.mark.parametrize("code", sorted(TROUBLES))
 def test_a_sentence_says_what_happened_where_and_what_to_do(code: int) -> None:
-    found = trouble(OSError(code, os.strerror(code), "/a/place"))
+    found = trouble(OSError(code, os.strerror(code), "/a/place"), chosen=["/a"])
     assert found is not None and "/a/place" in found.message and "{}" not in found.message
     assert found.message.count(". ") >= 1 and found.message.endswith(".")
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-    assert found.status == (1 if code in full else 2)
+    failures = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+    assert found.status == (1 if code in failures else 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "is_told"), [("/a/b", True), ("/a/b/c", True), ("/a", True), ("/x", False), ("/a/bc", False)]
+)
+def test_a_missing_file_is_the_users_mistake_only_where_the_user_chose_the_place(
+    file: str, is_told: bool
+) -> None:
+    for code in (errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
+        error = OSError(code, os.strerror(code), file)
+        assert (trouble(error, chosen=["/a/b"]) is not None) == is_told
+        assert trouble(error) is None
+    assert trouble(FileNotFoundError(errno.ENOENT, "no file named"), chosen=["/a/b"]) is None
 
 
 def test_other_errors_are_not_explained() -> None:

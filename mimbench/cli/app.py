@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +15,15 @@ from mimbench.cli.help import SETTINGS, Command, Group
 from mimbench.cli.include import to_front
 from mimbench.errors import RunFailed, UserError, visible
 
+WORDS = "mimbench.words"
+"""Where click's context keeps the words that were typed."""
+
 
 class Guarded(TyperGroup):
     """Turns our errors into a message and an exit status: 2 for the user's mistakes, 1 for failures."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = args
         return super().parse_args(ctx, to_front(args))
 
     def invoke(self, ctx: Any) -> Any:
@@ -28,7 +34,7 @@ class Guarded(TyperGroup):
         except RunFailed as error:
             raise _end(str(error), 1) from None
         except OSError as error:
-            found = trouble(error)
+            found = trouble(error, chosen=_chosen(ctx.meta[WORDS]))
             if found is None:
                 raise
             raise _end(found.message, found.status) from None
@@ -37,6 +43,17 @@ class Guarded(TyperGroup):
                 "mimbench: stopped. The same command, run again, goes on from the last checkpoints.", err=True
             )
             raise typer.Exit(130) from None
+
+
+def _chosen(words: Sequence[str]) -> list[Path]:
+    """The places that the user chose: cache, workspace, and what was typed (NAME=PATH too)."""
+    from mimbench import paths
+
+    typed = [part for word in words for part in (word, word.partition("=")[2]) if part and part[0] != "-"]
+    found = [Path(part).expanduser() for part in typed] + list(filter(None, [paths.cache()]))
+    with contextlib.suppress(UserError):  # the workspace cannot be
+        found += [paths.runs(), paths.data(), paths.reports_out()]
+    return found
 
 
 def _end(message: str, status: int) -> typer.Exit:

@@ -13,7 +13,7 @@ from mimbench.cli.console import TextConsole
 from mimbench.cli.listing import ListConsole, cell, is_roomy, stack
 from mimbench.commands.list_runs import Listed
 from mimbench.commands.remove import megabytes, size
-from mimbench.execute.progress import duration
+from mimbench.plan.show import duration
 from mimbench.store.folder import RunFolder
 from mimbench.store.spec import canonical_json
 

@@ -61,12 +61,12 @@ def plan(
     plain: PlainOption = False,
 ) -> None:
     """Print the graph of runs behind a table: what is cached, what depends on what, what it costs."""
-    from mimbench.commands import describe
+    from mimbench.commands.plan import make_plan
 
     _refuse_extra(ctx, method)
     request = request_of(scale, seeds, data, weights, settings, skip_corrupt, trust_stat)
     notices = make_notices()
-    found = describe.make_plan(method, table, request, notices)
+    found = make_plan(method, table, request, notices)
     from mimbench import paths
     from mimbench.cli.listing import list_console
     from mimbench.commands.reproduce import tell_damage
@@ -78,6 +78,8 @@ def plan(
     store = RunStore(paths.runs())
     expected = expect(found, store, default_jobs(), rerun_stale=rerun_stale)
     if as_json:
+        from mimbench.commands import describe
+
         return print_json(describe.plan(method, table, request, found, expected, rerun_stale=rerun_stale))
     show(found, list_console(plain), rerun_stale=rerun_stale, expected=expected)
     tell_damage(found, store, notices)

@@ -27,19 +27,13 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from rich.console import Console
-
 from mimbench import paths
 from mimbench.catalog import Catalog, Description
 from mimbench.commands.list_runs import Listed
-from mimbench.commands.plan import plan_table
-from mimbench.commands.workspace import read_catalog
 from mimbench.plan.graph import Node, Plan
-from mimbench.plan.names import load_table
 from mimbench.plan.pace import Estimate
-from mimbench.plan.request import Request, check
+from mimbench.plan.request import Request
 from mimbench.store.folder import UNREADABLE, RunFolder
-from mimbench.store.runs import RunStore
 from mimbench.table import spec as tables
 from mimbench.table.spec import TableSpec
 
@@ -67,17 +61,6 @@ def tasks(catalog: Catalog) -> dict[str, Any]:
 def list_tables() -> dict[str, Any]:
     found = [(method, tables.load(method, name)) for method, name in tables.list_tables()]
     return {"schema": SCHEMA, "tables": [_table(method, spec) for method, spec in found]}
-
-
-def make_plan(method: str, table: str, request: Request, notices: Console) -> Plan:
-    """The plan of a table as `mimbench plan` shows it; nothing is computed.
-
-    Raises:
-        UserError: an unknown table, or an option that does not fit it.
-    """
-    check(request)
-    store, catalog = RunStore(paths.runs()), read_catalog(notices)
-    return plan_table(method, load_table(method, table), request, catalog, store)
 
 
 def plan(

@@ -156,10 +156,10 @@ def check_dependencies() -> Iterable[Check]:
             continue
         version = installed_version(requirement.name)
         if version is None:
-            remedy = f"pip install '{_plain(requirement)}'"
+            remedy = f"pip install '{_without_marker(requirement)}'"
             yield Check("missing", requirement.name, "not installed", remedy)
         elif not requirement.specifier.contains(version, prereleases=True):
-            remedy = f"needs {requirement.specifier}: pip install '{_plain(requirement)}'"
+            remedy = f"needs {requirement.specifier}: pip install '{_without_marker(requirement)}'"
             yield Check("missing", requirement.name, version, remedy)
         else:
             fine.append(f"{requirement.name} {version}")
@@ -270,7 +270,7 @@ def _declared(pyproject: Path) -> list[str]:
     return [*project["dependencies"], *optional]
 
 
-def _plain(requirement: Requirement) -> str:
+def _without_marker(requirement: Requirement) -> str:
     return f"{requirement.name}{requirement.specifier}"
 
 

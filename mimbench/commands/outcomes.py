@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mimbench import discovery
 from mimbench.catalog import Description, Resolved
 from mimbench.execute.pool import Report
@@ -62,7 +64,23 @@ def _outcome(node: Node, metric: str, about: Description, report: Report, store:
 def aggregate(
     spec: TableSpec, plan: Plan, report: Report, request: Request, store: RunStore, *, where: str
 ) -> Table:
-    found = outcomes(spec, plan, report, request, store)
+    """The table of a plan's outcomes; see `tabulate`."""
+    return tabulate(spec, plan, outcomes(spec, plan, report, request, store), request, where=where)
+
+
+def tabulate(
+    spec: TableSpec,
+    plan: Plan,
+    found: Mapping[tuple[str, int], Mapping[int, SeedOutcome]],
+    request: Request,
+    *,
+    where: str,
+) -> Table:
+    """The table of outcomes, by (row's id, column's index) and seed.
+
+    Args:
+        where: the table's file in error messages.
+    """
     scale = f"changed {request.scale}" if request.changes else request.scale  # no longer the paper's recipe
     flops, loaded = plan.pretraining_flops(), plan.loaded()
     return aggregation.aggregate(

@@ -5,18 +5,33 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
+from rich.console import Console
+
+from mimbench import paths
 from mimbench.catalog import Catalog
-from mimbench.commands.workspace import dataset
+from mimbench.commands.workspace import dataset, read_catalog
 from mimbench.errors import UserError
 from mimbench.plan.graph import Plan
 from mimbench.plan.ledger import SHAPE
+from mimbench.plan.names import load_table
 from mimbench.plan.planner import Planner
 from mimbench.plan.proposals import proposing
 from mimbench.plan.recipes import MISSPELT
-from mimbench.plan.request import Request
+from mimbench.plan.request import Request, check
 from mimbench.store.runs import RunStore
 from mimbench.table import aggregate, reported
 from mimbench.table.spec import TableSpec
+
+
+def make_plan(method: str, table: str, request: Request, notices: Console) -> Plan:
+    """The plan of a table as `mimbench plan` shows it; nothing is computed.
+
+    Raises:
+        UserError: an unknown table, or an option that does not fit it.
+    """
+    check(request)
+    store, catalog = RunStore(paths.runs()), read_catalog(notices)
+    return plan_table(method, load_table(method, table), request, catalog, store)
 
 
 def plan_table(method: str, spec: TableSpec, request: Request, catalog: Catalog, store: RunStore) -> Plan:

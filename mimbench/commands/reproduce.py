@@ -11,12 +11,12 @@ from mimbench.commands.outcomes import aggregate, context
 from mimbench.commands.plan import plan_table, plan_tables, refuse_without_data
 from mimbench.commands.workspace import prepare_data, read_catalog
 from mimbench.execute.pool import Pool, Report
-from mimbench.execute.progress import Progress, duration
+from mimbench.execute.progress import Progress
 from mimbench.plan.graph import Plan
 from mimbench.plan.names import load_table
 from mimbench.plan.pace import Pace, expect, history
 from mimbench.plan.request import Request, check, command_of, report_name
-from mimbench.plan.show import literal, show
+from mimbench.plan.show import duration, literal, show
 from mimbench.render import index, terminal
 from mimbench.store.folder import UNREADABLE
 from mimbench.store.runs import RunStore
@@ -125,11 +125,11 @@ def tell_damage(plan: Plan, store: RunStore, console: Console) -> None:
 
 
 def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console) -> None:
-    for key, message in report.failed.items():
+    """Print the logs of the failed runs. Why they failed was printed when they did."""
+    for key in report.failed:
         folder = store.folder(key)
-        told = literal(f"{plan.nodes[key].label} failed: {message}")
+        told = literal(f"{plan.nodes[key].label} failed; its log: {folder.log_path}")
         console.print(told, style="red", soft_wrap=True)
-        console.print(f"  its log: {folder.log_path}", markup=False, highlight=False, soft_wrap=True)
     if report.unreached:
         console.print(
             f"{len(report.unreached)} more runs could not start, because they need failed runs.", style="red"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from mimbench import paths
-from mimbench.commands.outcomes import aggregate, context, outcomes
+from mimbench.commands.outcomes import context, outcomes, tabulate
 from mimbench.commands.plan import plan_table
 from mimbench.commands.workspace import read_catalog
 from mimbench.execute.pool import Report
@@ -50,5 +50,5 @@ def stored_tables(request: Request, console: Console, *, ablations: bool = False
         spec = tables.load(method, name)
         plan = plan_table(method, spec, request, catalog, store)
         where = f"tables/{method}/{name}.toml"
-        table = aggregate(spec, plan, Report(), request, store, where=where)
-        yield Stored(method, spec, plan, outcomes(spec, plan, Report(), request, store), table)
+        found = outcomes(spec, plan, Report(), request, store)
+        yield Stored(method, spec, plan, found, tabulate(spec, plan, found, request, where=where))

@@ -15,8 +15,6 @@ from mimbench.plan.pace import Pace
 from mimbench.plan.show import duration, literal
 from mimbench.store.folder import RunFolder
 
-__all__ = ["Progress", "duration"]
-
 PLAIN_SECONDS = 30.0
 
 
@@ -85,7 +83,7 @@ class Progress:
         self.time_left.end(node, now, work)
         count = f"[{self.settled}/{self.count}]"
         if error:
-            self._print(f"{count} {node.label} failed: {error}", style="red")
+            self._print(f"{count} {node.label} failed: {error}", style="red", soft_wrap=True)
         elif not self.display:
             how = "shared" if shared else f"done in {duration(now - track.began if track else 0.0)}"
             self._print(f"{count} {node.label} {how}")

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from mimbench.data.dataset import Dataset
     from mimbench.data.files import Progress
 
-__all__ = ["ROLES", "Data", "Everything", "Identity", "Source"]
-
 
 class Source(Protocol):
     """What the planner must know about the data and the checkpoints that its runs read.

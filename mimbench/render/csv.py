@@ -53,13 +53,13 @@ def _cells(table: Table, row: TableRow) -> Iterator[dict[str, Any]]:
             "status": cell.status,
             "stale": int(cell.stale),
             **_estimate(cell.ours),
-            "values": _by_seed({seed: _plain(value) for seed, value in cell.values.items()}),
+            "values": _by_seed({seed: _ten_digits(value) for seed, value in cell.values.items()}),
             "runs": _by_seed(cell.runs),
             "notes": _by_seed({seed: item.note for seed, item in cell.outcomes.items() if item.note}),
             **_reported(cell.reported),
             "against": cell.against,
             **_delta(cell.delta),
-            "reported_delta": _plain(cell.reported_delta),
+            "reported_delta": _ten_digits(cell.reported_delta),
             **_verdict(cell.verdict),
         }
 
@@ -74,14 +74,14 @@ def _claim(table: Table, claim: ClaimResult) -> dict[str, Any]:
         "metric": claim.spec.column,
         "against": claim.spec.against,
         **_delta(claim.delta),
-        "reported_delta": _plain(claim.reported_delta),
+        "reported_delta": _ten_digits(claim.reported_delta),
         "reported_kind": "; ".join(dict.fromkeys(line.kind for line in claim.reported)),
         "reported_source": " minus ".join(line.source for line in claim.reported),
         **_verdict(claim.verdict),
     }
 
 
-def _plain(value: float | None) -> str:
+def _ten_digits(value: float | None) -> str:
     """Ten significant digits: enough to recompute everything, without the noise of binary fractions."""
     return "" if value is None else f"{value:.10g}"
 
@@ -94,7 +94,7 @@ def _cost(cost: Cost | None) -> dict[str, str]:
     if cost is None:
         return {}
     return {
-        "pretraining_flops": _plain(cost.flops),
+        "pretraining_flops": _ten_digits(cost.flops),
         "reported_cost": cost.reported.text if cost.reported else "",
     }
 
@@ -104,10 +104,10 @@ def _estimate(ours: Estimate | None) -> dict[str, Any]:
         return {"n": 0}
     return {
         "n": ours.n,
-        "mean": _plain(ours.mean),
-        "std": _plain(ours.std),
-        "low": _plain(ours.low),
-        "high": _plain(ours.high),
+        "mean": _ten_digits(ours.mean),
+        "std": _ten_digits(ours.std),
+        "low": _ten_digits(ours.low),
+        "high": _ten_digits(ours.high),
     }
 
 
@@ -116,9 +116,9 @@ def _delta(delta: Estimate | None) -> dict[str, Any]:
         return {"delta_n": 0}
     return {
         "delta_n": delta.n,
-        "delta": _plain(delta.mean),
-        "delta_low": _plain(delta.low),
-        "delta_high": _plain(delta.high),
+        "delta": _ten_digits(delta.mean),
+        "delta_low": _ten_digits(delta.low),
+        "delta_high": _ten_digits(delta.high),
     }
 
 

@@ -31,9 +31,9 @@ def show(table: Table, console: Console) -> None:
     """Print the table, its claims and the meaning of its marks; markup in its texts is printed as text."""
     from rich.text import Text
 
-    console.print(_plain(table.spec.title, "bold"))
+    console.print(_text(table.spec.title, "bold"))
     where = f"{table.spec.section} · scale {table.scale} · seeds {text.seeds(table)}"
-    console.print(_plain(where, "dim"))
+    console.print(_text(where, "dim"))
     per_grid = max(1, (console.width - _LABEL_WIDTH - _GAP) // (_CELL_WIDTH + _GAP))
     count = len(table.spec.columns)
     grids = -(-count // per_grid)
@@ -49,17 +49,17 @@ def show(table: Table, console: Console) -> None:
         found = text.difference(claim.delta, decimals) if claim.delta else "–"
         mark = "" if table.comparable else text.NOT_COMPARABLE
         pair = f"{text.claim_pair(table, claim)}: paper {text.claim_paper(claim)} | ours{mark} {found}"
-        line = [_plain(f"Claim: {claim.spec.label}. ", "bold"), _plain(pair)]
+        line = [_text(f"Claim: {claim.spec.label}. ", "bold"), _text(pair)]
         if claim.verdict:
-            line += [_plain(" | "), _plain(text.verdict(claim), _STYLES.get(claim.verdict.word, "dim"))]
+            line += [_text(" | "), _text(text.verdict(claim), _STYLES.get(claim.verdict.word, "dim"))]
         console.print(Text.assemble(*line))
     for finding in text.findings(table):
-        console.print(_plain(finding))
+        console.print(_text(finding))
     for note in (text.scale_note(table), " ".join(f"{note}." for note in text.number_notes(table))):
-        console.print(_plain(note, "dim"))
+        console.print(_text(note, "dim"))
 
 
-def _plain(value: str, style: str = "") -> Text:
+def _text(value: str, style: str = "") -> Text:
     """Text from outside on one line, without markup or control characters."""
     from rich.text import Text
 
@@ -73,7 +73,7 @@ def _grid(table: Table, columns: range, width: int, label_width: int) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False, padding=(0, 1, 0, 0))
     grid.add_column("Method", width=label_width)
     for index in columns:
-        grid.add_column(_plain(table.spec.columns[index].title), width=width, overflow="fold")
+        grid.add_column(_text(table.spec.columns[index].title), width=width, overflow="fold")
     for row in table.rows:
         cells = [_cell(table, row.cells[index], text.digits(table, index)) for index in columns]
         grid.add_row(_label(table, row), *cells)
@@ -83,10 +83,10 @@ def _grid(table: Table, columns: range, width: int, label_width: int) -> Grid:
 
 
 def _label(table: Table, row: TableRow) -> Text:
-    label = _plain(row.spec.label, "bold" if row.spec.method else "")
+    label = _text(row.spec.label, "bold" if row.spec.method else "")
     notes = text.row_notes(table, row) + (["baseline"] if text.is_baseline(table, row) else [])
     for note in notes:
-        label.append("\n").append(_plain(note, "not bold dim"))
+        label.append("\n").append(_text(note, "not bold dim"))
     return label
 
 
@@ -94,7 +94,7 @@ def _cell(table: Table, cell: Cell, decimals: int) -> Text:
     from rich.text import Text
 
     if cell.reported is None and cell.status == "reported_only":
-        return _plain("–", "dim")
+        return _text("–", "dim")
     # An incomparable number stays in the terminal's own colour, in italics.
     lines = [(text.paper(cell), "" if cell.reported else "dim")]
     lines += [(text.ours(table, cell, decimals), "bold" if table.comparable else "italic")]
@@ -103,4 +103,4 @@ def _cell(table: Table, cell: Cell, decimals: int) -> Text:
         lines += [(text.verdict(cell), _STYLES.get(cell.verdict.word, "dim"))]
     if cell.stale:
         lines += [(text.STALE, "magenta")]
-    return Text("\n").join(_plain(words, style) for words, style in lines if words)
+    return Text("\n").join(_text(words, style) for words, style in lines if words)

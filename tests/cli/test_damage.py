@@ -126,7 +126,7 @@ def refuse(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
     [
         (errno.EROFS, 1, "The file system is read-only"),
         (errno.ENOSPC, 1, "The disk is full"),
-        (errno.EACCES, 2, "Permission denied"),
+        (errno.EACCES, 1, "Permission denied"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_named_in_one_line(
@@ -144,6 +144,19 @@ def test_a_place_that_cannot_be_written_is_named_in_one_line(
         assert ended.exit_code == status and ended.stderr.startswith("mimbench: "), ended.output
         assert told in ended.stderr and place in ended.stderr and ended.stderr.count("\n") == 1
     assert "40.0" in bench.call(*TABLE).stdout  # as far as it goes
+
+
+def test_a_missing_file_of_our_own_is_no_mistake_of_the_user(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(file: Path) -> None:
+        monkeypatch.setattr("mimbench.table.spec.list_tables", lambda folder=None: file.read_text())
+
+    lose(tmp_path / "elsewhere" / "x.toml")
+    with pytest.raises(FileNotFoundError):
+        bench.call("tables")
+    lose(bench.root / "runs" / "none" / "x.json")
+    assert bench.call("tables").exit_code == 2
 
 
 @pytest.mark.parametrize("loop", ["", "runs"])

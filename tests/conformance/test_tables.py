@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from mimbench import catalog, discovery
-from mimbench.plan.datasets import ROLES, Data
+from mimbench.plan.datasets import Data
 from mimbench.plan.planner import Planner
-from mimbench.plan.request import Request
+from mimbench.plan.request import ROLES, Request
 from mimbench.recipe import SCALES
 from mimbench.store.runs import RunStore
 from mimbench.table import reported

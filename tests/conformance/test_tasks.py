@@ -8,7 +8,7 @@ import pytest
 
 from mimbench import catalog, discovery
 from mimbench.contract import TaskCard, TransferRecipe
-from mimbench.plan.datasets import ROLES
+from mimbench.plan.request import ROLES
 from mimbench.recipe import SCALES
 
 CARDS = [catalog.task(name) for name in discovery.names("task")]

@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mimbench.commands.reproduce import tell_failures
 from mimbench.execute import machine
 from mimbench.execute import pool as execute
 from mimbench.execute.pool import Pool, Report
-from mimbench.execute.progress import Progress, duration
+from mimbench.execute.progress import Progress
 from mimbench.plan.graph import Node, Plan
+from mimbench.plan.show import duration
 from mimbench.store.folder import Inputs, RunFolder
 from mimbench.store.runs import RunStore
 from tests.world import ROOT, alter, echo_spec
@@ -240,6 +242,16 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_why_a_run_failed_is_printed_once(pool: Pool) -> None:
+    plan = graph("raise")
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))
+    with Progress(console, plan.todo()) as progress:
+        report = pool.run(plan, progress)
+    tell_failures(plan, report, pool.store, console)
+    said = console.export_text()
+    assert report.failed and said.count("broken on purpose") == 1 and "its log: " in said
 
 
 # -- progress ------------------------------------------------------------------------------------------------

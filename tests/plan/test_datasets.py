@@ -11,8 +11,8 @@ import pytest
 from mimbench.data import dataset
 from mimbench.data.dataset import Dataset
 from mimbench.errors import Unavailable, UserError
-from mimbench.plan.datasets import ROLES, Data, toy_images
-from mimbench.plan.request import Request, check_weights
+from mimbench.plan.datasets import Data, toy_images
+from mimbench.plan.request import ROLES, Request, check_weights
 
 
 def test_what_is_known_of_the_projects_own_data_is_what_is_made(smoke_data: Path) -> None:
