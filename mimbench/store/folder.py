@@ -69,7 +69,7 @@ class RunFolder:
         self.store, self.path = store, path
         self.details: dict[str, Any] = {}
         self._beat = 0.0
-        self._code: tuple[str, Lineages] = "", {}  # source and lineages when the run began
+        self._code: tuple[str, Lineages] | None = None  # source and lineages when the run began
         self._lock = FileLock(path / ".lock", mode=0o644)
 
     def __repr__(self) -> str:
@@ -301,7 +301,8 @@ class RunFolder:
 
     def save_checkpoint(self, step: int, content: Callable[[BinaryIO], object]) -> None:
         """Write a checkpoint after `step` steps, and keep the one before; `content` writes it into a file."""
-        checkpoints.save(self.path, Origin(self.path.name, step, *self._code), content)
+        source, parents = self._code or ("", {})
+        checkpoints.save(self.path, Origin(self.path.name, step, source, parents), content)
 
     def metrics_text(self) -> str:
         """The content of metrics.jsonl without broken lines."""
@@ -343,8 +344,7 @@ class RunFolder:
         percentages = tuple(name for name in percent if name in numbers)
         if wrong := impossible(numbers, percentages):
             raise RunFailed(f"{self.path.name}: {wrong}. No result was written: check the validation data.")
-        then = self.status.parents
-        parents = self.lineages() if then is None else then
+        parents = self._code[1] if self._code else self.lineages()
         told = {**self.details, **details}
         result = Result(numbers, self.source, parents, told, artefacts=self.artefacts(), percent=percentages)
         records.write_result(self.path, result)
