@@ -68,6 +68,20 @@ def test_a_damaged_result_is_replied_and_left_as_it_is(new_run: Callable[..., Ru
     assert (folder.path / "result.json").read_text() == '{"metrics": 3}' and folder.status.state == "done"
 
 
+def test_a_percentage_that_cannot_be_fails_the_run(
+    new_run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task's card says which of its numbers are percentages."""
+    folder = new_run()
+    monkeypatch.setattr(worker, "stage", lambda folder: {"score": -100.0, "other": 1.0})
+    reply = worker.handle(folder.path, rerun=False)
+    assert reply["event"] == "failed" and "score is -100, but a percentage" in reply["message"]
+    assert folder.outcome() == "failed" and folder.result is None
+    monkeypatch.setattr(worker, "stage", lambda folder: {"score": 100.0})
+    assert worker.handle(folder.path, rerun=False)["event"] == "done"
+    assert folder.result is not None and folder.result.percent == ("score",)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "user"),
     [
