@@ -77,6 +77,8 @@ def _problem_of_checkpoint(path: Path) -> str:
         return "There is no such file or folder."
     if path.is_dir():
         return "It is a folder; name the checkpoint's file."
+    if not path.is_file():
+        return "It is a pipe or a device; name the checkpoint's file."
     try:
         with open(path, "rb") as file:
             start = file.read(9)

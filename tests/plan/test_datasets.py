@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -92,3 +93,9 @@ def test_a_file_that_may_be_a_checkpoint(tmp_path: Path) -> None:
     for start in (b"PK\x03\x04", b"\x80\x02", b"\x10\x00\x00\x00\x00\x00\x00\x00{"):
         (tmp_path / "file").write_bytes(start)
         check_weights({"clip": tmp_path / "file"}, ["clip"])
+
+
+def test_a_checkpoint_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(UserError, match="a pipe or a device"):
+        check_weights({"clip": tmp_path / "pipe.pt"}, ["clip"])
