@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench.data import Problem, ade20k, coco, imagenet, look
-from mimbench.data.files import Folder, Memory, Progress, fill, left_out, scan
+from mimbench.data.files import Folder, Look, Memory, Progress, fill, left_out, scan
 from mimbench.data.image_folder import read_captions
 from mimbench.errors import UserError
 
@@ -88,12 +88,15 @@ class Check:
                 self.report.add("unreadable image", f"{place}: {what}")
         return scan(self.root, path, good, "data")
 
+    def find_out(self, what: Look, among: list[Folder]) -> None:
+        fill(self.root, among, self.memory, field="data", digests=False, look=what, progress=self.progress)
+
     def decode(self, folders: list[Folder]) -> None:
         """Decode the images if all are to be decoded, or they are few."""
         count = sum(map(len, folders))
         self.report.images += count
         what = look.WHETHER if self.full or count <= SMALL else look.SIZES
-        fill(self.root, folders, self.memory, field="data", look=what, progress=self.progress)
+        self.find_out(what, folders)
         if what is look.WHETHER:
             self.report.decoded += count
         for file in left_out(folders):
@@ -150,7 +153,9 @@ class Check:
         self.decode(images)
         few = self.full or sum(map(len, maps)) <= SMALL
         if few:
-            fill(root, maps, self.memory, field="data", look=look.LABELS, progress=self.progress)
+            fill(
+                root, maps, self.memory, field="data", digests=False, look=look.LABELS, progress=self.progress
+            )
             report.take(ade20k.contents(root, [*images, *maps]))
             report.notes += ade20k.notes(root, maps)
 
@@ -180,7 +185,7 @@ class Check:
                 report.notes.append(note)
         report.take(coco.differences(found["train"], found["val"]))
         self.decode(folders)
-        fill(root, folders, self.memory, field="data", look=look.SIZES, progress=self.progress)
+        self.find_out(look.SIZES, folders)
         report.take(coco.sizes(root, found, folders))
 
 

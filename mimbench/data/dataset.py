@@ -84,6 +84,7 @@ class Dataset:
                 folders,
                 self.memory,
                 field=f"--data {role}",
+                digests=not trust_stat,
                 look=look.WHETHER if self.skip_corrupt else None,
                 progress=progress,
             )
@@ -104,7 +105,7 @@ class Dataset:
         field = f"--data {role}"
 
         def find_out(what: Look, among: list[Folder]) -> None:
-            fill(self.root, among, self.memory, field=field, look=what, progress=progress)
+            fill(self.root, among, self.memory, field=field, digests=False, look=what, progress=progress)
 
         if role in ("imagenet", "captions"):
             for problem in imagenet.layout(self.root, imagenet.SPLITS if labels else ("train",)):

@@ -185,19 +185,18 @@ class Memory:
         known = self.folders.get(folder.path)
         if known is None:
             return
-        if known.names == folder.names:
-            same = (known.stamps == folder.stamps).all(axis=1)
-            folder.digests[same] = known.digests[same]
-            folder.known[same] = known.known[same]
-            folder.facts[same] = known.facts[same]
-            return
-        places = {name: index for index, name in enumerate(known.each())}
-        for index, name in enumerate(folder.each()):
-            there = places.get(name)
-            if there is not None and (known.stamps[there] == folder.stamps[index]).all():
-                folder.digests[index] = known.digests[there]
-                folder.known[index] = known.known[there]
-                folder.facts[index] = known.facts[there]
+        here: np.ndarray = np.arange(len(folder))
+        there = here
+        if known.names != folder.names:
+            places = {name: index for index, name in enumerate(known.each())}
+            pairs = [(index, places[name]) for index, name in enumerate(folder.each()) if name in places]
+            here, there = np.array(pairs, np.int64).reshape(-1, 2).T
+        same = (known.stamps[there] == folder.stamps[here]).all(axis=1)
+        here, there = here[same], there[same]
+        folder.facts[here] = np.where(folder.facts[here] < 0, known.facts[there], folder.facts[here])
+        new = known.known[there] & ~folder.known[here]
+        folder.digests[here[new]] = known.digests[there[new]]
+        folder.known[here[new]] = True
 
     def keep(self, folder: Folder, started: int) -> None:
         """Remember a folder; what was changed just before `started` (nanoseconds) is not trusted again."""
@@ -265,14 +264,15 @@ def fill(
     memory: Memory,
     *,
     field: str,
+    digests: bool = True,
     look: Look | None = None,
     progress: Progress | None = None,
 ) -> list[Folder]:
-    """Compute the digests that are not remembered, in parallel, and remember them.
+    """Find out, in parallel, what is not remembered, and remember it.
 
     Args:
         folders: as `scan` gives them.
-        look: also find out these facts of every file.
+        digests: compute the digests of the files' content. look: find out these facts of the files.
         progress: called now and then while there is something to compute.
 
     Raises:
@@ -284,7 +284,7 @@ def fill(
     for folder in folders:
         memory.recall(folder)
         filled.append(folder)
-        missing = ~folder.known
+        missing = ~folder.known & digests
         if look is not None:
             missing = missing | look.missing(folder)
         where = np.flatnonzero(missing)
@@ -292,7 +292,7 @@ def fill(
     total, done = sum(len(where) for _, where in jobs), 0
     if jobs:
         with ThreadPoolExecutor() as pool:  # reading and decoding release the GIL
-            for count in pool.map(lambda job: _fill(root, job[0], job[1], field, look), jobs):
+            for count in pool.map(lambda job: _fill(root, job[0], job[1], field, digests, look), jobs):
                 done += count
                 if progress is not None:
                     progress(done, total)
@@ -302,7 +302,7 @@ def fill(
     return filled
 
 
-def _fill(root: Path, folder: Folder, where: np.ndarray, field: str, look: Look | None) -> int:
+def _fill(root: Path, folder: Folder, where: np.ndarray, field: str, digests: bool, look: Look | None) -> int:
     base = os.path.join(root, folder.path) if folder.path else str(root)
     names = folder.each()
     unknown = look.missing(folder) if look is not None else None
@@ -311,7 +311,7 @@ def _fill(root: Path, folder: Folder, where: np.ndarray, field: str, look: Look 
         for index in where:
             place = os.path.join(base, os.fsdecode(names[index]))
             try:
-                if not folder.known[index]:
+                if digests and not folder.known[index]:
                     folder.digests[index] = np.frombuffer(hash_file(names[index], descriptor), np.uint8)
                     folder.known[index] = True
             except OSError as error:

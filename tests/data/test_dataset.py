@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -215,6 +216,30 @@ def test_a_file_that_is_listed_and_not_there_is_named(root: Path, name: str, mes
     role = name.split("/")[0]
     with pytest.raises(UserError, match=message):
         digest(root, role, True)
+
+
+def test_what_was_just_found_out_is_not_forgotten(root: Path, tmp_path: Path) -> None:
+    """A file that has just changed is not remembered, but one command looks at it once."""
+    image = first(root, "coco/val2017/*.jpg")
+    image.write_bytes(image.read_bytes() + b"x")
+    found = Dataset(root / "coco", tmp_path / "cache")
+    found.identity("coco", labels=True)
+    folders, _ = found.reads("coco", labels=True)
+    fill = functools.partial(files.fill, root / "coco", folders, found.memory, field="x")
+    fill(look=look.SIZES)
+    fill(look=look.WHETHER)
+    assert all(folder.known.all() and (folder.facts[:, files.WIDTH] != 0).all() for folder in folders)
+    images = [folder for folder in folders if folder.path.endswith("2017")]
+    assert all((folder.facts[:, files.WIDTH] == 64).all() for folder in images)
+
+
+def test_by_size_and_time_only_what_the_evaluation_needs_is_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "hash_file", None)
+    found = Dataset(root / "ade20k", None)
+    found.identity("ade20k", labels=True, trust_stat=True)
+    found.require("ade20k", labels=True)
 
 
 @pytest.mark.parametrize("odd", ["fifo", "link"])
