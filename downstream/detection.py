@@ -205,7 +205,7 @@ def model_config(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> Co
 
     vit, _ = read_encoder(encoder)
     dim, patch, width = vit.embed_dim, vit.patch_size, recipe.fpn_channels
-    strides = [patch // 4, patch // 2, patch, patch * 2, patch * 4]
+    strides = [_whole(patch * scale) for scale in (0.25, 0.5, 1, 2, 4)]
     model = shipped_config("mmdet", "mask-rcnn_r50_fpn")
     # Padded here, not in the pipeline: boxes must be clipped at the image's edge, not the padding's.
     model.data_preprocessor.pad_size_divisor = recipe.img_size if recipe.resize == "square" else 2 * patch
@@ -242,6 +242,11 @@ def model_config(encoder: Path, recipe: DetectionRecipe, num_classes: int) -> Co
     mask.update(roi_feat_size=recipe.mask_roi_size, num_classes=num_classes)
     model.train_cfg.rcnn.mask_size = 2 * recipe.mask_roi_size
     return model
+
+
+def _whole(value: float) -> float:
+    """A whole number as an int, as mmdetection's own configurations have strides; 3.5 stays 3.5."""
+    return int(value) if value == int(value) else value
 
 
 def coco_ap(model: BaseModel, dataset: Any, *, batch_size: int, num_workers: int) -> dict[str, float]:

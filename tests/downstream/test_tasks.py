@@ -392,3 +392,26 @@ def test_boxes_are_cut_at_the_edge_of_an_image_that_is_no_square(
     with torch.no_grad():
         found = model.test_step(pseudo_collate([item]))[0].pred_instances
     assert len(found) > 0 and (found.bboxes[:, 3] <= 24).all() and found.masks.shape[1:] == (24, 64)
+
+
+@pytest.mark.parametrize("patch", [8, 14, 16])
+def test_strides_are_exact_for_every_patch_size(tmp_path: Path, patch: int) -> None:
+    """Anchors of every level, and the regions that the heads read, lie where the pyramid's cells lie."""
+    from downstream.detection import build_model
+    from mimbench.arch import ViTConfig
+    from mimbench.checkpoint.encoder import save_encoder
+    from mimbench.vit import ViT
+
+    config = ViTConfig.named("vit_smoke", img_size=4 * patch, patch_size=patch)
+    save_encoder(ViT(config), tmp_path / "e.safetensors", method="mae")
+    recipe = card("detection").recipes()["smoke"].vary("test", img_size=4 * patch)
+    model = build_model(tmp_path / "e.safetensors", recipe, 3).eval()
+    side = 4 * patch
+    levels = model.neck(model.backbone(torch.zeros(1, 3, side, side)))
+    sizes = [level.shape[-1] for level in levels]
+    anchors = model.rpn_head.prior_generator.grid_priors([level.shape[-2:] for level in levels], device="cpu")
+    for cells, boxes in zip(sizes, anchors, strict=True):
+        centres = ((boxes[:, 0] + boxes[:, 2]) / 2).round(decimals=2).unique()
+        assert len(centres) == cells and centres.max() == pytest.approx(side - side / cells)
+    for extractor in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
+        assert [round(side / stride) for stride in extractor.featmap_strides] == sizes[:4]
