@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,21 @@ WORDS = "mimbench.words"
 """Where click's context keeps the words that were typed."""
 
 
+GO_ON = "The same command, run again, goes on from the last checkpoints."
+
+
+class Stopped(BaseException):
+    """A signal ends the command; the workers are closed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped(number)
+
+
 class Guarded(TyperGroup):
     """Turns our errors into a message and an exit status: 2 for the user's mistakes, 1 for failures."""
 
@@ -27,6 +44,10 @@ class Guarded(TyperGroup):
         return super().parse_args(ctx, to_front(args))
 
     def invoke(self, ctx: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP: it stays ignored
+                    signal.signal(number, _stop)
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -38,11 +59,11 @@ class Guarded(TyperGroup):
             if found is None:
                 raise
             raise _end(found.message, found.status) from None
+        except Stopped as stop:
+            name = signal.Signals(stop.number).name
+            raise _end(f"stopped by {name}. {GO_ON}", 128 + stop.number) from None
         except KeyboardInterrupt:
-            typer.echo(
-                "mimbench: stopped. The same command, run again, goes on from the last checkpoints.", err=True
-            )
-            raise typer.Exit(130) from None
+            raise _end(f"stopped. {GO_ON}", 130) from None
 
 
 def _chosen(words: Sequence[str]) -> list[Path]:

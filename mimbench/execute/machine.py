@@ -16,6 +16,7 @@ RECORDED = (
     "mimbench", "torch", "torchvision", "timm", "numpy", "pillow",
     "onedl-mmengine", "onedl-mmcv", "onedl-mmsegmentation", "onedl-mmdetection",
 )  # fmt: skip
+PARENT = "MIMBENCH_PARENT"  # in a worker's environment: the process that started it
 MAX_LOADER_WORKERS = 8  # per GPU
 
 
@@ -36,6 +37,18 @@ def gpu_ids() -> list[str]:
         return [part.strip() for part in chosen.split(",") if part.strip() not in ("", "-1")]
     devices = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
     return sorted((match[1] for match in devices if match), key=int)
+
+
+def is_stopped_orphan(pid: int) -> bool:
+    """Whether a process of this machine is a stopped worker of ours whose parent process is gone."""
+    place = Path("/proc") / str(pid)
+    try:
+        state = place.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+        variables = place.joinpath("environ").read_bytes().split(b"\0")
+    except (OSError, IndexError):
+        return False
+    parents = [entry.partition(b"=")[2] for entry in variables if entry.startswith(f"{PARENT}=".encode())]
+    return state in "Tt" and bool(parents) and not Path("/proc", parents[0].decode()).exists()
 
 
 def default_jobs() -> int:

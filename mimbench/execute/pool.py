@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import queue
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,7 @@ from typing import IO, Any
 
 from mimbench import plugin
 from mimbench.errors import RunFailed, visible
-from mimbench.execute.machine import default_jobs, gpu_ids, num_cores
+from mimbench.execute.machine import PARENT, default_jobs, gpu_ids, is_stopped_orphan, num_cores
 from mimbench.execute.progress import Progress
 from mimbench.plan.graph import Node, Plan
 from mimbench.plan.pace import ranks
@@ -28,6 +30,7 @@ from mimbench.store.runs import RunStore
 
 TICK_SECONDS = 0.25
 POLL_SECONDS = 1.0  # between two checks of a run that another process computes
+SILENT_SECONDS = 60.0  # without a sign of life, after which a worker is ended
 MAX_ATTEMPTS = 2  # if a worker dies twice on a run, it is no accident
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -55,6 +58,8 @@ class Worker:
         events: queue.SimpleQueue[tuple[Worker, dict[str, Any]]],
     ) -> None:
         self.node: Node | None = None
+        self.heard = time.monotonic()  # when it last sent something
+        self.is_silent = False  # ended for that
         self.gpu = environment.get("CUDA_VISIBLE_DEVICES")
         self.ready = False
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # its stderr outside of runs, for when it dies
@@ -73,8 +78,17 @@ class Worker:
     def _listen(self, events: queue.SimpleQueue[tuple[Worker, dict[str, Any]]]) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            events.put((self, json.loads(line)))
+            self.heard = time.monotonic()
+            event = json.loads(line)
+            if event["event"] != "alive":
+                events.put((self, event))
         events.put((self, {"event": "died"}))
+
+    def end_if_silent(self) -> None:
+        """Kill a worker that is stopped or hangs; its `died` event follows."""
+        if self.node is not None and time.monotonic() - self.heard > SILENT_SECONDS:
+            self.is_silent = True
+            self.process.kill()
 
     def send(self, node: Node, path: Path, *, rerun: bool) -> None:
         assert self.process.stdin is not None
@@ -87,6 +101,8 @@ class Worker:
 
     def last_words(self) -> str:
         self.process.wait()
+        if self.is_silent:
+            return f"its worker process gave no sign of life for {SILENT_SECONDS:.0f} s and was ended"
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         code = self.process.returncode
@@ -140,6 +156,7 @@ class Pool:
         threads = max(num_cores() // self.jobs, 1) if self.gpus else 1
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+        environment[PARENT] = str(os.getpid())
         environment[plugin.VARIABLE] = os.pathsep.join(map(str, plugin.included()))
         if self.gpus:
             taken = [worker.gpu for worker in self.workers]
@@ -169,10 +186,12 @@ class _Execution:
         self.attempts: dict[str, int] = dict.fromkeys(self.pending, 0)
         self.rank = ranks(todo)
         self._polled = 0.0
+        self._looked = time.monotonic()
 
     def run(self) -> Report:
         while self.pending or self.running or self.elsewhere:
             self._poll_elsewhere()
+            self._end_silent_workers()
             self._assign()
             try:
                 worker, event = self.pool.events.get(timeout=TICK_SECONDS)
@@ -182,6 +201,16 @@ class _Execution:
                 self._on_event(worker, event)
             self.progress.tick()
         return self.report
+
+    def _end_silent_workers(self) -> None:
+        now, before = time.monotonic(), self._looked
+        self._looked = now
+        for worker in list(self.pool.workers):
+            if (
+                now - before > SILENT_SECONDS / 4
+            ):  # this process slept itself, and has not read their lines yet
+                worker.heard = now
+            worker.end_if_silent()
 
     def _ready(self) -> list[Node]:
         """What can start now, longest chain first."""
@@ -260,6 +289,13 @@ class _Execution:
                 self.report.unreached[key] = f"{node.label} failed"
                 self.progress.end(other, error=f"not started, because {node.label} failed")
 
+    def _end_orphan(self, node: Node) -> None:
+        """End a stopped worker whose command is gone: it would hold the run's lock for ever."""
+        status = self.pool.store.folder(node.key).status
+        if status.host == socket.gethostname() and is_stopped_orphan(status.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(status.pid, signal.SIGKILL)
+
     def _poll_elsewhere(self) -> None:
         if not self.elsewhere or time.monotonic() - self._polled < POLL_SECONDS:
             return
@@ -267,6 +303,7 @@ class _Execution:
         for key, node in list(self.elsewhere.items()):
             outcome = self.pool.store.outcome(key)
             if outcome == "running":
+                self._end_orphan(node)
                 continue
             del self.elsewhere[key]
             if outcome == "done" or (outcome == "stale" and not self.rerun):

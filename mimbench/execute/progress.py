@@ -66,7 +66,7 @@ class Progress:
         self._folders[node.key] = folder, time.time()
         self.time_left.start(node, self.clock(), elsewhere=elsewhere)
         if not self.display:
-            where = " is being computed by another process: waiting" if elsewhere else " started"
+            where = f" is being computed by {_holder(folder)}: waiting" if elsewhere else " started"
             self._print(f"{node.label}{where} ({node.spec.folder})", soft_wrap=True)
 
     def drop(self, node: Node) -> None:
@@ -117,6 +117,15 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Seconds until every run is settled; None as long as no estimate is possible."""
         return self.time_left.seconds(self.clock())
+
+
+def _holder(folder: RunFolder) -> str:
+    """The process that computes a run, and how long ago it was heard of."""
+    status = folder.status
+    if not status.pid:
+        return "another process"
+    age = duration(max(time.time() - status.time, 0.0))
+    return f"process {status.pid} on {status.host}, last heard of {age} ago"
 
 
 class Display:

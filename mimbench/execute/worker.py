@@ -1,8 +1,8 @@
 """A worker: one process that computes runs, one after another, and imports torch once for all of them.
 
 It reads and writes JSON lines. In: `{"run": folder, "rerun": bool}`. Out: `{"event": ..., ...}`, where the
-event is ready, done, busy or failed. The end of input means that the parent process is gone; then the worker
-exits at once.
+event is ready, done, busy, failed, or every few seconds alive. The end of input means that the parent process
+is gone; then the worker exits at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import queue
 import random
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,21 +31,43 @@ from mimbench.execute.machine import environment
 from mimbench.store.folder import RunFolder, RunLocked
 from mimbench.store.runs import RunStore
 
+ALIVE_SECONDS = 2.0  # between two signs of life
+
+
+class Replies:
+    """The lines to the parent process, written by several threads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8")
+        self._lock = threading.Lock()
+
+    def send(self, reply: dict[str, Any]) -> None:
+        with self._lock:
+            self._file.write(json.dumps(reply) + "\n")
+
+    def live(self) -> None:
+        """Send signs of life for ever; a process that is stopped, or hangs outside Python, sends none."""
+        while True:
+            time.sleep(ALIVE_SECONDS)
+            with contextlib.suppress(BrokenPipeError):  # the parent is gone; `_listen` ends the process
+                self.send({"event": "alive"})
+
 
 def main() -> None:
-    replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    replies = Replies(os.dup(1))
     os.dup2(2, 1)  # what a library prints must not end up among the replies
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    threading.Thread(target=replies.live, daemon=True).start()
     faulthandler.enable()  # a crash inside a library leaves its trace in the run's log
     with contextlib.suppress(ImportError):  # only saves time: a run that misses a module reports it
         importlib.import_module("mimbench.train.pretraining")
-    replies.write(json.dumps({"event": "ready"}) + "\n")
+    replies.send({"event": "ready"})
     while True:
         request = requests.get()
         reply = handle(Path(request["run"]), rerun=request["rerun"])
-        replies.write(json.dumps({**reply, "run": request["run"]}) + "\n")
+        replies.send({**reply, "run": request["run"]})
 
 
 def _listen(requests: queue.SimpleQueue[dict[str, Any]]) -> None:

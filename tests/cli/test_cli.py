@@ -237,7 +237,8 @@ def command(bench: Bench, world: Path, after: str = "") -> subprocess.Popen[str]
 import signal, sys
 from pathlib import Path
 from mimbench import paths
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # one under nohup ignores this
 real = paths.share
 paths.share = lambda name: Path({str(bench.root / "share")!r}) / name if name == "tables" else real(name)
 from mimbench.cli import app
@@ -263,7 +264,17 @@ def test_a_cached_table_loads_no_deep_learning_library(bench: Bench, world: Path
     assert process.returncode == 0 and out.splitlines()[-1] == "[]", out + errors
 
 
-def test_ctrl_c_stops_cleanly_and_the_next_command_goes_on(bench: Bench, world: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (signal.SIGINT, 130, "stopped. The same command"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM. The same command"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP. The same command"),
+    ],
+)
+def test_a_signal_stops_cleanly_and_the_next_command_goes_on(
+    bench: Bench, world: Path, number: signal.Signals, status: int, words: str
+) -> None:
     bench.table("slow")
     file = world / "downstream" / "echo.py"
     file.write_text(file.read_text().replace("steps=3", "steps=2000"))
@@ -273,8 +284,8 @@ def test_ctrl_c_stops_cleanly_and_the_next_command_goes_on(bench: Bench, world: 
     while not any(folder.status.step for folder in bench.store):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on from the last checkpoints" in errors
+    assert process.returncode == status and words in errors and "goes on from the last checkpoints" in errors
     assert "Traceback" not in errors
     assert not any(folder.is_locked() for folder in bench.store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -180,7 +181,54 @@ def test_a_run_of_a_killed_process_is_taken_over(
 
     monkeypatch.setattr(Progress, "start", and_kill)
     report, text = compute(pool, plan)
-    assert report == Report() and calls(folder) == 2 and "another process" in text
+    assert report == Report() and calls(folder) == 2 and "is being computed by process" in text
+
+
+def test_a_stopped_worker_is_noticed_and_its_run_goes_on(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mimbench.execute.pool.SILENT_SECONDS", 8.0)
+    plan = graph("slow once", steps=2000)
+    node = next(iter(plan.nodes.values()))
+    folder, stopped = pool.store.create(node.spec, node.inputs), []
+
+    def stop() -> None:
+        wait_until(lambda: folder.status.step > 0, seconds=60)
+        stopped.append(pool.workers[0].process.pid)
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    report, _ = compute(pool, plan)
+    thread.join()
+    assert report == Report() and len(stopped) == 1 and calls(folder) == 2
+    assert not alive(stopped[0])
+
+
+def test_a_stopped_worker_without_its_command_frees_its_run(pool: Pool, store: RunStore) -> None:
+    plan = graph("slow once", steps=2000)
+    node = next(iter(plan.nodes.values()))
+    folder = store.create(node.spec, node.inputs)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    other = start_worker(pool, **{machine.PARENT: str(gone.pid)})
+    other.stdin.write(json.dumps({"run": str(folder.path), "rerun": False}) + "\n")  # type: ignore[union-attr]
+    other.stdin.flush()  # type: ignore[union-attr]
+    wait_until(lambda: folder.status.step > 0)
+    assert not machine.is_stopped_orphan(other.pid), "it is not stopped"
+    other.send_signal(signal.SIGSTOP)
+    wait_until(lambda: machine.is_stopped_orphan(other.pid))
+    report, text = compute(pool, plan)
+    assert report == Report() and calls(folder) == 2
+    assert f"is being computed by process {other.pid} on {socket.gethostname()}, last heard of" in text
+    assert other.wait(timeout=5) == -signal.SIGKILL
+
+
+def test_a_stopped_worker_of_a_living_command_is_left_alone(pool: Pool) -> None:
+    worker = start_worker(pool)
+    worker.send_signal(signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    assert not machine.is_stopped_orphan(worker.pid) and not machine.is_stopped_orphan(2**22)
+    worker.kill()
+    worker.wait()
 
 
 # -- the worker by itself ------------------------------------------------------------------------------------
@@ -192,11 +240,16 @@ def world_free(pool: Pool) -> Path:
     return pool.store.root
 
 
-def start_worker(pool: Pool) -> subprocess.Popen[str]:
+def start_worker(pool: Pool, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mimbench.execute.worker"]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, env=pool.environment(), text=True, cwd=world_free(pool)
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        env={**pool.environment(), **variables},
+        text=True,
+        cwd=world_free(pool),
     )
 
 
