@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ class RunSpec:
     parents: Mapping[str, str] = field(default_factory=dict)
     skip_corrupt: bool = False
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()[:16]

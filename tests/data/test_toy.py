@@ -88,7 +88,7 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(toy, "draw_scene", full_disk)
+    monkeypatch.setattr("mimbench.data.toy.make.draw_scene", full_disk)
     with pytest.raises(OSError, match="No space") as caught:
         toy.ensure(tmp_path / "toy", size="smoke")
     assert caught.value.filename == str(tmp_path / "toy")
@@ -143,14 +143,14 @@ def test_labels_agree_with_instances(index: int) -> None:
     scene = draw.draw_scene(np.random.default_rng(index), 96)
     assert 1 <= len(scene.instances) <= 5
     for label, mask in scene.instances:
-        assert (scene.labels[mask] == draw.LABELS.index(toy.CLASSES[label]) + 1).all()
+        assert (scene.labels[mask] == toy.LABELS.index(toy.CLASSES[label]) + 1).all()
     grounds = set(np.unique(scene.labels)) & {1, 2, 3}
     assert 1 <= len(grounds) <= 2
 
 
 def test_ade20k_labels(smoke_data: Path) -> None:
     names = (smoke_data / "ade20k" / "classes.txt").read_text().splitlines()
-    assert names == list(draw.LABELS) and len(names) == 15
+    assert names == list(toy.LABELS) and len(names) == 15
     for path in (smoke_data / "ade20k" / "annotations").rglob("*.png"):
         labels = np.asarray(Image.open(path))
         assert labels.dtype == np.uint8 and labels.max() <= len(names)

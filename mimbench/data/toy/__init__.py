@@ -15,16 +15,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-from filelock import FileLock
-from PIL import Image
-
 from mimbench.atomic import RANDOM, naming, write_json
-from mimbench.data.files import ALGORITHM
-from mimbench.data.toy import manifest
-from mimbench.data.toy.draw import CLASSES, LABELS, draw_image, draw_scene
 from mimbench.errors import UserError
 
+SHAPES = ("cross", "disc", "square", "triangle")
+TEXTURES = ("checked", "dotted", "striped")
+GROUNDS = ("cloudy", "noisy", "smooth")
+CLASSES = tuple(f"{texture}-{shape}" for texture in TEXTURES for shape in SHAPES)  # sorted
+LABELS = (*(f"{kind} ground" for kind in GROUNDS), *CLASSES)  # ADE20K labels 1, 2, ...; 0 is 'other'
 VERSION = 1  # of the toy data: raise it if any image, label or caption changes
 PUBLISHED = {  # fingerprints of version 1: results with them exist
     (1, 0, "toy"): "b1ef514571eb03f9a5e7cbcf3bc15d387c96bda3c58bff60c0057557ab9bbc5d",
@@ -59,6 +57,11 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
     Raises:
         UserError: the size is unknown, or `root` holds something else, also toy data of another seed or size.
     """
+    from filelock import FileLock
+
+    from mimbench.data.files import ALGORITHM
+    from mimbench.data.toy import make, manifest
+
     if size not in PLANS:
         raise UserError("size", size, allowed=PLANS)
     root = Path(root)
@@ -82,7 +85,7 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
         # Inside the temporary folder, which is private: the data itself must get ordinary permissions.
         with naming(root), tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
             made = Path(workshop) / "new"
-            _make(made, PLANS[size], seed)
+            make.make(made, PLANS[size], seed)
             manifest.write(made)
             for folder in (made / "imagenet", made / "ade20k", made / "coco", made):
                 write_json(folder / "toy.json", stamp)
@@ -103,86 +106,3 @@ def _stamp_of(root: Path) -> dict[str, Any] | None:
         return json.loads((root / "toy.json").read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
-
-
-def _make(root: Path, plan: Plan, seed: int) -> None:
-    _make_imagenet(root / "imagenet", plan, seed)
-    _make_ade20k(root / "ade20k", plan, seed)
-    _make_coco(root / "coco", plan, seed)
-
-
-def _make_imagenet(root: Path, plan: Plan, seed: int) -> None:
-    captions: dict[str, str] = {}
-    labelled: list[str] = []
-    for split, (name, count) in enumerate({"train": plan.train, "val": plan.val}.items()):
-        for label, class_name in enumerate(CLASSES):
-            folder = root / name / class_name
-            folder.mkdir(parents=True)
-            for index in range(count // len(CLASSES)):
-                rng = np.random.default_rng((seed, split, label, index))
-                image, caption = draw_image(rng, plan.img_size, label)
-                image.save(folder / f"{index:04d}.jpg", quality=92)
-                if name == "train":
-                    captions[f"train/{class_name}/{index:04d}.jpg"] = caption
-                    if index < plan.labelled_per_class:
-                        labelled.append(f"train/{class_name}/{index:04d}.jpg")
-    (root / "train_labelled.txt").write_text("\n".join(labelled) + "\n")
-    write_json(root / "captions.json", captions)
-
-
-def _make_ade20k(root: Path, plan: Plan, seed: int) -> None:
-    counts = {"training": plan.scenes_train, "validation": plan.scenes_val}
-    for split, (name, count) in enumerate(counts.items()):
-        images, annotations = root / "images" / name, root / "annotations" / name
-        images.mkdir(parents=True)
-        annotations.mkdir(parents=True)
-        for index in range(count):
-            scene = draw_scene(np.random.default_rng((seed, 10 + split, index)), plan.scene_size)
-            scene.image.save(images / f"toy_{index:05d}.jpg", quality=92)
-            Image.fromarray(scene.labels).save(annotations / f"toy_{index:05d}.png")
-    (root / "classes.txt").write_text("\n".join(LABELS) + "\n")
-
-
-def _make_coco(root: Path, plan: Plan, seed: int) -> None:
-    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)]
-    (root / "annotations").mkdir(parents=True)
-    for split, (name, count) in enumerate({"train": plan.scenes_train, "val": plan.scenes_val}.items()):
-        (root / f"{name}2017").mkdir()
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for index in range(count):
-            scene = draw_scene(np.random.default_rng((seed, 20 + split, index)), plan.scene_size)
-            image_id = split * 100_000 + index + 1
-            file_name = f"{image_id:012d}.jpg"
-            scene.image.save(root / f"{name}2017" / file_name, quality=92)
-            side = {"width": plan.scene_size, "height": plan.scene_size}
-            images.append({"id": image_id, "file_name": file_name, "license": 1, **side})
-            for label, mask in scene.instances:
-                ids = {"id": len(annotations) + 1, "image_id": image_id}
-                annotations.append({**ids, **_annotation(label, mask)})
-        document = {
-            "info": {"description": f"mimbench toy scenes, seed {seed}", "version": str(VERSION)},
-            "licenses": [
-                {"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
-            ],
-            "images": images,
-            "annotations": annotations,
-            "categories": categories,
-        }
-        (root / "annotations" / f"instances_{name}2017.json").write_text(json.dumps(document))
-
-
-def _annotation(label: int, mask: np.ndarray) -> dict[str, Any]:
-    """One instance as COCO writes it: uncompressed column-major run lengths, box as x, y, width, height."""
-    flat = np.concatenate([[0], mask.ravel(order="F"), [0]]).astype(np.int8)
-    edges = np.flatnonzero(np.diff(flat))  # where runs of 0 and 1 end, in turn, beginning with 0
-    counts = np.diff(np.concatenate([[0], edges, [mask.size]]))
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = float(columns[0]), float(rows[0])
-    return {
-        "category_id": label + 1,
-        "iscrowd": 0,
-        "area": float(mask.sum()),
-        "bbox": [x, y, float(columns[-1]) + 1 - x, float(rows[-1]) + 1 - y],
-        "segmentation": {"size": list(mask.shape), "counts": [int(n) for n in counts]},
-    }

@@ -10,11 +10,8 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-SHAPES = ("cross", "disc", "square", "triangle")
-TEXTURES = ("checked", "dotted", "striped")
-GROUNDS = ("cloudy", "noisy", "smooth")
-CLASSES = tuple(f"{texture}-{shape}" for texture in TEXTURES for shape in SHAPES)  # sorted
-LABELS = (*(f"{kind} ground" for kind in GROUNDS), *CLASSES)  # ADE20K labels 1, 2, ...; 0 is 'other'
+from mimbench.data.toy import CLASSES, GROUNDS, SHAPES, TEXTURES
+
 COLOURS = {
     "black": (0.09, 0.09, 0.10), "blue": (0.16, 0.30, 0.78), "brown": (0.45, 0.28, 0.15),
     "green": (0.20, 0.60, 0.22), "grey": (0.52, 0.52, 0.52), "orange": (0.92, 0.52, 0.12),

@@ -1,0 +1,98 @@
+"""Writes the toy data: the drawn images in the formats of ImageNet, ADE20K and COCO."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mimbench.atomic import write_json
+from mimbench.data.toy import CLASSES, LABELS, VERSION, Plan
+from mimbench.data.toy.draw import draw_image, draw_scene
+
+
+def make(root: Path, plan: Plan, seed: int) -> None:
+    """Write the three datasets into `root`, which is not there yet."""
+    _make_imagenet(root / "imagenet", plan, seed)
+    _make_ade20k(root / "ade20k", plan, seed)
+    _make_coco(root / "coco", plan, seed)
+
+
+def _make_imagenet(root: Path, plan: Plan, seed: int) -> None:
+    captions: dict[str, str] = {}
+    labelled: list[str] = []
+    for split, (name, count) in enumerate({"train": plan.train, "val": plan.val}.items()):
+        for label, class_name in enumerate(CLASSES):
+            folder = root / name / class_name
+            folder.mkdir(parents=True)
+            for index in range(count // len(CLASSES)):
+                rng = np.random.default_rng((seed, split, label, index))
+                image, caption = draw_image(rng, plan.img_size, label)
+                image.save(folder / f"{index:04d}.jpg", quality=92)
+                if name == "train":
+                    captions[f"train/{class_name}/{index:04d}.jpg"] = caption
+                    if index < plan.labelled_per_class:
+                        labelled.append(f"train/{class_name}/{index:04d}.jpg")
+    (root / "train_labelled.txt").write_text("\n".join(labelled) + "\n")
+    write_json(root / "captions.json", captions)
+
+
+def _make_ade20k(root: Path, plan: Plan, seed: int) -> None:
+    counts = {"training": plan.scenes_train, "validation": plan.scenes_val}
+    for split, (name, count) in enumerate(counts.items()):
+        images, annotations = root / "images" / name, root / "annotations" / name
+        images.mkdir(parents=True)
+        annotations.mkdir(parents=True)
+        for index in range(count):
+            scene = draw_scene(np.random.default_rng((seed, 10 + split, index)), plan.scene_size)
+            scene.image.save(images / f"toy_{index:05d}.jpg", quality=92)
+            Image.fromarray(scene.labels).save(annotations / f"toy_{index:05d}.png")
+    (root / "classes.txt").write_text("\n".join(LABELS) + "\n")
+
+
+def _make_coco(root: Path, plan: Plan, seed: int) -> None:
+    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES, 1)]
+    (root / "annotations").mkdir(parents=True)
+    for split, (name, count) in enumerate({"train": plan.scenes_train, "val": plan.scenes_val}.items()):
+        (root / f"{name}2017").mkdir()
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in range(count):
+            scene = draw_scene(np.random.default_rng((seed, 20 + split, index)), plan.scene_size)
+            image_id = split * 100_000 + index + 1
+            file_name = f"{image_id:012d}.jpg"
+            scene.image.save(root / f"{name}2017" / file_name, quality=92)
+            side = {"width": plan.scene_size, "height": plan.scene_size}
+            images.append({"id": image_id, "file_name": file_name, "license": 1, **side})
+            for label, mask in scene.instances:
+                ids = {"id": len(annotations) + 1, "image_id": image_id}
+                annotations.append({**ids, **_annotation(label, mask)})
+        document = {
+            "info": {"description": f"mimbench toy scenes, seed {seed}", "version": str(VERSION)},
+            "licenses": [
+                {"id": 1, "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}
+            ],
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+        }
+        (root / "annotations" / f"instances_{name}2017.json").write_text(json.dumps(document))
+
+
+def _annotation(label: int, mask: np.ndarray) -> dict[str, Any]:
+    """One instance as COCO writes it: uncompressed column-major run lengths, box as x, y, width, height."""
+    flat = np.concatenate([[0], mask.ravel(order="F"), [0]]).astype(np.int8)
+    edges = np.flatnonzero(np.diff(flat))  # where runs of 0 and 1 end, in turn, beginning with 0
+    counts = np.diff(np.concatenate([[0], edges, [mask.size]]))
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = float(columns[0]), float(rows[0])
+    return {
+        "category_id": label + 1,
+        "iscrowd": 0,
+        "area": float(mask.sum()),
+        "bbox": [x, y, float(columns[-1]) + 1 - x, float(rows[-1]) + 1 - y],
+        "segmentation": {"size": list(mask.shape), "counts": [int(n) for n in counts]},
+    }
