@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mimbench import discovery
 from mimbench.catalog import Description, Resolved
@@ -31,10 +32,18 @@ def outcomes(
     for (row, column), keys in plan.cells.items():
         metric = spec.columns[column].metric
         found[row, column] = {
-            seed: _outcome(plan.nodes[key], metric, plan.recipes[key].about, report, store)
+            seed: replace(
+                _outcome(plan.nodes[key], metric, plan.recipes[key].about, report, store),
+                start=_start(plan, plan.nodes[key]),
+            )
             for seed, key in keys.items()
         }
     return found
+
+
+def _start(plan: Plan, node: Node) -> str:
+    """The folder's name of the run that a task's run starts from."""
+    return next((plan.nodes[key].spec.folder for key in node.spec.parents.values() if key in plan.nodes), "")
 
 
 def _outcome(node: Node, metric: str, about: Description, report: Report, store: RunStore) -> SeedOutcome:

@@ -226,6 +226,8 @@ def _seeds(table: Table, places: Places) -> list[dict[str, Any]]:
             "status": outcome.status.replace("_", " "),
             "run": outcome.run,
             "href": _folder(outcome, places),
+            "start": outcome.start,
+            "start_href": _start(outcome, places),
             "note": outcome.note,
         }
         for row in table.rows
@@ -238,3 +240,9 @@ def _folder(outcome: SeedOutcome, places: Places) -> str:
     """The link to the run's folder; empty if there is none."""
     made = outcome.status in ("ok", "stale", "failed", "running")
     return address(f"{places.runs}/{outcome.run}/") if made and outcome.run and places.runs else ""
+
+
+def _start(outcome: SeedOutcome, places: Places) -> str:
+    """The link to the folder of the pretraining that the run starts from; empty if there is none."""
+    done = outcome.status in ("ok", "stale")
+    return address(f"{places.runs}/{outcome.start}/") if done and outcome.start and places.runs else ""

@@ -22,7 +22,7 @@ class SeedOutcome:
 
     Attributes:
         value: the metric; only if the run is done (ok or stale).
-        run: name of the run's folder.
+        run: name of the run's folder. start: of the pretraining (or teacher) that it starts from.
         note: a reason, where there is one.
     """
 
@@ -30,6 +30,7 @@ class SeedOutcome:
     value: float | None = None
     run: str = ""
     note: str = ""
+    start: str = ""
 
     def __post_init__(self) -> None:
         done = self.status in ("ok", "stale")

@@ -142,7 +142,9 @@ def make_table(
     spec = make_spec(names, texts or {}, cost=cost, against=against)
     found = {
         (row, index): {
-            seed: SeedOutcome("ok", value(row, index, seed), run=f"run-{row}-{index}-{seed}")
+            seed: SeedOutcome(
+                "ok", value(row, index, seed), run=f"run-{row}-{index}-{seed}", start=f"pretrain-{row}-{seed}"
+            )
             for seed in range(seeds)
         }
         for row in MEANS

@@ -100,7 +100,7 @@ def test_it_leads_to_all_tables_its_files_its_runs_and_the_papers(workspace: Pat
 def test_a_run_that_was_never_made_is_no_link(page: Page) -> None:
     places = html.Places(runs="../runs")
     links = Elements(page(make_table(metrics=3, broken=True), places)).links
-    assert "../runs/run-ours-0-0/" in links
+    assert "../runs/run-ours-0-0/" in links and "../runs/pretrain-ours-0/" in links
     assert not [target for target in links if target.startswith("../runs/run-mae-2")]
 
 
