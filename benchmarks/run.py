@@ -179,9 +179,9 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     import torch
 
     from mimbench import catalog
-    from mimbench.data import toy
     from mimbench.data.augment import PretrainAugment
     from mimbench.data.image_folder import ImageFolder, PretrainImages
+    from mimbench.data.toy.make import ensure
     from mimbench.store.folder import Inputs, Options
     from mimbench.store.runs import RunStore
     from mimbench.store.spec import RunSpec
@@ -192,7 +192,7 @@ def step_overhead(method: str, home: Path, steps: int = 40) -> tuple[float, floa
     torch.set_num_threads(1)
     card = catalog.method(method)
     recipe = card.recipes()["toy"]
-    data = toy.ensure(home / "data", size="toy")
+    data = ensure(home / "data", size="toy")
     model = pretraining.MethodModel(built(card, home), steps)
     images = ImageFolder(data / "imagenet", "train")
     for index in range(len(images)):  # a run reads each file once; its epochs come from memory

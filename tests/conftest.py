@@ -44,9 +44,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def smoke_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest toy data: `imagenet/`, `ade20k/` and `coco/` under one root. Read only."""
-    from mimbench.data import toy
+    from mimbench.data.toy.make import ensure
 
-    return toy.ensure(tmp_path_factory.mktemp("data") / "smoke", size="smoke")
+    return ensure(tmp_path_factory.mktemp("data") / "smoke", size="smoke")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def make_toy(
     from typing import cast
 
     from mimbench import paths
-    from mimbench.data.toy import ensure
+    from mimbench.data.toy.make import ensure
 
     if size not in SIZES:
         raise UserError("--size", size, allowed=SIZES)

@@ -88,14 +88,15 @@ def _make_own(root: Path, read: list[tuple[str, Path, bool]], console: Console) 
     from mimbench.data import toy
     from mimbench.data.dataset import Dataset
     from mimbench.data.toy import manifest
+    from mimbench.data.toy.make import ensure
 
     if not read:
         return
     size: Any = root.name
     if not (root / "toy.json").is_file():
         with console.status(f"Making the {size} data in {root}"):
-            toy.ensure(root, size=size)
+            ensure(root, size=size)
         return
-    toy.ensure(root, size=size)  # an older version may have made it
+    ensure(root, size=size)  # an older version may have made it
     for role, path, labels in read:
         manifest.check(Dataset(path, paths.cache()), role, toy.fingerprint(0, size), labels=labels)

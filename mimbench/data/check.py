@@ -186,7 +186,8 @@ class Check:
         report.take(coco.differences(found["train"], found["val"]))
         self.decode(folders)
         self.find_out(look.SIZES, folders)
-        report.take(coco.sizes(root, found, folders))
+        listed = {split: coco.listed(instances, split) for split, instances in found.items()}
+        report.take(coco.sizes(root, listed, folders))
 
 
 def check(

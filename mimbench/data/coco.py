@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mimbench.data import Problem
+from mimbench.data import Problem, masks
 from mimbench.data.files import HEIGHT, WIDTH, Folder
 from mimbench.errors import UserError
 
@@ -25,6 +25,7 @@ FIELDS = {
     "annotations": {"id", "image_id", "category_id", "bbox", "segmentation"},
     "categories": {"id", "name"},
 }
+SPLITS = ("train", "val")
 SLACK = 0.5  # pixels that a box may lie beyond the image: official boxes are rounded
 
 
@@ -209,7 +210,7 @@ def _mask(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> 
             message = "segmentation holds something that is no number."
             found.problems.append(Problem("unreadable mask", place, message))
             return False
-        polygons = [polygon for polygon in mask if _has_area(polygon)]
+        polygons = [polygon for polygon in mask if masks.has_area(polygon)]
         if len(polygons) < len(mask):
             if not polygons:
                 found.convert("annotations left out: no polygon with an area", place)
@@ -217,7 +218,7 @@ def _mask(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> 
             found.convert("masks without their polygons of no area", place)
             entry["segmentation"] = polygons
     elif isinstance(mask, dict):
-        why = _run_lengths(mask, image)
+        why = masks.run_lengths_problem(mask, image)
         if not why and isinstance(mask["counts"], list) and not any(mask["counts"][1::2]):
             found.convert("annotations left out: a mask of no pixel", place)
             return False
@@ -238,72 +239,20 @@ def _mask(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> 
         return False
     if "area" not in entry:
         found.convert("areas computed from their masks", place)
-        entry["area"] = _area(entry["segmentation"], image)
+        entry["area"] = masks.area(entry["segmentation"], image)
     elif not _is_finite(entry["area"]):
         found.problems.append(Problem("bad JSON", place, f"area must be a number, not {entry['area']!r}."))
         return False
     return True
 
 
-def _has_area(polygon: list[float]) -> bool:
-    """Whether a polygon has three points at least; of three and four points, also whether they lie apart."""
-    if len(polygon) < 6 or len(polygon) % 2:
-        return False
-    if len(polygon) > 8:
-        return True
-    x, y = polygon[0::2], polygon[1::2]
-    return sum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x))) != 0
-
-
 def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _run_lengths(mask: Mapping[str, Any], image: Mapping[str, Any]) -> str:
-    """What is wrong with COCO's run lengths, which are a list or packed in a text; empty if nothing is."""
-    size, counts = mask.get("size"), mask.get("counts")
-    height, width = image["height"], image["width"]
-    if size != [height, width]:
-        return f"Its mask has the size {size!r}; its image is [{height}, {width}] (height, width)."
-    if isinstance(counts, list):
-        if not all(type(count) is int and count >= 0 for count in counts):
-            return "counts must be a list of whole numbers from 0, or a text."
-        total = sum(counts)
-    elif isinstance(counts, str):
-        total = _packed_total(counts)
-    else:
-        return f"counts must be a list of whole numbers, or a text, not {counts!r}."
-    return "" if total == height * width else f"Its run lengths give {total} pixels, not {height * width}."
-
-
-def _packed_total(text: str) -> int:
-    """The number of pixels of packed run lengths (maskApi's rleFrString); -1 for a text that is none."""
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            return -1
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value |= -1 << shift
-            counts.append(value + counts[-2] if len(counts) > 2 else value)
-            value = shift = 0
-    return sum(counts) if not shift and all(count >= 0 for count in counts) else -1
-
-
-def _area(mask: Any, image: Mapping[str, Any]) -> float:
-    """Pixels of a mask, as pycocotools counts them."""
-    from pycocotools import mask as rle
-
-    height, width = image["height"], image["width"]
-    if isinstance(mask, list):
-        return float(rle.area(rle.merge(rle.frPyObjects(mask, height, width))))
-    if isinstance(mask["counts"], list):
-        return float(sum(mask["counts"][1::2]))
-    return float(rle.area({**mask, "counts": mask["counts"].encode()}))
+def forget() -> None:
+    """Drop what `both` keeps for a second reader."""
+    _both.cache_clear()
 
 
 def layout(root: Path) -> Iterator[Problem]:
@@ -369,13 +318,27 @@ def differences(train: Instances, val: Instances) -> Iterator[Problem]:
         yield Problem("class order", str(val.source), message)
 
 
-def sizes(root: Path, annotations: Mapping[str, Instances], folders: Sequence[Folder]) -> Iterator[Problem]:
+Listed = tuple[str, int, int, bool]
+"""An image that a split lists: file name, width, height, and whether a run reads it."""
+
+
+def listed(instances: Instances, split: str) -> list[Listed]:
+    """The images of a split; in training only those with annotations are read."""
+    document = instances.document
+    annotated = {entry["image_id"] for entry in document.get("annotations", ())}
+    return [
+        (image["file_name"], image["width"], image["height"], split == "val" or image["id"] in annotated)
+        for image in document.get("images", ())
+    ]
+
+
+def sizes(root: Path, images: Mapping[str, Sequence[Listed]], folders: Sequence[Folder]) -> Iterator[Problem]:
     """Images whose size is not the stated one; `folders` must know the sizes."""
     by_path = {folder.path: folder for folder in folders}
-    for split, found in annotations.items():
+    for split, found in images.items():
         places: dict[str, dict[bytes, int]] = {}
-        for image in found.document.get("images", ()):
-            path, _, name = f"{split}2017/{image['file_name']}".rpartition("/")
+        for file, *stated, _ in found:
+            path, _, name = f"{split}2017/{file}".rpartition("/")
             folder = by_path.get(path)
             if folder is None:
                 continue
@@ -384,8 +347,8 @@ def sizes(root: Path, annotations: Mapping[str, Instances], folders: Sequence[Fo
             index = places[path].get(os.fsencode(name))
             if index is None or folder.corrupt[index]:
                 continue
-            width, height = (int(value) for value in folder.facts[index, [WIDTH, HEIGHT]])
-            if (width, height) != (image["width"], image["height"]):
-                stated = f"{image['width']}x{image['height']}"
-                message = f"It is {width}x{height} pixels; {found.source.name} says {stated}."
+            actual = folder.facts[index, [WIDTH, HEIGHT]].tolist()
+            if actual != stated:
+                said = f"{source_of(root, split).name} says {stated[0]}x{stated[1]}"
+                message = f"It is {actual[0]}x{actual[1]} pixels; {said}."
                 yield Problem("size mismatch", str(root / path / name), message)

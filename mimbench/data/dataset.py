@@ -6,12 +6,13 @@ Files that no stage opens do not count: a README, a hidden file, an image of `va
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mimbench.atomic import read_json, write_json
+from mimbench.atomic import digest, read_json, write_json
 from mimbench.data import STAMP, Identity, ade20k, coco, imagenet, look
 from mimbench.data.files import Folder, Look, Memory, Progress, fill, identity, left_out, scan
 from mimbench.errors import UserError
@@ -113,9 +114,8 @@ class Dataset:
             if labels:
                 imagenet.classes_for_labels(self.root)
         if role == "coco":
-            annotations = coco.both(self.root)
             find_out(look.SIZES, [folder for folder in folders if _is_images(folder)])
-            for problem in coco.sizes(self.root, annotations, folders):
+            for problem in coco.sizes(self.root, _listed(self), folders):
                 raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
         if role == "ade20k":
             find_out(look.SIZES, [folder for folder in folders if _is_in(folder, "images")])
@@ -198,35 +198,32 @@ def _ade20k(dataset: Dataset, labels: bool) -> Found:
 
 def _coco(dataset: Dataset, labels: bool) -> Found:
     del labels
-    yield "annotations", [f"instances_{split}2017.json" for split in ("train", "val")]
-    for split in ("train", "val"):
-        yield from coco.by_folder(split, _listed(dataset, split))
+    yield "annotations", [coco.source_of(dataset.root, split).name for split in coco.SPLITS]
+    for split, images in _listed(dataset).items():
+        yield from coco.by_folder(split, [name for name, _, _, is_read in images if is_read])
 
 
-def _listed(dataset: Dataset, split: str) -> list[str]:
-    """The images that a split's JSON lists, in training those with annotations; remembered by its content."""
-    name = f"instances_{split}2017.json"
-    (source,) = fill(
-        dataset.root,
-        [scan(dataset.root, "annotations", [name], "--data coco")],
-        dataset.memory,
-        field="--data coco",
+def _listed(dataset: Dataset) -> dict[str, list[coco.Listed]]:
+    """The images that both splits list. Annotations that were found sound are not parsed again."""
+    names = [coco.source_of(dataset.root, split).name for split in coco.SPLITS]
+    field = "--data coco"
+    sources = fill(
+        dataset.root, [scan(dataset.root, "annotations", names, field)], dataset.memory, field=field
     )
-    digest = source.digests[0].tobytes().hex()
-    place = dataset.cache / "coco" / f"{split}-{digest}.json" if dataset.cache else None
+    place = dataset.cache / "coco" / f"{identity(sources)}.json" if dataset.cache else None
     known: Any = None
     if place is not None:
         with contextlib.suppress(OSError):
             known = read_json(place)
-    if isinstance(known, list) and all(isinstance(name, str) for name in known):
-        return known
-    document = coco.both(dataset.root)[split].document
-    annotated = {entry["image_id"] for entry in document["annotations"]}
-    found = [image["file_name"] for image in document["images"] if split == "val" or image["id"] in annotated]
+    if isinstance(known, dict) and known.get("digest") == digest(json.dumps(known.get("images"))):
+        return {split: [tuple(image) for image in images] for split, images in known["images"].items()}
+    annotations = coco.both(dataset.root)
+    found = {split: coco.listed(annotations[split], split) for split in coco.SPLITS}
+    coco.forget()  # a large file's content is not kept in memory
     if place is not None:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(place, found)
+            write_json(place, {"images": found, "digest": digest(json.dumps(found))})
     return found
 
 

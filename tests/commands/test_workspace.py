@@ -15,7 +15,7 @@ from mimbench.commands.leaderboard import leaderboard
 from mimbench.commands.reproduce import reproduce_table
 from mimbench.commands.run import run_one
 from mimbench.commands.workspace import dataset, prepare_data, read_catalog
-from mimbench.data import toy
+from mimbench.data.toy.make import ensure
 from mimbench.errors import UserError
 from mimbench.plan.graph import Node
 from mimbench.plan.pace import expect
@@ -106,7 +106,7 @@ def test_nothing_is_made_where_no_run_reads_it(place: Path, smoke_data: Path) ->
 
 @pytest.mark.parametrize("damage", ["image", "stamp", "role", "list"])
 def test_damaged_data_of_the_projects_own_is_noticed_before_a_run_reads_it(place: Path, damage: str) -> None:
-    root = toy.ensure(place / "data" / "smoke", size="smoke")
+    root = ensure(place / "data" / "smoke", size="smoke")
     imagenet = root / "imagenet"
     if damage == "image":
         next((imagenet / "train").rglob("*.jpg")).unlink()
@@ -121,7 +121,7 @@ def test_damaged_data_of_the_projects_own_is_noticed_before_a_run_reads_it(place
 
 
 def test_data_of_another_seed_is_noticed_before_a_run_reads_it(place: Path) -> None:
-    toy.ensure(place / "data" / "smoke", seed=1, size="smoke")
+    ensure(place / "data" / "smoke", seed=1, size="smoke")
     with pytest.raises(UserError, match="It holds the smoke data of seed 1"):
         prepare_data(todo(), console())
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mimbench.data import toy
 from mimbench.data.toy import draw
+from mimbench.data.toy.make import ensure
 from mimbench.errors import UserError
 
 
@@ -25,23 +26,23 @@ def digest(root: Path) -> dict[str, str]:
 
 
 def test_same_seed_gives_the_same_files(smoke_data: Path, tmp_path: Path) -> None:
-    again = digest(toy.ensure(tmp_path / "again", size="smoke"))
+    again = digest(ensure(tmp_path / "again", size="smoke"))
     assert again == digest(smoke_data)
-    other = digest(toy.ensure(tmp_path / "other", seed=1, size="smoke"))
+    other = digest(ensure(tmp_path / "other", seed=1, size="smoke"))
     assert set(other) == set(again)
     assert all(other[name] != again[name] for name in again if name.endswith((".jpg", "toy.json")))
 
 
 def test_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = toy.ensure(tmp_path / "toy", size="smoke")
+    root = ensure(tmp_path / "toy", size="smoke")
     (root / "imagenet" / "mark").touch()
-    toy.ensure(root, size="smoke")
+    ensure(root, size="smoke")
     assert (root / "imagenet" / "mark").exists()
     with pytest.raises(UserError, match="holds the smoke data of seed 0"):
-        toy.ensure(root, seed=1, size="smoke")  # other data is not lost
+        ensure(root, seed=1, size="smoke")  # other data is not lost
     assert (root / "imagenet" / "mark").exists()
     monkeypatch.setattr(toy, "VERSION", toy.VERSION + 1)
-    toy.ensure(root, size="smoke")  # what an older version made is replaced as a whole
+    ensure(root, size="smoke")  # what an older version made is replaced as a whole
     assert not (root / "imagenet" / "mark").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".toy.lock", "toy"]
 
@@ -67,7 +68,7 @@ def test_a_change_of_what_is_drawn_raises_the_version(smoke_data: Path) -> None:
 
 def test_two_processes_make_it_once(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2) as pool:
-        jobs = [pool.submit(toy.ensure, tmp_path / "toy", 0, "smoke") for _ in range(2)]
+        jobs = [pool.submit(ensure, tmp_path / "toy", 0, "smoke") for _ in range(2)]
         assert [job.result() for job in jobs] == [tmp_path / "toy"] * 2
     assert json.loads((tmp_path / "toy" / "toy.json").read_text())["size"] == "smoke"
 
@@ -75,13 +76,13 @@ def test_two_processes_make_it_once(tmp_path: Path) -> None:
 def test_refuses_a_folder_of_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="not empty"):
-        toy.ensure(tmp_path, size="smoke")
+        ensure(tmp_path, size="smoke")
     assert (tmp_path / "thesis.tex").exists()
 
 
 def test_unknown_size_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Did you mean 'smoke'"):
-        toy.ensure(tmp_path / "toy", size="smok")  # type: ignore[arg-type]
+        ensure(tmp_path / "toy", size="smok")  # type: ignore[arg-type]
 
 
 def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,7 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("mimbench.data.toy.make.draw_scene", full_disk)
     with pytest.raises(OSError, match="No space") as caught:
-        toy.ensure(tmp_path / "toy", size="smoke")
+        ensure(tmp_path / "toy", size="smoke")
     assert caught.value.filename == str(tmp_path / "toy")
     assert [path.name for path in tmp_path.iterdir()] == [".toy.lock"]
 
@@ -100,7 +101,7 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path: Path)
     others = [tmp_path / ".toy.x.k1ll_ed0", tmp_path / ".toys.k1ll_ed0", tmp_path / ".toy.notes"]
     for folder in (*left, *others):
         folder.mkdir(parents=True)
-    toy.ensure(tmp_path / "toy", size="smoke")
+    ensure(tmp_path / "toy", size="smoke")
     kept = {".toy.lock", "toy", *(folder.name for folder in others)}
     assert {path.name for path in tmp_path.iterdir()} == kept
 

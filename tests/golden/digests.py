@@ -30,7 +30,7 @@ from rich.console import Console  # noqa: E402
 from mimbench import catalog as cards  # noqa: E402
 from mimbench import discovery  # noqa: E402
 from mimbench.catalog import Catalog  # noqa: E402
-from mimbench.data import toy  # noqa: E402
+from mimbench.data.toy.make import ensure  # noqa: E402
 from mimbench.errors import Unavailable  # noqa: E402
 from mimbench.execute.pool import Pool  # noqa: E402
 from mimbench.execute.progress import Progress  # noqa: E402
@@ -108,7 +108,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         store = RunStore(Path(place) / "runs")
-        plan = plan_all(store, toy.ensure(Path(place) / "data", size="smoke"), options.tables)
+        plan = plan_all(store, ensure(Path(place) / "data", size="smoke"), options.tables)
         with Pool(store) as pool, Progress(Console(), plan.todo()) as progress:
             report = pool.run(plan, progress)
         if report.failed:

@@ -8,15 +8,7 @@ labelled, so that pretraining on the others can help.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-import shutil
-import tempfile
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from mimbench.atomic import RANDOM, naming, write_json
-from mimbench.errors import UserError
+from typing import NamedTuple
 
 SHAPES = ("cross", "disc", "square", "triangle")
 TEXTURES = ("checked", "dotted", "striped")
@@ -48,61 +40,7 @@ PLANS = {
 }
 
 
-def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> Path:
-    """Make the toy data under `root` (`imagenet/`, `ade20k/`, `coco/`) unless it is there; return `root`.
-
-    The folder appears complete or not at all, also if two processes make it at once. Data that an older
-    version made with the same seed and size is replaced.
-
-    Raises:
-        UserError: the size is unknown, or `root` holds something else, also toy data of another seed or size.
-    """
-    from filelock import FileLock
-
-    from mimbench.data.files import ALGORITHM
-    from mimbench.data.toy import make, manifest
-
-    if size not in PLANS:
-        raise UserError("size", size, allowed=PLANS)
-    root = Path(root)
-    stamp = {"fingerprint": fingerprint(seed, size), "seed": seed, "size": size, "manifest": ALGORITHM}
-    if _stamp_of(root) == stamp:
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.parent / f".{root.name}.lock"):
-        if _stamp_of(root) == stamp:
-            return root
-        there = _stamp_of(root)
-        if there is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise UserError("toy data folder", str(root), remedy="It is not empty; name a new folder.")
-        if there and (there.get("seed"), there.get("size")) != (seed, size):
-            what = f"It holds the {there.get('size')} data of seed {there.get('seed')}"
-            remedy = f"{what}; delete it, or name a new folder for the {size} data of seed {seed}."
-            raise UserError("toy data folder", str(root), remedy=remedy)
-        for abandoned in root.parent.glob(f".{root.name}.*"):  # by a killed process: we hold the lock
-            if re.fullmatch(rf"\.{re.escape(root.name)}\.{RANDOM}", abandoned.name):
-                shutil.rmtree(abandoned)
-        # Inside the temporary folder, which is private: the data itself must get ordinary permissions.
-        with naming(root), tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
-            made = Path(workshop) / "new"
-            make.make(made, PLANS[size], seed)
-            manifest.write(made)
-            for folder in (made / "imagenet", made / "ade20k", made / "coco", made):
-                write_json(folder / "toy.json", stamp)
-            if root.exists():
-                root.rename(Path(workshop) / "old")
-            made.rename(root)
-    return root
-
-
 def fingerprint(seed: int, size: str) -> str:
     """SHA-256 of what determines the data: the version, the seed and the size."""
     name = (VERSION, seed, size)
     return PUBLISHED.get(name) or hashlib.sha256(repr(name).encode()).hexdigest()
-
-
-def _stamp_of(root: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((root / "toy.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
