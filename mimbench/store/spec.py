@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Stage = Literal["teacher", "pretrain", "downstream"]
@@ -22,6 +22,8 @@ def canonical_json(value: Any, *, allow_nan: bool = False) -> str:
 
 
 def _canonical(value: Any) -> Any:
+    if type(value) in (str, int, bool):  # most of what there is; the abstract Mapping is slow to ask for
+        return value
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -57,7 +59,8 @@ class RunSpec:
     @functools.cached_property
     def key(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(canonical_json(asdict(self)).encode()).hexdigest()[:16]
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> str:
