@@ -8,11 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mimbench.atomic import write_text
+from mimbench import paths
+from mimbench.atomic import read_json, write_text
 from mimbench.commands.stored import Stored, stored_tables
 from mimbench.errors import UserError
 from mimbench.plan.request import Request
 from mimbench.render import markdown, readme
+from mimbench.store.runs import RunStore
 
 
 def results(document: Path, request: Request, console: Console, *, excerpt: str = "") -> int:
@@ -27,13 +29,15 @@ def results(document: Path, request: Request, console: Console, *, excerpt: str 
     readme.around(document)
     known = stored_tables(request, console)
     found = [stored for stored in known if any(cell.complete for cell in stored.cells)]
+    refuse_mixture(found)
     if excerpt:
         names = [stored.method for stored in found]
         if excerpt not in names:
             raise UserError("--table", excerpt, allowed=names, remedy="Make its main table first.")
-        readme.update(document, [markdown.excerpt(found[names.index(excerpt)].table)])
+        chosen = found[names.index(excerpt)]
+        readme.update(document, [f"{markdown.excerpt(chosen.table)}\n{computed_by([chosen])}\n"])
     else:
-        readme.update(document, [markdown.brief(stored.table) for stored in found])
+        readme.update(document, [*(markdown.brief(stored.table) for stored in found), computed_by(found)])
     whole = _write(document.parent / "RESULTS.md", "Results", found, request)
     console.print(f"{document} and {whole.name} brought up to date", markup=False, highlight=False)
     return 0
@@ -50,13 +54,39 @@ def ablations(document: Path, request: Request, console: Console) -> int:
     if not found:
         remedy = "No ablation table is complete. Make one: mimbench reproduce-table METHOD --table TABLE."
         raise UserError("--ablations", remedy=remedy)
+    refuse_mixture(found)
     whole = _write(document.parent / "ABLATIONS.md", "Ablations", found, request)
     console.print(f"{whole} brought up to date", markup=False, highlight=False)
     return 0
 
 
+def refuse_mixture(found: Sequence[Stored]) -> None:
+    """Raises UserError if a cell was computed by code that has changed since."""
+    for stored in found:
+        for row in stored.table.rows:
+            if any(cell.stale for cell in row.cells):
+                table = f"{stored.method}/{stored.spec.name}, {row.spec.label}"
+                remedy = "It was computed by older code: compute it again with --rerun-stale."
+                raise UserError("stale result", table, remedy=remedy)
+
+
+def computed_by(found: Sequence[Stored]) -> str:
+    """The line that says which commits computed the runs behind tables."""
+    folders = (RunStore(paths.runs()).root / name for stored in found for name in _folders(stored))
+    environments = [read_json(folder / "env.json") for folder in folders]
+    commits = {str(values.get("commit") or "") for values in environments if isinstance(values, dict)}
+    known = sorted(commit[:7] for commit in commits if commit)
+    return f"*Computed by {', '.join(known) if known else 'an installed version, without a commit'}.*"
+
+
+def _folders(stored: Stored) -> set[str]:
+    """The folders of the runs behind a table's cells, and of those they start from."""
+    done = [each for cell in stored.outcomes.values() for each in cell.values() if each.value is not None]
+    return {name for outcome in done for name in (outcome.run, outcome.start) if name}
+
+
 def _write(path: Path, title: str, found: Sequence[Stored], request: Request) -> Path:
     whole = [markdown.render(stored.table, stored.told(request)) for stored in found]
     lower = [re.sub(r"^#", "##", table, flags=re.MULTILINE) for table in whole]
-    write_text(path, "\n\n".join([f"# {title}", *lower]) + "\n")
+    write_text(path, "\n\n".join([f"# {title}", computed_by(found), *lower]) + "\n")
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,25 @@ def test_results_go_into_two_documents(bench: Bench) -> None:
     assert bench.call(*excerpt, "plain").exit_code == 0
     assert "# " not in document.read_text() and "| **" in document.read_text()
     assert "Allowed: plain" in bench.call(*excerpt, "plane").output
+
+
+def test_results_say_which_code_computed_them_and_refuse_a_mixture(bench: Bench, world: Path) -> None:
+    bench.call("reproduce-table", "plain", "--scale", "smoke")
+    document = bench.root / "README.md"
+    document.write_text("<!-- results:begin --><!-- results:end -->")
+    for folder in bench.store:
+        (folder.path / "env.json").write_text(json.dumps({"commit": "0123456789abcdef"}))
+    command = ("results", str(document), "--scale", "smoke")
+    assert bench.call(*command).exit_code == 0
+    for written in (document, bench.root / "RESULTS.md"):
+        assert "*Computed by 0123456.*" in written.read_text()
+    file = world / "downstream" / "echo.py"
+    file.write_text(file.read_text() + "\nOTHER = 1\n")
+    forget()
+    before = document.read_text()
+    done = bench.call(*command)
+    assert done.exit_code == 2 and "computed by older code" in done.output
+    assert document.read_text() == before
 
 
 def test_ablations_go_into_a_document_of_their_own(bench: Bench) -> None:
