@@ -95,7 +95,7 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-stat",
-        help="Tell your data by the sizes and times of its files; nothing is read, and results say so.",
+        help="Identify your data by its files' sizes and times instead of their contents; results say so.",
     ),
 ]
 StaleOption = Annotated[bool, typer.Option("--rerun-stale", help="Recompute results whose code has changed.")]

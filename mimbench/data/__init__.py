@@ -1,9 +1,12 @@
-"""Data as files in the field's formats: the toy data, its checks, and the images as training sees them."""
+"""Data as files in the field's formats: one file of rules a format, what a run reads, readers, toy data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
+
+from mimbench.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")  # of images
 STAMP = "stamp-"  # begins an identity by sizes and times of modification
@@ -32,3 +35,16 @@ class Problem(NamedTuple):
     kind: str
     entry: str
     message: str
+
+
+def read_lines(file: Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, stripped, with their numbers from 1.
+
+    Raises:
+        UserError: it is not UTF-8; `what` names it.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(what, str(file), remedy=f"It is not UTF-8: {error}.") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimbench.data import EXTENSIONS, Problem
+from mimbench.data import EXTENSIONS, Problem, read_lines
 from mimbench.data.decode import label_map
 from mimbench.data.files import HEIGHT, LABEL, WIDTH, Folder
 from mimbench.errors import UserError
@@ -33,11 +33,7 @@ def classes(root: Path) -> list[str] | None:
     file = root / "classes.txt"
     if not file.is_file():
         return None
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError("classes", str(file), remedy=f"It is not UTF-8: {error}.") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [name for _, name in read_lines(file, "classes")]
     for name, count in Counter(names).items():
         if count > 1:
             raise UserError(f"class of {file}", name, remedy=f"It is there {count} times; name each once.")

@@ -8,7 +8,7 @@ import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
-from mimbench.data import EXTENSIONS, Problem
+from mimbench.data import EXTENSIONS, Problem, read_lines
 from mimbench.errors import UserError
 
 LABELLED = "train_labelled.txt"
@@ -90,11 +90,7 @@ def listed(root: Path) -> list[str] | None:
     file = root / LABELLED
     if not file.is_file():
         return None
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError("list of labelled images", str(file), remedy=f"It is not UTF-8: {error}.") from error
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = read_lines(file, "list of labelled images")
     if not numbered:
         raise UserError("list of labelled images", str(file), remedy="It lists no images.")
     here = {name: set(image_names(root / "train" / name)) for name in class_folders(root / "train")}

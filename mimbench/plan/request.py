@@ -31,7 +31,7 @@ class Request:
         changes: --set, as the user named them: `field` of the rows' own pretrainings, `task.field`,
             `method.field` or `teacher.field`.
         skip_corrupt: leave out images that do not decode.
-        trust_stat: identify data by the sizes and times of its files, without reading them.
+        trust_stat: identify data by the sizes and times of its files, without hashing their contents.
     """
 
     scale: Scale = "toy"
