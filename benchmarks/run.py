@@ -4,6 +4,7 @@
     python benchmarks/run.py setup           install into an empty environment (downloads some GB)
     python benchmarks/run.py cost            every method's step relative to MAE's, in time and in FLOPs
     python benchmarks/run.py data            planning on a million files (5 GB of disk)
+    python benchmarks/run.py store           commands on stores of 10,000 and 100,000 runs (3 GB of disk)
     python benchmarks/run.py step --repeat 5
 
 Absolute times hold for this machine at this moment; shares and ratios can be compared between machines.
@@ -13,6 +14,7 @@ Repeated measurements are shown as median (minimum to maximum).
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import statistics
@@ -100,12 +102,91 @@ def bench_data(repeat: int) -> None:
         command += ["--data", f"imagenet={folder}/imagenet"]
         places = {"MIMBENCH_HOME": folder, "MIMBENCH_CACHE": f"{folder}/cache"}
         for name in ("first", *["again"] * repeat):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            wall = timed(command, **places)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            peak = after.ru_maxrss / 2**20
-            print(f"plan, {name:<15} {cpu:.1f} s of CPU, {wall:.1f} s; {peak:.2f} GiB at most")
+            seconds = cpu(command, **places)
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+            print(f"plan, {name:<15} {seconds:.1f} s of CPU; {peak:.2f} GiB at most")
+
+
+def cpu(command: list[str], **environment: str) -> float:
+    """Run a command; returns its seconds of processor time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    timed(command, **environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def bench_store(repeat: int) -> None:
+    """Commands on stores of many finished runs: the first time, and again, when their index is there."""
+    commands = {
+        "list": ["runs", "list"],
+        "export": ["runs", "export", "-"],
+        "gc --dry-run": ["runs", "gc", "--dry-run"],
+        "plan dtm": ["plan", "dtm"],
+        "reproduce-table dtm --scale smoke": ["reproduce-table", "dtm", "--scale", "smoke"],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"MIMBENCH_HOME": folder, "MIMBENCH_CACHE": f"{folder}/cache"}
+        for command in commands.values():
+            timed([*MIMBENCH, *command], **places)
+        for count in (0, 10_000, 100_000):
+            if count:
+                fill_store(Path(folder, "runs"), count)
+                time.sleep(3)  # so that the files count as settled
+            first = cpu([*MIMBENCH, *commands["list"]], **places)
+            print(f"{count:,} runs: list, first  {first:.2f} s of CPU")
+            for name, command in commands.items():
+                again = [cpu([*MIMBENCH, *command], **places) for _ in range(repeat)]
+                print(f"{count:,} runs: {name}, again  {spread(again, 's of CPU')}")
+
+
+def fill_store(root: Path, count: int) -> None:
+    """Write `count` finished runs of every table's toy recipes, with seeds from 1000 on."""
+    import itertools
+    from dataclasses import replace
+    from unittest import mock
+
+    from mimbench.atomic import digest
+    from mimbench.catalog import Catalog
+    from mimbench.plan.datasets import Everything
+    from mimbench.plan.planner import Planner
+    from mimbench.plan.request import Request
+    from mimbench.store import records
+    from mimbench.store.fingerprint import run_fingerprint
+    from mimbench.store.runs import RunStore
+    from mimbench.store.spec import canonical_json
+    from mimbench.table import spec as tables
+
+    nodes = {}
+    for method, table in tables.list_tables():
+        found, request = tables.load(method, table), Request(scale="toy", seeds=1)
+        planner = Planner(Catalog(None), RunStore(root / ".none"), Everything(), request)
+        nodes |= planner.table(found.rows, found.columns, table).nodes
+    written, lineages = 0, {}
+    for seed in itertools.count(1000):
+        keys: dict[str, str] = {}
+        for key, node in nodes.items():
+            parents = {role: keys[parent] for role, parent in node.spec.parents.items()}
+            spec = replace(node.spec, seed=seed, parents=parents)
+            keys[key], written = spec.key, written + 1
+            place = root / spec.folder
+            place.mkdir(parents=True, exist_ok=True)
+            values = {"top1": seed % 100, "top5": 99.0} if spec.stage == "downstream" else {"loss": 0.5}
+            status = records.Status("done", 100, 100, seconds=60.0, time=time.time(), host="benchmark")
+            texts = {
+                "spec": {**spec.as_dict(), "key": spec.key},
+                "inputs": {"data": {"imagenet": "/data"}, "weights": {}, "options": {}},
+                "status": records.STATUS.dump_python(status, mode="json"),
+                "env": {"python": "3.11"},
+            }
+            for name, text in texts.items():
+                Path(place, f"{name}.json").write_text(json.dumps(text, indent=2, sort_keys=True))
+            source = run_fingerprint(spec.stage, spec.name, adopted=spec.adopted)
+            above = {role: lineages[parent] for role, parent in parents.items()}
+            lineages[spec.key] = digest(canonical_json([source, above])) if above else source
+            with mock.patch("os.fsync"):
+                records.write_result(place, records.Result(values, source, above))
+            if written == count:
+                return
 
 
 def bench_step(repeat: int) -> None:
@@ -261,6 +342,7 @@ PARTS: dict[str, Callable[[int], None]] = {
     "help": bench_help,
     "table": bench_table,
     "data": bench_data,
+    "store": bench_store,
     "step": bench_step,
     "cost": bench_cost,
 }

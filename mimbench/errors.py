@@ -84,6 +84,9 @@ def visible(text: str, *, lines: bool = False) -> str:
         lines: keep line feeds and tabs.
     """
 
+    if text.isprintable():  # nearly every text
+        return text
+
     def written(found: re.Match[str]) -> str:
         keep = lines and found[0] in "\n\t"
         return found[0] if keep else found[0].encode("unicode_escape").decode()

@@ -28,4 +28,4 @@ class TextConsole(Console):
 
 def as_text(text: str) -> str:
     """`visible`, with line feeds and tabs kept."""
-    return text if text.isprintable() else visible(text, lines=True)
+    return visible(text, lines=True)

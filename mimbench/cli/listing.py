@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -27,12 +28,15 @@ class ListConsole(TextConsole):
     def print(self, *objects: Any, **options: Any) -> None:
         for thing in objects:
             if isinstance(thing, Table) and self.plain:
-                lines = Text("\n".join(plain_lines(thing)))
-                super().print(lines, highlight=False, soft_wrap=True)
+                self.print_lines(plain_lines(thing))
             elif isinstance(thing, Table):
                 super().print(in_our_look(thing), **options)
             else:
                 super().print(thing, **{**options, "soft_wrap": self.plain})
+
+    def print_lines(self, lines: Iterable[str]) -> None:
+        """Print lines without style, as they are: many of them in a moment."""
+        self.file.write("".join(f"{line}\n" for line in lines))
 
 
 def list_console(plain: bool = False) -> ListConsole:
@@ -64,12 +68,23 @@ def stack(first: object, *below: object) -> Text:
 
 def plain_lines(table: Table) -> list[str]:
     """A table's head and rows as aligned columns. Commas join the lines of a cell."""
-    columns = [[_flat(column.header), *map(_flat, column.cells)] for column in table.columns]
-    widths = [max(map(cell_len, column)) for column in columns]
-    rows = zip(*columns, strict=True)
-    return [GAP.join(map(set_cell_size, row, widths)).rstrip() for row in rows]
+    return aligned([[_flat(column.header), *map(_flat, column.cells)] for column in table.columns])
+
+
+def aligned(columns: Iterable[Sequence[str]]) -> list[str]:
+    """The rows of columns of text, with each column as wide as its widest cell."""
+    padded = []
+    for column in columns:
+        is_ascii = "".join(column).isascii()
+        width = max(map(len if is_ascii else cell_len, column))
+        padded.append([set_cell_size(text, width) if not is_ascii else text.ljust(width) for text in column])
+    return [GAP.join(row).rstrip() for row in zip(*padded, strict=True)]
+
+
+def flat(*lines: str) -> str:
+    """The lines of a cell as one."""
+    return ", ".join(as_text(line.strip()) for line in lines if line.strip()) or EMPTY
 
 
 def _flat(thing: Any) -> str:
-    text = as_text(thing.plain if isinstance(thing, Text) else str(thing))
-    return ", ".join(line.strip() for line in text.splitlines() if line.strip()) or EMPTY
+    return flat(*as_text(thing.plain if isinstance(thing, Text) else str(thing)).splitlines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 runs = add_group("runs", "The runs that have been computed, and their upkeep.", LOOK)
 
+MANY = 500  # runs: a list of more has plain lines on a terminal too, since a styled one takes seconds
 RUN = "A run's name or key, or the beginning of either."
 TablesFilter = Annotated[
     list[str] | None,
@@ -125,11 +127,14 @@ def list_runs(
 
         return print_json(describe.runs(found))
     from mimbench.cli.listing import list_console
-    from mimbench.cli.show import runs_table
+    from mimbench.cli.show import runs_lines, runs_table
 
     if found:
         console = list_console(plain)
-        console.print(runs_table(found, console))
+        if console.plain or len(found) > MANY:
+            console.print_lines(runs_lines(found))
+        else:
+            console.print(runs_table(found, console))
         _tell_damage(found)
     else:
         _explain_nothing(filtered=any((table, scale, method, task, state, stage, seed)))
@@ -147,11 +152,12 @@ def show_run(
     from mimbench.commands.list_runs import Reader
     from mimbench.commands.workspace import read_catalog
     from mimbench.plan.names import find_run
+    from mimbench.store.index import snapshot
     from mimbench.store.runs import RunStore
 
     store = RunStore(paths.runs())
     folder = find_run(store, run)
-    reader = Reader(store, read_catalog(make_notices()))
+    reader = Reader(snapshot(store), read_catalog(make_notices()))
     listed, children = reader.read(folder), reader.children(folder)
     if as_json:
         from mimbench.commands import describe
@@ -230,6 +236,7 @@ def remove_runs(
     from mimbench import paths
     from mimbench.commands.remove import dependants, megabytes, size
     from mimbench.plan.names import find_run
+    from mimbench.store.index import snapshot
     from mimbench.store.runs import RunStore
 
     store = RunStore(paths.runs())
@@ -241,7 +248,7 @@ def remove_runs(
     sizes = {folder.path: size(folder.path) for folder in folders}
     for folder in folders:
         typer.echo(f"to delete: {folder.path.name} ({megabytes(sizes[folder.path])})")
-    if children := dependants(store, folders):
+    if children := dependants(snapshot(store), folders):
         typer.echo(f"{counted(children, 'run')} in the store started from these; the numbers stay:")
         for child in children[:10]:
             typer.echo(f"  {child.path.name}")
@@ -263,10 +270,12 @@ def collect(
     from mimbench.commands.gc import unreferenced
     from mimbench.commands.remove import megabytes, size
     from mimbench.commands.workspace import read_catalog
+    from mimbench.store.index import snapshot
     from mimbench.store.runs import RunStore
 
+    gc.disable()  # as for lists
     store = RunStore(paths.runs())
-    folders = unreferenced(store, read_catalog(make_notices()))
+    folders = unreferenced(snapshot(store), read_catalog(make_notices()))
     leftovers = store.leftovers()
     if paths.old_cache().is_dir():
         leftovers.append(paths.old_cache())
@@ -296,10 +305,12 @@ def _select(sort: str, **given: list[Any] | None) -> list[Listed]:
     from mimbench import paths
     from mimbench.commands.list_runs import Filters, list_runs
     from mimbench.commands.workspace import read_catalog
+    from mimbench.store.index import snapshot
     from mimbench.store.runs import RunStore
 
+    gc.disable()  # nothing here is garbage, and to look for it takes a fifth of the time of a long list
     filters = Filters(**{name: tuple(values or ()) for name, values in given.items()})
-    return list_runs(RunStore(paths.runs()), read_catalog(make_notices()), filters, sort)
+    return list_runs(snapshot(RunStore(paths.runs())), read_catalog(make_notices()), filters, sort)
 
 
 def _explain_nothing(*, filtered: bool) -> None:
@@ -322,7 +333,7 @@ def counted(things: list[Any], name: str) -> str:
 
 
 def _remove(store: Any, folder: Any) -> None:
-    from mimbench.store.folder import RunLocked
+    from mimbench.store.lock import RunLocked
 
     try:
         store.remove(folder)

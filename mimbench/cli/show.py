@@ -10,13 +10,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from mimbench.cli.console import TextConsole
-from mimbench.cli.listing import ListConsole, cell, is_roomy, stack
+from mimbench.cli.listing import ListConsole, aligned, cell, flat, is_roomy, stack
 from mimbench.commands.list_runs import Listed
 from mimbench.commands.remove import megabytes, size
 from mimbench.plan.show import duration
 from mimbench.store.folder import RunFolder
 from mimbench.store.spec import canonical_json
 
+COLUMNS = ("key", "run", "scale", "changes", "seed", "state", "when", "time", "result")
 STYLES = {
     "done": "green",
     "stale": "magenta",
@@ -39,20 +40,36 @@ def runs_table(found: Sequence[Listed], console: ListConsole) -> Table:
     shown = [key, run, scale, changes, seed, state, when, took, result]
     table = Table(*(column for column in shown if roomy or column not in (changes, when, took)))
     for listed in found:
-        changed = " ".join(listed.changed())
-        cells = {
-            "key": cell(listed.key),
-            "run": cell(listed.subject) if roomy else stack(listed.subject, changed),
-            "scale": cell(listed.scale),
-            "changes": cell(changed),
-            "seed": cell("" if listed.spec is None else listed.spec.seed),
-            "state": cell(listed.state, style=STYLES.get(listed.state, "")),
-            "when": cell(time.strftime("%Y-%m-%d %H:%M", time.localtime(listed.updated))),
-            "time": cell(duration(listed.seconds)),
-            "result": cell(*outcome(listed)),
-        }
+        lines = dict(zip(COLUMNS, _cells(listed), strict=True))
+        cells = {name: cell(*each) for name, each in lines.items()}
+        cells["state"] = cell(*lines["state"], style=STYLES.get(listed.state, ""))
+        if not roomy:
+            cells["run"] = stack(*lines["run"], *lines["changes"])
         table.add_row(*(cells[str(column.header)] for column in table.columns))
     return table
+
+
+def runs_lines(found: Sequence[Listed]) -> list[str]:
+    """The runs as plain lines with aligned columns."""
+    columns = zip(*map(_cells, found), strict=True)
+    return aligned(
+        [name, *(flat(*lines) for lines in column)] for name, column in zip(COLUMNS, columns, strict=True)
+    )
+
+
+def _cells(listed: Listed) -> Sequence[Sequence[str]]:
+    """The lines of each cell of a run's row, by COLUMNS."""
+    return (
+        (listed.key,),
+        (listed.subject,),
+        (listed.scale,),
+        (" ".join(listed.changed()),),
+        ("" if listed.spec is None else str(listed.spec.seed),),
+        (listed.state,),
+        (time.strftime("%Y-%m-%d %H:%M", time.localtime(listed.updated)),),
+        (duration(listed.seconds),),
+        outcome(listed),
+    )
 
 
 def outcome(listed: Listed) -> list[str]:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from mimbench import discovery
+from mimbench.atomic import digest
 from mimbench.catalog import Catalog
 from mimbench.errors import RunFailed
 from mimbench.plan.datasets import Everything
-from mimbench.plan.graph import Node
 from mimbench.plan.planner import Planner
+from mimbench.plan.recipes import Recipes
 from mimbench.plan.request import Request
 from mimbench.recipe import Scale
-from mimbench.store.folder import RunFolder
+from mimbench.store.folder import RunFolder, Store
 from mimbench.store.runs import RunStore
-from mimbench.store.spec import canonical_json
+from mimbench.store.spec import PerRecipe, RunSpec, canonical_json
 from mimbench.table import spec as tables
 
 
-def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
+def unreferenced(store: Store, catalog: Catalog) -> list[RunFolder]:
     """Runs whose recipe is in no table today, at any scale; seed and data do not matter.
 
     A row that a table leaves out at a scale still counts: somebody may have run it alone. A run whose parent
@@ -32,17 +32,24 @@ def unreferenced(store: RunStore, catalog: Catalog) -> list[RunFolder]:
 
 
 def referenced(
-    store: RunStore, catalog: Catalog, names: Iterable[tuple[str, str]], *, orphans: bool = False
+    store: Store, catalog: Catalog, names: Iterable[tuple[str, str]], *, orphans: bool = False
 ) -> list[RunFolder]:
     """Runs whose recipe is in one of the tables today, at any scale; seed and data do not matter.
 
     Args:
         names: (method, table) of each table. orphans: include runs whose parent or plug-in is gone.
     """
+    text_of = PerRecipe(canonical_json)
     wanted = _signatures(catalog, RunStore(store.root / ".none"), names)
+    known: dict[Path, str | None] = {}
 
     def is_wanted(folder: RunFolder) -> str | None:
         """The run's signature if a table has it, else None; empty for an orphan that is included."""
+        if folder.path not in known:
+            known[folder.path] = signature_of(folder)
+        return known[folder.path]
+
+    def signature_of(folder: RunFolder) -> str | None:
         parents = {}
         try:
             spec = folder.spec
@@ -58,7 +65,7 @@ def referenced(
             if signature is None:
                 return None
             parents[role] = signature
-        signature = _signature(folder, parents)
+        signature = _signature(spec, parents, text_of)
         return signature if signature in wanted or "" in parents.values() else None
 
     return [folder for folder in store if is_wanted(folder) is not None]
@@ -71,19 +78,27 @@ def _signatures(catalog: Catalog, empty: RunStore, names: Iterable[tuple[str, st
     requests = [
         Request(scale=scale, weights=weights) for scale in get_args(Scale) for weights in ({}, loaded)
     ]
+    data = Everything()
+    recipes = {scale: Recipes(catalog, data, scale) for scale in get_args(Scale)}
+    text_of = PerRecipe(canonical_json)
     for method, table in names:
         spec = tables.load(method, table)
         for request in requests:
-            planner = Planner(catalog, empty, Everything(), request)
+            planner = Planner(catalog, empty, data, request, recipes[request.scale])
             plan = planner.table(spec.rows, spec.columns, f"tables/{method}/{table}.toml")
             signatures: dict[str, str] = {}
             for key, node in plan.nodes.items():
                 parents = {role: signatures[parent] for role, parent in node.spec.parents.items()}
-                signatures[key] = _signature(node, parents)
+                signatures[key] = _signature(node.spec, parents, text_of)
             found.update(signatures.values())
     return found
 
 
-def _signature(run: Node | RunFolder, parents: Mapping[str, str]) -> str:
-    spec = replace(run.spec, data={}, seed=0, parents=dict(parents), skip_corrupt=False)
-    return canonical_json(spec.as_dict())
+def _signature(spec: RunSpec, parents: Mapping[str, str], text_of: PerRecipe[str]) -> str:
+    """The digest of a run without its data and seed, and of the same of the runs that it starts from.
+
+    Args:
+        text_of: the JSON of a recipe.
+    """
+    above = " ".join(f"{role}={signature}" for role, signature in sorted(parents.items()))
+    return digest(f"{spec.stage} {spec.name} {spec.arch} {above} {text_of(spec.recipe)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from mimbench import discovery
@@ -14,15 +13,16 @@ from mimbench.commands.remove import dependants
 from mimbench.errors import RunFailed, UserError
 from mimbench.recipe import SCALES
 from mimbench.store.export import STATES, method_of, state, subject
-from mimbench.store.folder import UNREADABLE, RunFolder
+from mimbench.store.folder import UNREADABLE, RunFolder, Store
 from mimbench.store.records import Result, impossible, remedy
-from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec, Stage, canonical_json
 
 if TYPE_CHECKING:
     from mimbench.plan.names import Kind
 
 SORTS = ("newest", "oldest", "name")
+Compared = tuple[str, dict[str, Any], tuple[str, ...]]
+"""Of a run: its scale, its changes, and these as `name=value`."""
 PREFIX = "weights "  # of the data role that a loaded checkpoint has in a run's spec
 
 
@@ -35,6 +35,7 @@ class Listed:
         changes: fields that differ from the card's own recipe at that scale, by their --set names
             (`mask_ratio` of the pretraining, `segmentation.epochs`, `clip.epochs`). A table's row or the user
             changed them, or the recipe has changed since. Includes the changes of the runs it starts from.
+        settings: the changes as `name=value`.
         weights: names of the methods loaded with --weights, for this run or one that it starts from.
         updated: time of the last heartbeat, in seconds since 1970.
         damage: which of its files are damaged, and what to do about it.
@@ -48,6 +49,7 @@ class Listed:
     scale: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     updated: float = 0.0
     seconds: float = 0.0
     step: int = 0
@@ -67,9 +69,7 @@ class Listed:
 
     def changed(self) -> list[str]:
         """The changes in the form of the options: `mask_ratio=0.5`, `weights mae`."""
-        settings = [f"{name}={value if isinstance(value, str) else canonical_json(value)}"
-                    for name, value in self.changes.items()]  # fmt: skip
-        return [*(f"weights {name}" for name in self.weights), *settings]
+        return [*(f"weights {name}" for name in self.weights), *self.settings]
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Filters:
     seeds: tuple[int, ...] = ()
 
 
-def list_runs(store: RunStore, catalog: Catalog, filters: Filters, sort: str = "newest") -> list[Listed]:
-    """The runs that pass the filters, sorted.
+def list_runs(store: Store, catalog: Catalog, filters: Filters, sort: str = "newest") -> list[Listed]:
+    """The runs that pass the filters, sorted; a snapshot of the store is the fast way.
 
     Raises:
         UserError: an unknown value of a filter, or an unknown order.
@@ -185,10 +185,10 @@ def _passes(run: Listed, filters: Filters, members: set[str] | None) -> bool:
 class Reader:
     """Reads a store's runs. A run does not record its scale: a comparison with today's recipes finds it."""
 
-    def __init__(self, store: RunStore, catalog: Catalog) -> None:
+    def __init__(self, store: Store, catalog: Catalog) -> None:
         self.catalog, self.folders = catalog, list(store)
         self._by_key = {folder.spec.key: folder for folder in self.folders if _is_readable(folder)}
-        self._differences: dict[Path, dict[str, dict[str, Any]]] = {}
+        self._known: dict[tuple[tuple[str, int], ...], Compared] = {}
 
     @property
     def specs(self) -> list[RunSpec]:
@@ -216,12 +216,7 @@ class Reader:
         if not _is_readable(folder):
             return Listed(**known)
         lineage = self._lineage(folder)
-        scale = self._scale(lineage)
-        changes: dict[str, Any] = {}
-        for run in lineage:
-            prefix = "" if run is _own_pretraining(lineage) else f"{run.spec.name}."
-            found = self._differs(run).get(scale, {})
-            changes |= {f"{prefix}{name}": value for name, value in found.items()}
+        scale, changes, settings = self._compared(lineage)
         weights = dict.fromkeys(name for run in lineage for name in _given(run.spec))
         return Listed(
             **known,
@@ -230,6 +225,7 @@ class Reader:
             scale=scale,
             changes=changes,
             weights=tuple(weights),
+            settings=settings,
         )
 
     def children(self, folder: RunFolder) -> list[RunFolder]:
@@ -241,22 +237,31 @@ class Reader:
         parents = [self._by_key.get(key) for key in folder.spec.parents.values()]
         return [folder, *(above for parent in parents if parent for above in self._lineage(parent))]
 
-    def _scale(self, lineage: list[RunFolder]) -> str:
-        """The scale at which the recipes of a run and its parents differ least from today's recipes."""
-        found = [self._differs(run) for run in lineage]
-        shared = [scale for scale in SCALES if all(scale in differences for differences in found)]
-        counts = {scale: sum(len(differences[scale]) for differences in found) for scale in shared}
-        return min(shared, default="", key=counts.__getitem__)
+    def _compared(self, lineage: list[RunFolder]) -> Compared:
+        """The scale of a run, and the changes at it of the run and those that it starts from.
+
+        Runs with the same recipes, as those of several seeds, are compared once.
+        """
+        kind = tuple((run.path.name.rpartition("-")[0], id(run.spec.recipe)) for run in lineage)
+        if kind not in self._known:
+            differences = [self._differs(run) for run in lineage]
+            scale, own = _scale(differences), _own_pretraining(lineage)
+            changes: dict[str, Any] = {}
+            for run, by_scale in zip(lineage, differences, strict=True):
+                prefix = "" if run is own else f"{run.spec.name}."
+                changes |= {f"{prefix}{name}": value for name, value in by_scale.get(scale, {}).items()}
+            settings = (f"{name}={value if isinstance(value, str) else canonical_json(value)}"
+                        for name, value in changes.items())  # fmt: skip
+            self._known[kind] = scale, changes, tuple(settings)
+        return self._known[kind]
 
     def _differs(self, run: RunFolder) -> dict[str, dict[str, Any]]:
         """By scale, the fields whose values differ from the card's own recipe."""
-        if run.path not in self._differences:
-            values = run.spec.recipe.items()
-            self._differences[run.path] = {
-                scale: {name: value for name, value in values if name in recipe and value != recipe[name]}
-                for scale, recipe in self._recipes(run.spec).items()
-            }
-        return self._differences[run.path]
+        values = run.spec.recipe.items()
+        return {
+            scale: {name: value for name, value in values if name in recipe and value != recipe[name]}
+            for scale, recipe in self._recipes(run.spec).items()
+        }
 
     def _recipes(self, spec: RunSpec) -> dict[str, dict[str, Any]]:
         """By scale, the run's recipe without changes; for a task, with the method's own transfer values."""
@@ -273,6 +278,13 @@ class Reader:
                 for _, change in groups:
                     recipes.get(scale, {}).update(change)
         return recipes
+
+
+def _scale(differences: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    """The scale at which the recipes of a run and its parents differ least from today's recipes."""
+    shared = [scale for scale in SCALES if all(scale in each for each in differences)]
+    counts = {scale: sum(len(each[scale]) for each in differences) for scale in shared}
+    return min(shared, default="", key=counts.__getitem__)
 
 
 def no_percentage(folder: RunFolder, result: Result, catalog: Catalog) -> str:

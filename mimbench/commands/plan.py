@@ -16,7 +16,7 @@ from mimbench.plan.ledger import SHAPE
 from mimbench.plan.names import load_table
 from mimbench.plan.planner import Planner
 from mimbench.plan.proposals import proposing
-from mimbench.plan.recipes import MISSPELT
+from mimbench.plan.recipes import MISSPELT, Recipes
 from mimbench.plan.request import Request, check
 from mimbench.store.runs import RunStore
 from mimbench.table import aggregate, reported
@@ -55,7 +55,8 @@ def plan_tables(
     data = dataset(request, catalog)
 
     def build(request: Request) -> dict[tuple[str, str], Plan]:
-        planners = {name: Planner(catalog, store, data, request) for name in specs}
+        recipes = Recipes(catalog, data, request.scale)
+        planners = {name: Planner(catalog, store, data, request, recipes) for name in specs}
         plans = {}
         for (method, table), spec in specs.items():
             where = f"tables/{method}/{table}.toml"

@@ -16,10 +16,11 @@ def dependants(store: Iterable[RunFolder], folders: Sequence[RunFolder]) -> list
     keys = {key for folder in folders if (key := _key(folder))}
     left = [(folder, _parents(folder)) for folder in store if folder.path not in known]
     found: list[RunFolder] = []
-    while more := [folder for folder, parents in left if parents & keys]:
+    while keys:
+        more = [folder for folder, parents in left if parents & keys]
+        left = [(folder, parents) for folder, parents in left if not parents & keys]
         found += more
         keys = {key for folder in more if (key := _key(folder))}
-        left = [(folder, parents) for folder, parents in left if folder not in more]
     return found
 
 

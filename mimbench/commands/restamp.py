@@ -24,7 +24,8 @@ from mimbench.atomic import read_json
 from mimbench.errors import RunFailed, UserError, visible
 from mimbench.execute import worker
 from mimbench.execute.machine import environment
-from mimbench.store.folder import RunFolder, RunLocked
+from mimbench.store.folder import RunFolder
+from mimbench.store.lock import RunLocked
 from mimbench.store.records import (
     ARTEFACTS,
     RESULT_SCHEMA,

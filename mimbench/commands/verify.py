@@ -13,7 +13,8 @@ from mimbench.commands.list_runs import no_percentage
 from mimbench.commands.remove import size
 from mimbench.errors import UserError
 from mimbench.store import checkpoints, records
-from mimbench.store.folder import RESULTS, RunFolder, RunLocked
+from mimbench.store.folder import RESULTS, RunFolder
+from mimbench.store.lock import RunLocked
 from mimbench.store.records import Damaged, Newer
 from mimbench.store.runs import RunStore
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -17,6 +19,43 @@ from mimbench.data.decode import CorruptImage, decode
 from mimbench.errors import UserError
 
 CACHE_BYTES = 2**30  # decoded images kept in memory
+
+
+class Samples(Sequence[tuple[Path, int]]):
+    """The path and the label of each image, packed: a pair of objects would take 400 bytes an image.
+
+    Args:
+        root: the dataset's folder. files: relative to it, with `/`. labels: class name to label.
+    """
+
+    def __init__(self, root: Path, files: Iterable[str], labels: Mapping[str, int]) -> None:
+        self.root = root
+        names, ends, found = bytearray(), array("q", [0]), array("i")
+        for file in files:
+            names += os.fsencode(file)
+            ends.append(len(names))
+            found.append(labels[file.split("/")[1]])
+        self._names, self._ends = bytes(names), np.array(ends)
+        self.labels = np.array(found, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        """The image's path relative to the root."""
+        return os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Path, int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Path, int]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[Path, int] | list[tuple[Path, int]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]  # raises IndexError
+        return self.root / self.name(place), int(self.labels[place])
 
 
 class ImageFolder:
@@ -43,15 +82,14 @@ class ImageFolder:
         for problem in imagenet.layout(self.root, splits):
             raise UserError("data folder", problem.entry, remedy=problem.message)
         self.classes = imagenet.class_folders(self.root / splits[0])
-        files = imagenet.listed(self.root) if labelled and split == "train" else None
+        files: Iterable[str] | None = imagenet.listed(self.root) if labelled and split == "train" else None
         if files is None:
-            files = [
+            files = (
                 f"{split}/{name}/{image}"
                 for name in imagenet.class_folders(self.root / split)
                 for image in imagenet.image_names(self.root / split / name)
-            ]
-        labels = {name: label for label, name in enumerate(self.classes)}
-        self.samples = [(self.root / file, labels[file.split("/")[1]]) for file in files]
+            )
+        self.samples = self._packed(files)
         self._cache: dict[int, Image.Image] = {}
         self._cache_room = CACHE_BYTES
         self.skipped: list[str] = []
@@ -74,7 +112,10 @@ class ImageFolder:
 
     def name(self, index: int) -> str:
         """The image's path relative to the root, as captions.json has it."""
-        return self.samples[index][0].relative_to(self.root).as_posix()
+        return self.samples.name(index)
+
+    def _packed(self, files: Iterable[str]) -> Samples:
+        return Samples(self.root, files, {name: label for label, name in enumerate(self.classes)})
 
     def _leave_out_corrupt(self) -> None:
         def readable(sample: tuple[Path, int]) -> bool:
@@ -87,8 +128,8 @@ class ImageFolder:
         with ThreadPoolExecutor() as pool:
             kept = list(pool.map(readable, self.samples))
         self.skipped = [self.name(index) for index, good in enumerate(kept) if not good]
-        self.samples = [sample for sample, good in zip(self.samples, kept, strict=True) if good]
-        if not self.samples:
+        self.samples = self._packed(self.name(index) for index, good in enumerate(kept) if good)
+        if not len(self):
             raise UserError(
                 "data folder", str(self.root / self.split), remedy="No image in it can be decoded."
             )

@@ -28,7 +28,8 @@ from mimbench.atomic import trouble
 from mimbench.errors import RunFailed, UserError, visible
 from mimbench.execute import inputs
 from mimbench.execute.machine import environment
-from mimbench.store.folder import RunFolder, RunLocked
+from mimbench.store.folder import RunFolder
+from mimbench.store.lock import RunLocked
 from mimbench.store.runs import RunStore
 
 ALIVE_SECONDS = 2.0  # between two signs of life

@@ -11,6 +11,7 @@ from statistics import median
 from mimbench.errors import RunFailed
 from mimbench.plan.graph import Node, Plan
 from mimbench.store.folder import RunFolder
+from mimbench.store.index import snapshot
 from mimbench.store.runs import RunStore
 
 Kind = tuple[str, str, str]
@@ -129,7 +130,7 @@ def history(plan: Plan, store: RunStore) -> list[Timed]:
         like.setdefault(node.spec.folder.rpartition("-")[0], node)
     here: list[Timed] = []
     elsewhere: list[Timed] = []
-    for folder in store:
+    for folder in snapshot(store):
         known = like.get(folder.path.name.rpartition("-")[0])
         if known is None:
             continue

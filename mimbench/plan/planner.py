@@ -25,12 +25,20 @@ class Planner:
 
     Args:
         data: where the runs' data and checkpoints are; `Everything` plans as if all of them were given.
+        recipes: those of other planners with the same catalog, data and scale, so that all share them.
     """
 
-    def __init__(self, catalog: Catalog, store: RunStore, data: Source, request: Request) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: RunStore,
+        data: Source,
+        request: Request,
+        recipes: Recipes | None = None,
+    ) -> None:
         self.catalog, self.store, self.data, self.request = catalog, store, data, request
         self.plan = Plan()
-        self.recipes = Recipes(catalog, data, request.scale)
+        self.recipes = recipes or Recipes(catalog, data, request.scale)
         self.ledger = Ledger(request, self.recipes)
 
     def table(self, rows: Iterable[Row], columns: Iterable[Column], where: str) -> Plan:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import functools
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mimbench.atomic import naming
 from mimbench.errors import RunFailed, UserError, spreadsheet
 from mimbench.store.folder import RunFolder
 from mimbench.store.records import Damaged
+from mimbench.store.spec import PerRecipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,18 +68,37 @@ def export(
             raise UserError("FILE", str(file), remedy="Its name must end in .csv or .json.")
         if not file.parent.is_dir():
             raise UserError("FILE", str(file), remedy=f"There is no folder {file.parent}.")
-    table = frame(runs, extra)
-    target = sys.stdout if file is None else file
+    lines = list(_lines(runs, extra or {}))
+    write = _write_json if form == "json" else _write_csv
     with naming(file or Path("standard output")):
-        if form == "json":
-            table.reset_index().to_json(target, orient="records", indent=2)
+        if file is None:
+            write(lines, sys.stdout)
         else:
-            table.map(_cell).to_csv(target)
-    return len(table)
+            with open(file, "w", encoding="utf-8", newline="") as target:
+                write(lines, target)
+    return len(lines)
 
 
-def _cell(value: Any) -> Any:
-    return spreadsheet(value) if isinstance(value, str) else value
+def _columns(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns of all lines, each once, in the order in which they come up."""
+    kinds = dict.fromkeys(tuple(line) for line in lines)
+    return list(dict.fromkeys(name for kind in kinds for name in kind)) or ["run"]
+
+
+def _write_csv(lines: list[dict[str, Any]], target: TextIO) -> None:
+    columns, shown = _columns(lines), functools.cache(spreadsheet)
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(map(shown, columns))
+    for line in lines:
+        values = map(line.get, columns)
+        writer.writerow([shown(value) if type(value) is str else value for value in values])
+
+
+def _write_json(lines: list[dict[str, Any]], target: TextIO) -> None:
+    """One run a line; a value that a run does not have is null."""
+    columns = _columns(lines)
+    records = (json.dumps({name: line.get(name) for name in columns}) for line in lines)
+    target.write("[\n" + ",\n".join(records) + "\n]\n" if lines else "[]\n")
 
 
 def state(folder: RunFolder) -> str:
@@ -109,6 +132,7 @@ def method_of(folder: RunFolder) -> str | None:
 
 
 def _lines(runs: Iterable[RunFolder], extra: Extra) -> Iterator[dict[str, Any]]:
+    recipe_columns = PerRecipe(lambda recipe: {f"recipe.{field}": value for field, value in recipe.items()})
     for folder in runs:
         try:
             spec, result = folder.spec, folder.result
@@ -129,7 +153,7 @@ def _lines(runs: Iterable[RunFolder], extra: Extra) -> Iterator[dict[str, Any]]:
             "seconds": status.seconds if status.state else None,
             **{f"parent.{role}": parent.path.name for role, parent in parents.items() if parent},
             **{f"data.{role}": fingerprint for role, fingerprint in spec.data.items()},
-            **{f"recipe.{field}": value for field, value in spec.recipe.items()},
+            **recipe_columns(spec.recipe),
             **{f"metric.{name}": value for name, value in (result.metrics if result else {}).items()},
         }
         if result and result.restamped:

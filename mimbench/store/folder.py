@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import math
 import os
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
-
-from filelock import FileLock, Timeout
+from typing import Any, BinaryIO, Literal
 
 from mimbench.atomic import append_line, digest, read_json, sha256, write_json, write_text
 from mimbench.errors import RunFailed, UserError
 from mimbench.store import checkpoints, records
 from mimbench.store.checkpoints import Origin
 from mimbench.store.fingerprint import run_fingerprint
+from mimbench.store.lock import RunLock
 from mimbench.store.records import (
     ARTEFACTS,
     Damaged,
@@ -45,16 +43,25 @@ Outcome = Literal["missing", "running", "failed", "done", "stale", "damaged", "e
 UNREADABLE = ("damaged", "edited")  # outcomes of runs whose numbers are not shown
 
 
-class RunLocked(Exception):
-    """Another process computes this run."""
+class Store(ABC):
+    """Runs by their keys: where a folder finds its parents."""
 
+    root: Path
 
-class Store(Protocol):
-    """Where a folder finds its parents."""
+    @abstractmethod
+    def get(self, key: str) -> RunFolder | None:
+        """The run with this key; None if there is none."""
 
-    def get(self, key: str) -> RunFolder | None: ...
+    def folder(self, key: str) -> RunFolder:
+        """The run with this key. Raises UserError if there is none."""
+        folder = self.get(key)
+        if folder is None:
+            raise UserError("run", key, remedy="`mimbench runs list` shows the runs there are.")
+        return folder
 
-    def folder(self, key: str) -> RunFolder: ...
+    @abstractmethod
+    def __iter__(self) -> Iterator[RunFolder]:
+        """Every run, also those that cannot be read, by the names of their folders."""
 
 
 class RunFolder:
@@ -70,7 +77,6 @@ class RunFolder:
         self.details: dict[str, Any] = {}
         self._beat = 0.0
         self._code: tuple[str, Lineages] | None = None  # source and lineages when the run began
-        self._lock = FileLock(path / ".lock", mode=0o644)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -193,35 +199,17 @@ class RunFolder:
             for path, why in parent.damaged_artefacts().items():
                 raise Damaged(f"{path} is damaged ({why}): {remedy(parent.path)}")
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Lock the run. The lock ends with the process, even if that is killed.
+    @cached_property
+    def _lock(self) -> RunLock:
+        return RunLock(self.path)
 
-        Raises:
-            RunLocked: another process holds it.
-        """
-        try:
-            with self._lock.acquire(timeout=0):
-                yield
-        except Timeout:
-            raise RunLocked(self.path.name) from None
+    def lock(self) -> AbstractContextManager[None]:
+        """Lock the run. Raises RunLocked if another process computes it."""
+        return self._lock.hold()
 
     def is_locked(self) -> bool:
         """Whether some process computes this run right now."""
-        if self._lock.is_locked:
-            return True
-        if not (self.path / ".lock").exists():
-            return False
-        probe = FileLock(self.path / ".lock", mode=0o644)
-        try:
-            with probe.acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError as error:
-            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR):
-                raise
-        return _is_held(self.path / ".lock")
+        return self._lock.is_held()
 
     def outcome(self) -> Outcome:
         """missing (not done), running (locked), failed, done, stale (code or a parent changed), damaged (a
@@ -367,18 +355,6 @@ class RunFolder:
         at = {"time": now, "seconds": seconds, "pid": os.getpid(), "host": socket.gethostname()}
         self._beat = now
         records.write_status(self.path, replace(old, state=state, **{**at, **changes}))
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether another process holds a lock that this process cannot take, because it may not write there."""
-    descriptor = os.open(lock, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -141,6 +141,7 @@ ROUNDING = 1e-6  # percent
 
 RESULT, STATUS = TypeAdapter(Result), TypeAdapter(Status)
 INPUTS, SPEC = TypeAdapter(Inputs), TypeAdapter(RunSpec)
+RESTAMPS = TypeAdapter(tuple[Restamp, ...])
 
 
 def read_result(folder: Path) -> Result | None:

@@ -12,17 +12,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mimbench.atomic import abandoned, read_json, write_json
-from mimbench.errors import UserError
 from mimbench.store import checkpoints
-from mimbench.store.folder import Inputs, Outcome, RunFolder
+from mimbench.store.folder import Inputs, Outcome, RunFolder, Store
 from mimbench.store.records import Damaged, remedy
 from mimbench.store.spec import RunSpec
 
 FOLDER_NAME = re.compile(r"(teacher|pretrain|downstream)-.+-[0-9a-f]{8}")  # as RunSpec.folder makes it
+LEFTOVER = re.compile(rf"\..*\..*|trainer.*\.pt{re.escape(checkpoints.ASIDE)}.*")
+"""In a run's folder: temporary files of killed writers, and damaged checkpoints that were set aside."""
 SETTLED_SECONDS = 2.0  # some file systems round a folder's time of change this much
 
 
-class RunStore:
+class RunStore(Store):
     """All runs below one folder. Any number of processes may use it at once."""
 
     def __init__(self, root: Path) -> None:
@@ -53,8 +54,10 @@ class RunStore:
 
     def get(self, key: str) -> RunFolder | None:
         """The folder of a run by its key; None if there is none."""
-        self._refresh()
         found = self._by_key.get(key[:8])
+        if found is None or not found.is_dir():
+            self._refresh()
+            found = self._by_key.get(key[:8])
         return RunFolder(self, found) if found else None
 
     def _refresh(self) -> None:
@@ -67,27 +70,20 @@ class RunStore:
         if changed == self._seen:
             return
         age = time.time() - changed / 1e9
-        self._by_key = {path.name[-8:]: path for path in self._folders()}
+        self._by_key = {path.name[-8:]: path for path in self.places()}
         # A folder that is added within the same tick of the file system's clock would be missed.
         self._seen = changed if age > SETTLED_SECONDS else None
 
-    def _folders(self) -> list[Path]:
-        """Every folder with a run's name, in order."""
+    def places(self) -> list[Path]:
+        """Every folder with a run's name, in order; not each of them holds a run."""
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root) as entries:
             found = [each.name for each in entries if FOLDER_NAME.fullmatch(each.name) and _is_folder(each)]
             return [self.root / name for name in sorted(found)]
         return []
 
-    def folder(self, key: str) -> RunFolder:
-        """The folder of a run by its key. Raises UserError if there is none."""
-        folder = self.get(key)
-        if folder is None:
-            raise UserError("run", key, remedy="`mimbench runs list` shows the runs there are.")
-        return folder
-
     def named(self, text: str) -> list[RunFolder]:
         """The run whose folder has this name; otherwise those whose folder's name or key starts with it."""
-        folders = [RunFolder(self, path) for path in self._folders()]
+        folders = [RunFolder(self, path) for path in self.places()]
         exact = [f for f in folders if f.path.name == text]
         return exact or [f for f in folders if f.path.name.startswith(text) or _has_key(f, text)]
 
@@ -98,8 +94,8 @@ class RunStore:
 
     def __iter__(self) -> Iterator[RunFolder]:
         """Every run, including runs that lost their spec.json."""
-        for path in self._folders():
-            if (path / "spec.json").exists() or (path / "result.json").exists():
+        for path in self.places():
+            if os.path.exists(path / "spec.json") or os.path.exists(path / "result.json"):
                 yield RunFolder(self, path)
 
     def remove(self, folder: RunFolder) -> None:
@@ -118,15 +114,17 @@ class RunStore:
         runs, and folders without spec and result.
         """
         found = abandoned(self.root / ".cache")
-        for path in self._folders():
-            folder = RunFolder(self, path)
-            if not (path / "spec.json").exists() and not (path / "result.json").exists():
+        for path in self.places():
+            names = _names(path)
+            if not names & {"spec.json", "result.json"}:
                 found.append(path)
-            elif not folder.is_locked():
-                found += [file for file in sorted(path.glob(".*.*")) if file.is_file()]
-                found += sorted(path.glob(f"trainer*.pt{checkpoints.ASIDE}*"))
-                if _is_finished(folder):
-                    found += checkpoints.present(path)
+                continue
+            temporary = sorted(name for name in names if LEFTOVER.fullmatch(name))
+            kept = names.intersection(checkpoints.NAMES)
+            folder = RunFolder(self, path)
+            if (temporary or kept) and not folder.is_locked():
+                found += [path / name for name in temporary if not (path / name).is_dir()]
+                found += checkpoints.present(path) if kept and _is_finished(folder) else []
         return found
 
     def remove_leftovers(self, paths: list[Path]) -> None:
@@ -143,6 +141,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a loop of links
         return False
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:  # another process has removed it
+        return {"spec.json"}
 
 
 def _has_key(folder: RunFolder, text: str) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
+Value = TypeVar("Value")
 Stage = Literal["teacher", "pretrain", "downstream"]
 
 
@@ -74,3 +75,19 @@ class RunSpec:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class PerRecipe(Generic[Value]):
+    """What `make` gives for a recipe, made once for each recipe object: runs may share one."""
+
+    def __init__(self, make: Callable[[Mapping[str, Any]], Value]) -> None:
+        self.make = make
+        self._made: dict[
+            int, tuple[Mapping[str, Any], Value]
+        ] = {}  # with the recipe, so that its id stays its own
+
+    def __call__(self, recipe: Mapping[str, Any]) -> Value:
+        known = self._made.get(id(recipe))
+        if known is None:
+            known = self._made[id(recipe)] = recipe, self.make(recipe)
+        return known[1]

@@ -15,9 +15,11 @@ import pytest
 
 from mimbench.errors import RunFailed, UserError
 from mimbench.store import folder as store_module
+from mimbench.store import lock as lock_module
 from mimbench.store import records, runs
 from mimbench.store.export import frame, state, subject
-from mimbench.store.folder import Inputs, Options, RunFolder, RunLocked
+from mimbench.store.folder import Inputs, Options, RunFolder
+from mimbench.store.lock import RunLocked
 from mimbench.store.records import RESULT_SCHEMA, Damaged
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import RunSpec
@@ -420,7 +422,7 @@ def test_what_cannot_be_locked_for_want_of_permission_can_be_judged(
     def refused(self: object, **options: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(store_module.FileLock, "acquire", refused)
+    monkeypatch.setattr(lock_module.FileLock, "acquire", refused)
     assert not RunFolder(folder.store, folder.path).is_locked()
     holder(folder)
     assert RunFolder(folder.store, folder.path).is_locked() and folder.outcome() == "running"
