@@ -35,15 +35,15 @@ class Samples(Sequence[tuple[Path, int]]):
             names += os.fsencode(file)
             ends.append(len(names))
             found.append(labels[file.split("/")[1]])
-        self._names, self._ends = bytes(names), np.array(ends)
-        self.labels = np.array(found, np.int32)
+        self._names, self._ends = names, np.frombuffer(ends, np.int64)
+        self.labels = np.frombuffer(found, np.int32)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, index: int) -> str:
         """The image's path relative to the root."""
-        return os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
+        return os.fsdecode(bytes(self._names[self._ends[index] : self._ends[index + 1]]))
 
     @overload
     def __getitem__(self, index: int) -> tuple[Path, int]: ...
