@@ -53,7 +53,7 @@ def reproduce_table(
         report = compute(plan, pool, console, rerun_stale=rerun_stale)
     finished = aggregate(spec, plan, report, request, store, where=f"tables/{method}/{table}.toml")
     terminal.show(finished, console)
-    told, name = context(spec, plan, request, command), report_name(table, request)
+    told, name = context(spec, plan, request, command, store), report_name(table, request)
     files = render.write_all(finished, paths.reports_out() / method, name, told)
     index.write(paths.reports_out())
     tell_failures(plan, report, store, console)
@@ -96,7 +96,7 @@ def reproduce_all(
         spec, where = specs[method, table], f"tables/{method}/{table}.toml"
         result = aggregate(spec, plan, report, request, store, where=where)
         terminal.show(result, console)
-        told = context(spec, plan, request, command_of(method, table, request))
+        told = context(spec, plan, request, command_of(method, table, request), store)
         render.write_all(result, paths.reports_out() / method, report_name(table, request), told)
     tell_failures(whole, report, store, console)
     tell_sharing(whole, store, console)
