@@ -9,7 +9,7 @@ from mimbench.data.dataset import Dataset
 from mimbench.data.toy import manifest
 from mimbench.errors import UserError
 from mimbench.store.folder import RunFolder
-from mimbench.store.remarks import BY_STAMP
+from mimbench.store.remarks import BY_STAMP, CONVERTED
 
 DIGITS = 32  # of an identity by content; shorter ones are of older versions, which cannot be checked
 AGAIN = "Run the command again: it plans with the data as it is now."
@@ -42,3 +42,5 @@ def check(folder: RunFolder) -> None:
         if found.digest != planned:
             raise UserError(f"--data {role}", str(dataset.root), remedy=f"It has changed. {AGAIN}")
         dataset.require(role, labels=labels)
+        if converted := dataset.conversions(role, labels=labels):
+            folder.details[CONVERTED] = converted
