@@ -9,6 +9,7 @@ from rich.console import Console
 from mimbench import paths, render
 from mimbench.commands.outcomes import aggregate, context
 from mimbench.commands.plan import plan_table, plan_tables, refuse_without_data
+from mimbench.commands.weights import require_loadable
 from mimbench.commands.workspace import prepare_data, read_catalog
 from mimbench.execute.pool import Pool, Report
 from mimbench.execute.progress import Progress
@@ -110,6 +111,7 @@ def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = Fal
     todo = plan.todo(rerun_stale=rerun_stale)
     if not todo:
         return Report()
+    require_loadable(todo, pool.store)
     prepare_data(todo, console)
     pace = Pace(history(plan, pool.store))
     with Progress(console, todo, pace=pace, workers=pool.jobs) as progress:
