@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from mimbench.atomic import read_json, write_json
 from mimbench.commands import migrate
 from mimbench.commands.remove import parents_first
 from mimbench.plan.datasets import Data
+from mimbench.store import records
 from mimbench.store.folder import RunFolder
 from mimbench.store.runs import RunStore
 from tests.cli.bench import TABLE, Bench
@@ -62,7 +64,9 @@ def age(store: RunStore, roots: dict[str, Path], **changes: Any) -> None:
     keys: dict[str, str] = {}
     for run in list(parents_first(store)):
         spec, values = run.spec, read_json(run.path / "result.json")
-        data = {role: names_and_sizes(roots[role]) for role in spec.data}
+        data = {
+            role: names_and_sizes(roots[role]) if role in roots else told for role, told in spec.data.items()
+        }
         parents = {role: keys[key] for role, key in spec.parents.items()}
         aged = replace(spec, data=data, parents=parents, **changes)
         keys[spec.key] = aged.key
@@ -138,6 +142,44 @@ def test_todays_commands_find_the_runs_of_an_old_store(old: Bench, own: Path) ->
     again = old.call("runs", "migrate", "--yes")
     assert again.exit_code == 0 and again.output == "Nothing to migrate.\n"
     assert content(old.root / "runs") == after
+
+
+def test_a_child_that_reads_only_the_projects_own_data_follows_its_encoder(old: Bench, own: Path) -> None:
+    file = old.root / "share" / "tables" / "plain" / "main.toml"
+    file.write_text(TABLE.replace("MODE", "ok").replace("echo", "scenes"))
+    shutil.rmtree(old.root / "runs")
+    old.finish(data={"imagenet": own})
+    age(old.store, {"imagenet": own})
+    toy = next(run for run in old.store if run.spec.name == "scenes").spec.data
+    assert "4 runs migrated" in old.call("runs", "migrate", "--yes").stdout
+    assert set(states(old, data={"imagenet": own}).values()) == {"done"}
+    child = next(run for run in old.store if run.spec.name == "scenes")
+    assert child.spec.data == toy and child.result is not None
+    assert child.result.details["content_not_recorded"] == ["imagenet"]
+
+
+def test_where_there_are_no_hard_links(old: Bench, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", source)
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert "7 runs migrated" in old.call("runs", "migrate", "--yes").stdout
+    assert_migrated(old, own)
+
+
+def test_a_disk_that_fails_for_one_run(old: Bench, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(folder: Path, result: Any) -> None:
+        if folder.name.startswith("pretrain-plain"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        records.write_result(folder, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "write_result", fails)
+        done = old.call("runs", "migrate", "--yes")
+    assert done.exit_code == 1 and "5 runs migrated, 2 left" in done.stdout
+    assert "No space left on device" in done.stderr and "keeps its old key" in done.stderr
+    assert "2 runs migrated" in old.call("runs", "migrate", "--yes").stdout
+    assert_migrated(old, own)
 
 
 def test_trust_stat_and_data_that_moved(old: Bench, own: Path) -> None:
