@@ -36,7 +36,7 @@ REWRITTEN = ("spec.json", "inputs.json", "result.json")
 
 
 class Refused(Exception):
-    """Why a run keeps its old key."""
+    """Why a run was left as it is."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Examination:
         there = self.store.get(key)
         if key in self._left or (there and there.path not in self._readable):
             name = self._left[key].path.name if key in self._left else there and there.path.name
-            raise Refused(f"its {role} {name} keeps its old key.")
+            raise Refused(f"its {role} {name} was left as it is.")
         if key not in self._renamed and there is None:
             raise Refused(
                 f"its {role} {key[:8]} was removed, so its new key is not known. It stays readable; today's "
@@ -308,7 +308,7 @@ def migrate(moves: Iterable[Move], store: RunStore, tell: Callable[[Move], objec
         try:
             for role, key in move.spec.parents.items():
                 if key in failed:
-                    raise Refused(f"its {role} {failed[key].path.name} keeps its old key.")
+                    raise Refused(f"its {role} {failed[key].path.name} was left as it is.")
             _carry_out(move, store)
         except (Refused, RunFailed, OSError) as error:
             reason = f"{error.strerror}: {error.filename}." if isinstance(error, OSError) else str(error)

@@ -177,7 +177,7 @@ def test_a_disk_that_fails_for_one_run(old: Bench, own: Path, monkeypatch: pytes
         patch.setattr(migrate, "write_result", fails)
         done = old.call("runs", "migrate", "--yes")
     assert done.exit_code == 1 and "5 runs migrated, 2 left" in done.stdout
-    assert "No space left on device" in done.stderr and "keeps its old key" in done.stderr
+    assert "No space left on device" in done.stderr and "was left as it is" in done.stderr
     assert "2 runs migrated" in old.call("runs", "migrate", "--yes").stdout
     assert_migrated(old, own)
 
@@ -188,7 +188,7 @@ def test_trust_stat_and_data_that_moved(old: Bench, own: Path) -> None:
     assert (
         gone.exit_code == 0
         and f"there is no folder {own}" in gone.stderr
-        and "keeps its old key" in gone.stderr
+        and "was left as it is" in gone.stderr
     )
     words = ["--data", f"imagenet={new}", "--data", f"captions={new}"]
     assert old.call("runs", "migrate", "--yes", "--trust-stat", *words).exit_code == 0
