@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from mimbench.checkpoint.networks import Export, Rules, find, place, require_heads
 from mimbench.checkpoint.reader import read
 from mimbench.checkpoint.values import require_sound
+from mimbench.errors import UserError
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
 
 M = TypeVar("M", bound=nn.Module)
+TRAINED = "teacher.safetensors"
 
 
 def trained(folder: RunFolder, prefix: str = "") -> dict[str, Tensor]:
@@ -23,12 +25,34 @@ def trained(folder: RunFolder, prefix: str = "") -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing or damaged, or a weight is not finite.
     """
-    path = folder.path / "teacher.safetensors"
+    path = folder.path / TRAINED
     remedy = f"`mimbench runs rm {folder.path.name}` removes the run; the same command computes it again."
     state = read(path, "teacher", remedy)
     for name, tensor in state.items():
         require_sound(f"teacher {path}", name, tensor, f"The file is damaged. {remedy}")
     return {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
+
+
+def load_trained(module: M, folder: RunFolder, prefix: str = "") -> M:
+    """Load a finished run's tensors into the module strictly; `prefix` as in `trained`.
+
+    Raises:
+        UserError: as `trained`; or a tensor is missing, unknown, or has another shape.
+    """
+    state, own = trained(folder, prefix), module.state_dict()
+    remedy = f"`mimbench runs rm {folder.path.name}` removes the run; the same command computes it again."
+    for name in sorted({*own, *state}):
+        if name not in state:
+            what = f"This tensor is missing from the file; the recipe needs {tuple(own[name].shape)}."
+        elif name not in own:
+            what = "This tensor is unknown to the recipe's network."
+        elif state[name].shape != own[name].shape:
+            what = f"Its shape is {tuple(state[name].shape)}; the recipe needs {tuple(own[name].shape)}."
+        else:
+            continue
+        raise UserError(f"teacher {folder.path / TRAINED}", prefix + name, remedy=f"{what} {remedy}")
+    module.load_state_dict(state)
+    return module
 
 
 def load_into(

@@ -10,10 +10,17 @@ from mimbench.contract import MethodCard
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
+    from mimbench.vit import ViT
 
 
 def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
-    """Write the encoder of the checkpoint that the user gave (`--weights METHOD=PATH`).
+    """Write the encoder of the checkpoint that the user gave (`--weights METHOD=PATH`)."""
+    save_encoder(load(folder, card), folder.encoder_path, method=card.name)
+    return {}
+
+
+def load(folder: RunFolder, card: MethodCard) -> ViT:
+    """The encoder of the checkpoint; what became of its tensors goes into the run's result.
 
     Of a checkpoint with student and teacher, the one that the recipe's `export` names is taken. Other recipes
     do not say which one they mean, so such a file is refused.
@@ -24,5 +31,4 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     export = getattr(recipe, "export", None)
     vit, report = foreign.convert(state, recipe.vit_config(), path, export=export, field=field)
     folder.details["load_report"] = report.as_dict()
-    save_encoder(vit, folder.encoder_path, method=card.name)
-    return {}
+    return vit

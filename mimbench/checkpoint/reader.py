@@ -9,10 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import re
-import stat
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from mimbench.checkpoint.outside import first_line, problem_of_archive, problem_of_file, problem_of_start
 from mimbench.errors import UserError
 
 LEFTOVERS: list[Any] = [argparse.Namespace]  # many codes save their options; a namespace is plain data
@@ -33,14 +31,8 @@ CONVERT = (
     "state = state.state_dict() of a whole module); then "
     "safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.items()}, 'x.safetensors')."
 )
-SCRIPT = (
-    "It is a TorchScript archive, which is code. If you trust it, save its tensors yourself: "
-    "state = torch.jit.load(PATH, 'cpu').state_dict(), then "
-    "safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.items()}, 'x.safetensors')."
-)
 SHOWN = 8  # names in a message
 DEEPEST = 16  # levels of dictionaries
-BLOCK = 1 << 20
 
 
 class Checkpoint(dict[str, Tensor]):
@@ -70,7 +62,7 @@ def read(path: Path, field: str = "weights", remedy: str = FORM) -> Checkpoint:
     def refused(why: str) -> UserError:
         return UserError(field, str(path), remedy=f"{why} {remedy}")
 
-    problem = _problem_of_file(path)
+    problem = problem_of_file(path)
     if problem:
         raise refused(problem)
     try:
@@ -82,8 +74,8 @@ def read(path: Path, field: str = "weights", remedy: str = FORM) -> Checkpoint:
         try:
             return _safetensors(path)
         except Exception as error:  # the library raises errors of many types for damaged files
-            raise refused(f"Not readable as safetensors: it is damaged ({_line(error)}).") from error
-    problem = _problem_of_archive(path) if start.startswith(b"PK") else _problem_of_start(start)
+            raise refused(f"Not readable as safetensors: it is damaged ({first_line(error)}).") from error
+    problem = problem_of_archive(path, checksums=True) if start.startswith(b"PK") else problem_of_start(start)
     if problem:
         raise refused(problem)
     try:
@@ -95,66 +87,6 @@ def read(path: Path, field: str = "weights", remedy: str = FORM) -> Checkpoint:
         return _checkpoint(value)
     except ValueError as error:
         raise refused(str(error)) from error
-
-
-def _problem_of_file(path: Path) -> str:
-    """Why a path is no file that could be read whole; empty if it may be one."""
-    try:
-        about = path.stat()
-    except OSError as error:
-        return f"It cannot be read ({error.strerror})."
-    if stat.S_ISDIR(about.st_mode):
-        return "It is a folder; name the checkpoint's file."
-    if not stat.S_ISREG(about.st_mode):
-        return "It is a pipe or a device, not a file."
-    if not about.st_size:
-        return "It is empty."
-    return _problem_of_size(about.st_size)
-
-
-def _problem_of_size(size: int) -> str:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size <= memory:
-        return ""
-    return (
-        f"It has {size / 2**30:.0f} GiB, more than this machine's memory. Save the encoder's weights alone."
-    )
-
-
-def _problem_of_start(start: bytes) -> str:
-    """Why a file that is no archive cannot be a checkpoint, by its first bytes."""
-    if start.startswith(b"\x80"):  # a pickle: torch.save before PyTorch 1.6, or pickle.dump
-        return ""
-    if start.startswith(b"version https://git-lfs"):
-        return "It is a Git LFS pointer, not the file itself: `git lfs pull` fetches that."
-    if start.lstrip()[:1] == b"<":
-        return "It is a web page, not a checkpoint: download the file itself."
-    return "It is neither a safetensors file nor one that torch.save wrote."
-
-
-def _problem_of_archive(path: Path) -> str:
-    """Why torch should not read a zip archive. Its checksums are compared: torch does not do that."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            names = [record.filename for record in records]
-            if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-                return SCRIPT
-            if not any(name.endswith("/data.pkl") for name in names):
-                return "It is a zip archive, but torch.save did not write it."
-            problem = _problem_of_size(sum(record.file_size for record in records))
-            if problem:
-                return problem
-            for record in records:
-                if record.CRC:  # 0: written without checksums (torch.serialization.set_crc32_options)
-                    with archive.open(record) as content:
-                        while content.read(BLOCK):
-                            pass
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        return f"It is damaged or cut short ({_line(error)}). Download or copy it again."
-    except Exception as error:  # zlib.error and others of a damaged archive
-        return f"It is damaged ({type(error).__name__}: {_line(error)}). Download or copy it again."
-    return ""
 
 
 def _obstacle(path: Path, error: Exception) -> str:
@@ -169,16 +101,10 @@ def _obstacle(path: Path, error: Exception) -> str:
         more = f" and {len(names) - SHOWN} more classes" if len(names) > SHOWN else ""
         return f"It holds objects of {', '.join(names[:SHOWN])}{more}: reading them would run code. {CONVERT}"
     reason = re.search(r"WeightsUnpickler error:\s*([^\n]+)", str(error))
-    why = reason[1] if reason else _line(error)
+    why = reason[1] if reason else first_line(error)
     return (
         f"torch.load cannot read it without running code ({why}). Is it damaged or no state dict? {CONVERT}"
     )
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's text, or its type."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _safetensors(path: Path) -> Checkpoint:

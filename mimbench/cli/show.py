@@ -14,7 +14,8 @@ from mimbench.cli.listing import ListConsole, aligned, cell, flat, is_roomy, sta
 from mimbench.commands.list_runs import Listed
 from mimbench.commands.remove import megabytes, size
 from mimbench.plan.show import duration
-from mimbench.store.folder import RunFolder
+from mimbench.store.folder import UNREADABLE, RunFolder
+from mimbench.store.remarks import remarks
 from mimbench.store.spec import canonical_json
 
 COLUMNS = ("key", "run", "scale", "changes", "seed", "state", "when", "time", "result")
@@ -98,6 +99,7 @@ def show(listed: Listed, children: Iterable[RunFolder]) -> None:
             ("data", [f"{role} {print_[:8]}" for role, print_ in spec.data.items()]),
             ("used by", [child.path.name for child in children]),
             ("numbers", [f"{name} {value:.6g}" for name, value in listed.metrics.items()]),
+            ("remarks", _remarks(listed)),
             ("recipe", [f"{name}={canonical_json(value)}" for name, value in spec.recipe.items()]),
         ]
     lines.append(("size", [megabytes(size(folder.path))]))
@@ -113,6 +115,11 @@ def show(listed: Listed, children: Iterable[RunFolder]) -> None:
     console.print(cell(folder.path), soft_wrap=True, highlight=False)
 
 
+def _remarks(listed: Listed) -> list[str]:
+    result = listed.folder.result if listed.state not in UNREADABLE else None
+    return remarks(result.details) if result else []
+
+
 def _state(listed: Listed) -> str:
     parts = [listed.state]
     if listed.total and listed.state != "done":
@@ -125,7 +132,7 @@ def _state(listed: Listed) -> str:
 
 def _joined(title: str, values: list[str]) -> Text:
     """Runs, changes and numbers: one per line. Recipe fields: side by side, none broken across lines."""
-    if title in ("used by", "changes", "numbers"):
+    if title in ("used by", "changes", "numbers", "remarks"):
         return cell(*values)
     if title == "recipe":
         return cell(" · ".join(value.replace(" ", "\N{NO-BREAK SPACE}") for value in values))

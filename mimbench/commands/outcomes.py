@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from mimbench import discovery
@@ -13,7 +14,8 @@ from mimbench.plan.graph import Node, Plan
 from mimbench.plan.request import Request, settings
 from mimbench.render import Context, UsedRecipe
 from mimbench.store.folder import UNREADABLE
-from mimbench.store.records import impossible, remedy
+from mimbench.store.records import Damaged, impossible, remedy
+from mimbench.store.remarks import of_data
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import canonical_json
 from mimbench.table import aggregate as aggregation
@@ -97,7 +99,7 @@ def tabulate(
     )
 
 
-def context(spec: TableSpec, plan: Plan, request: Request, command: str) -> Context:
+def context(spec: TableSpec, plan: Plan, request: Request, command: str, store: RunStore) -> Context:
     """The report's facts besides the table: the command, what --set changed, data, version, recipes."""
     facts = {"mimbench": version()}
     if request.changes:
@@ -107,6 +109,11 @@ def context(spec: TableSpec, plan: Plan, request: Request, command: str) -> Cont
             facts[f"data: {role}"] = fingerprint[:16]
         if used := discovery.plugin_of(discovery.STAGES[node.spec.stage], node.spec.name):
             facts[f"plug-in: {used.name}"] = used.distribution or str(used.path)
+        with suppress(Damaged):  # its cell says so
+            folder = store.get(node.key)
+            result = folder.result if folder else None
+            for role, remark in of_data(result.details if result else {}).items():
+                facts[f"note on {role}"] = remark
     return Context(command=command, facts=facts, recipes=used_recipes(spec, plan))
 
 

@@ -1,13 +1,15 @@
-"""The sizes of runs, and the runs that start from them: what users see before they delete runs."""
+"""The sizes of runs and which start from which: what users see before they delete runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mimbench.errors import RunFailed
 from mimbench.store.folder import RunFolder
+from mimbench.store.records import Damaged
+from mimbench.store.runs import RunStore
 
 
 def dependants(store: Iterable[RunFolder], folders: Sequence[RunFolder]) -> list[RunFolder]:
@@ -22,6 +24,27 @@ def dependants(store: Iterable[RunFolder], folders: Sequence[RunFolder]) -> list
         found += more
         keys = {key for folder in more if (key := _key(folder))}
     return found
+
+
+def parents_first(store: RunStore) -> Iterator[RunFolder]:
+    """Every readable run, each after the runs that it starts from."""
+    seen: set[str] = set()
+
+    def visit(run: RunFolder) -> Iterator[RunFolder]:
+        if run.path.name in seen:
+            return
+        seen.add(run.path.name)
+        try:
+            parents = [store.get(key) for key in run.spec.parents.values()]
+        except Damaged:
+            return
+        for parent in parents:
+            if parent is not None:
+                yield from visit(parent)
+        yield run
+
+    for run in store:
+        yield from visit(run)
 
 
 def size(path: Path) -> int:

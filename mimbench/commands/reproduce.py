@@ -9,6 +9,7 @@ from rich.console import Console
 from mimbench import paths, render
 from mimbench.commands.outcomes import aggregate, context
 from mimbench.commands.plan import plan_table, plan_tables, refuse_without_data
+from mimbench.commands.weights import require_loadable
 from mimbench.commands.workspace import prepare_data, read_catalog
 from mimbench.execute.pool import Pool, Report
 from mimbench.execute.progress import Progress
@@ -53,7 +54,7 @@ def reproduce_table(
         report = compute(plan, pool, console, rerun_stale=rerun_stale)
     finished = aggregate(spec, plan, report, request, store, where=f"tables/{method}/{table}.toml")
     terminal.show(finished, console)
-    told, name = context(spec, plan, request, command), report_name(table, request)
+    told, name = context(spec, plan, request, command, store), report_name(table, request)
     files = render.write_all(finished, paths.reports_out() / method, name, told)
     index.write(paths.reports_out())
     tell_failures(plan, report, store, console)
@@ -96,7 +97,7 @@ def reproduce_all(
         spec, where = specs[method, table], f"tables/{method}/{table}.toml"
         result = aggregate(spec, plan, report, request, store, where=where)
         terminal.show(result, console)
-        told = context(spec, plan, request, command_of(method, table, request))
+        told = context(spec, plan, request, command_of(method, table, request), store)
         render.write_all(result, paths.reports_out() / method, report_name(table, request), told)
     tell_failures(whole, report, store, console)
     tell_sharing(whole, store, console)
@@ -110,6 +111,7 @@ def compute(plan: Plan, pool: Pool, console: Console, *, rerun_stale: bool = Fal
     todo = plan.todo(rerun_stale=rerun_stale)
     if not todo:
         return Report()
+    require_loadable(todo, pool.store)
     prepare_data(todo, console)
     pace = Pace(history(plan, pool.store))
     with Progress(console, todo, pace=pace, workers=pool.jobs) as progress:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from mimbench import paths
 from mimbench.atomic import read_json
+from mimbench.commands.remove import parents_first
 from mimbench.errors import RunFailed, UserError, visible
 from mimbench.execute import worker
 from mimbench.execute.machine import environment
@@ -29,7 +30,6 @@ from mimbench.store.lock import RunLocked
 from mimbench.store.records import (
     ARTEFACTS,
     RESULT_SCHEMA,
-    Damaged,
     Options,
     Restamp,
     Result,
@@ -104,7 +104,7 @@ def restamp(because: str, console: Console, *, lines: int = 1, dry_run: bool = F
     store = RunStore(paths.runs())
     accepted: set[str] = set()
     num_stale = 0
-    for run in _parents_first(store):
+    for run in parents_first(store):
         if not _is_stale(run):
             continue
         num_stale += 1
@@ -130,27 +130,6 @@ def restamp(because: str, console: Console, *, lines: int = 1, dry_run: bool = F
         f"{len(accepted)} of {num_stale} stale runs {done} restamped. {NOT_CHECKED}", soft_wrap=True
     )
     return int(len(accepted) < num_stale)
-
-
-def _parents_first(store: RunStore) -> Iterator[RunFolder]:
-    """Every readable run, each after the runs that it starts from."""
-    seen: set[str] = set()
-
-    def visit(run: RunFolder) -> Iterator[RunFolder]:
-        if run.path.name in seen:
-            return
-        seen.add(run.path.name)
-        try:
-            parents = [store.get(key) for key in run.spec.parents.values()]
-        except Damaged:
-            return
-        for parent in parents:
-            if parent is not None:
-                yield from visit(parent)
-        yield run
-
-    for run in store:
-        yield from visit(run)
 
 
 def _is_stale(run: RunFolder) -> bool:

@@ -37,7 +37,7 @@ class Stored:
 
     def told(self, request: Request) -> Context:
         command = command_of(self.method, self.spec.name, request)
-        return context(self.spec, self.plan, request, command)
+        return context(self.spec, self.plan, request, command, RunStore(paths.runs()))
 
 
 def stored_tables(request: Request, console: Console, *, ablations: bool = False) -> Iterator[Stored]:

@@ -91,8 +91,12 @@ class Check:
     def find_out(self, what: Look, among: list[Folder]) -> None:
         fill(self.root, among, self.memory, field="data", digests=False, look=what, progress=self.progress)
 
-    def decode(self, folders: list[Folder]) -> None:
-        """Decode the images if all are to be decoded, or they are few."""
+    def decode(self, folders: list[Folder], *, upright: bool = False) -> None:
+        """Decode the images if all are to be decoded, or they are few; note what a run converts.
+
+        Args:
+            upright: a run turns them as their EXIF orientation says.
+        """
         count = sum(map(len, folders))
         self.report.images += count
         what = look.WHETHER if self.full or count <= SMALL else look.SIZES
@@ -101,6 +105,10 @@ class Check:
             self.report.decoded += count
         for file in left_out(folders):
             self.report.add("unreadable image", f"{self.root / file}: it does not decode.")
+        self.find_out(look.DEPTH, folders)
+        if upright:
+            self.find_out(look.SIZES, folders)
+        self.report.notes += [f"{self.root}: {note}" for note in look.conversions(folders, upright=upright)]
 
     def imagenet(self) -> None:
         root, report = self.root, self.report
@@ -150,7 +158,7 @@ class Check:
                 if paired:
                     images.append(self.files(path, paired))
                     maps.append(self.files(there, map(ade20k.label_name, paired)))
-        self.decode(images)
+        self.decode(images, upright=True)
         few = self.full or sum(map(len, maps)) <= SMALL
         if few:
             fill(
@@ -184,8 +192,7 @@ class Check:
                 note = f"{images} holds {unlisted} images that {instances.source.name} does not list"
                 report.notes.append(note)
         report.take(coco.differences(found["train"], found["val"]))
-        self.decode(folders)
-        self.find_out(look.SIZES, folders)
+        self.decode(folders, upright=True)
         listed = {split: coco.listed(instances, split) for split, instances in found.items()}
         report.take(coco.sizes(root, listed, folders))
 

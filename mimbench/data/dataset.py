@@ -132,6 +132,12 @@ class Dataset:
                 )
                 raise UserError("image", str(self.root / file), remedy=remedy)
 
+    def conversions(self, role: str, *, labels: bool) -> list[str]:
+        """What a run converts while it reads the images, in sentences; call `require` first."""
+        folders = [folder for folder in self.reads(role, labels=labels)[0] if _holds_images(folder)]
+        fill(self.root, folders, self.memory, field=f"--data {role}", digests=False, look=look.DEPTH)
+        return list(look.conversions(folders, upright=role in ("ade20k", "coco")))
+
     def count(self, role: str, *, labels: bool) -> int:
         """How many training images there are; with `labels`, how many labelled ones."""
         folders, _ = self.reads(role, labels=labels)
@@ -144,6 +150,10 @@ Found = Iterator["tuple[str, list[str]] | str"]
 
 def _is_in(folder: Folder, start: str) -> bool:
     return folder.path == start or folder.path.startswith(f"{start}/")
+
+
+def _holds_images(folder: Folder) -> bool:
+    return any(_is_in(folder, start) for start in ("train", "val", "images", "train2017", "val2017"))
 
 
 def _is_images(folder: Folder) -> bool:

@@ -35,7 +35,9 @@ except ImportError:
 BLOCK = 1 << 20  # bytes read at once
 FRESH_NS = 2_000_000_000  # a file changed so short before it was read may change again under the same stamp
 CHUNK = 512  # files that one thread hashes at once
-DECODES, WIDTH, HEIGHT, LABEL = range(4)  # columns of Folder.facts
+DECODES, WIDTH, HEIGHT, LABEL, DEEP, TURNED = range(6)  # columns of Folder.facts
+NOTHING = (-1,) * 6  # no fact is known
+HEAD = 32  # bytes at a file's beginning
 
 Progress = Callable[[int, int], None]  # files done, files to do
 
@@ -64,8 +66,9 @@ class Folder:
         names: as the file system has them, separated by zero bytes.
         stamps: [N, 3] of int64: size, time of modification in nanoseconds, inode.
         digests: [N, 16] of uint8; of no meaning where `known` is false. known: [N] of bool.
-        facts: [N, 4] of int32, -1 where it is not known: whether the image decodes (1 or 0), its width and
-            height in pixels as it is shown, the highest label of a label map.
+        facts: [N, 6] of int32, -1 where it is not known: whether the image decodes (1 or 0), its width and
+            height in pixels as it is shown, the highest label of a label map, whether the image has 16 bits
+            a channel, and whether its EXIF orientation turns it.
     """
 
     path: str
@@ -122,21 +125,30 @@ def scan(root: Path, path: str, names: Iterable[str], field: str, *, skip_missin
     finally:
         os.close(descriptor)
     count = len(ordered)
-    digests, facts = np.zeros((count, 16), np.uint8), np.full((count, 4), -1, np.int32)
+    digests, facts = np.zeros((count, 16), np.uint8), np.full((count, len(NOTHING)), -1, np.int32)
     facts[missing, DECODES] = 0
     return Folder(path, b"\0".join(ordered), stamps, digests, np.isin(np.arange(count), missing), facts)
 
 
-def hash_file(path: str | bytes, descriptor: int | None = None) -> bytes:
-    """16 bytes: the digest of a file's content. Raises OSError."""
+def hash_file(path: str | bytes, descriptor: int | None = None, head: bytearray | None = None) -> bytes:
+    """16 bytes: the digest of a file's content. `head` receives its first bytes. Raises OSError."""
     total: Any = xxh3_128() if ALGORITHM == "xxh3_128" else hashlib.sha256()
     file = os.open(path, os.O_RDONLY, dir_fd=descriptor)
     try:
         while block := os.read(file, BLOCK):
+            if head is not None and not head:
+                head += block[:HEAD]
             total.update(block)
     finally:
         os.close(file)
     return total.digest()[:16]
+
+
+def is_deep(head: bytes | bytearray) -> int:
+    """Whether an image has 16 bits a channel, by its file's first bytes: 1, 0, or -1 if others say it."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) > 24:
+        return int(head[24] == 16)
+    return 0 if head.startswith((b"\xff\xd8\xff", b"BM", b"RIFF")) else -1  # JPEG, BMP, WebP
 
 
 class Memory:
@@ -149,7 +161,9 @@ class Memory:
 
     def __init__(self, place: Path | None, root: Path) -> None:
         self.root = root
-        name = hashlib.sha256(f"{ALGORITHM} {os.fspath(root)}".encode("utf-8", "surrogateescape"))
+        name = hashlib.sha256(
+            f"{ALGORITHM} {len(NOTHING)} {os.fspath(root)}".encode("utf-8", "surrogateescape")
+        )
         self.file = place / "files" / f"{name.hexdigest()[:16]}.safetensors" if place else None
         self.folders: dict[str, Folder] = {}
         self.changed = False
@@ -312,13 +326,16 @@ def _fill(root: Path, folder: Folder, where: np.ndarray, field: str, digests: bo
             place = os.path.join(base, os.fsdecode(names[index]))
             try:
                 if digests and not folder.known[index]:
-                    folder.digests[index] = np.frombuffer(hash_file(names[index], descriptor), np.uint8)
+                    head = bytearray()
+                    found = hash_file(names[index], descriptor, head)
+                    folder.digests[index] = np.frombuffer(found, np.uint8)
                     folder.known[index] = True
+                    folder.facts[index, DEEP] = is_deep(head)
             except OSError as error:
                 raise UserError(field, place, remedy=f"It cannot be read ({error.strerror}).") from error
             if look is not None and unknown is not None and unknown[index]:
-                found = np.array(look.at(place), np.int32)
-                folder.facts[index] = np.where(found >= 0, found, folder.facts[index])
+                facts = np.array(look.at(place), np.int32)
+                folder.facts[index] = np.where(facts >= 0, facts, folder.facts[index])
     finally:
         os.close(descriptor)
     return len(where)

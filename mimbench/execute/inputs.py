@@ -9,6 +9,7 @@ from mimbench.data.dataset import Dataset
 from mimbench.data.toy import manifest
 from mimbench.errors import UserError
 from mimbench.store.folder import RunFolder
+from mimbench.store.remarks import BY_STAMP, CONVERTED
 
 DIGITS = 32  # of an identity by content; shorter ones are of older versions, which cannot be checked
 AGAIN = "Run the command again: it plans with the data as it is now."
@@ -37,7 +38,9 @@ def check(folder: RunFolder) -> None:
             continue
         found = dataset.identity(role, labels=labels, trust_stat=by_stamp)
         if by_stamp:
-            folder.details["identified_by_size_and_time"] = sorted(folder.spec.data)
+            folder.details[BY_STAMP] = sorted(folder.spec.data)
         if found.digest != planned:
             raise UserError(f"--data {role}", str(dataset.root), remedy=f"It has changed. {AGAIN}")
         dataset.require(role, labels=labels)
+        if converted := dataset.conversions(role, labels=labels):
+            folder.details[CONVERTED] = converted

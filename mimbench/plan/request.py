@@ -52,12 +52,14 @@ def check(request: Request) -> None:
 
 
 def check_weights(weights: Mapping[str, Path], known: Iterable[str]) -> None:
-    """Raises UserError for an unknown name, and for a file that does not begin like a checkpoint.
+    """Raises UserError for an unknown name, and for a file whose beginning or header is no checkpoint's.
 
     Args:
         weights: name to file, as given with --weights.
         known: the names of the checkpoints that runs can load.
     """
+    from mimbench.checkpoint.outside import problem
+
     known = sorted(known)
     for name in weights:
         if name not in known:
@@ -66,28 +68,8 @@ def check_weights(weights: Mapping[str, Path], known: Iterable[str]) -> None:
             )
             raise UserError("--weights", name, allowed=known, remedy=remedy)
     for name, path in weights.items():
-        problem = _problem_of_checkpoint(path)
-        if problem:
-            raise UserError(f"--weights {name}", str(path), remedy=problem)
-
-
-def _problem_of_checkpoint(path: Path) -> str:
-    """Why a file cannot be a checkpoint; empty if it may be one."""
-    if not path.exists():
-        return "There is no such file or folder."
-    if path.is_dir():
-        return "It is a folder; name the checkpoint's file."
-    if not path.is_file():
-        return "It is a pipe or a device; name the checkpoint's file."
-    try:
-        with open(path, "rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        return f"It cannot be read ({error.strerror})."
-    torch_file = start.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive; a pickle from before torch 1.6
-    if torch_file or start[8:] == b"{":
-        return ""
-    return "It is neither a safetensors file nor one that torch.save wrote."
+        if wrong := problem(path):
+            raise UserError(f"--weights {name}", str(path), remedy=wrong)
 
 
 def parse_count(option: str, value: str | int, least: int = 1) -> int:

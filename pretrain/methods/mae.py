@@ -23,7 +23,7 @@ from pretrain import weight_init
 from pretrain.decoder import MAEDecoder
 from pretrain.masking import gather_tokens, random_masking
 from pretrain.target import masked_mean, pixel_target, squared_error
-from pretrain.weights import trained
+from pretrain.weights import load_trained
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -119,9 +119,7 @@ def recipes() -> Mapping[str, MAERecipe]:
 
 def load(folder: RunFolder) -> nn.Module:
     """The whole autoencoder of a finished run, for methods that learn from its reconstructions."""
-    mae = MAE(MAERecipe.from_values(folder.spec.recipe))
-    mae.load_state_dict(trained(folder))
-    return mae
+    return load_trained(MAE(MAERecipe.from_values(folder.spec.recipe)), folder)
 
 
 METHOD = MethodCard(

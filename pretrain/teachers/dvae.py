@@ -29,7 +29,7 @@ from mimbench.data.augment import MEAN, STD
 from mimbench.recipe import PretrainRecipe, cite
 from pretrain.conv_vae import ConvDecoder, ConvEncoder, conv_flops
 from pretrain.ema import cosine_between
-from pretrain.weights import load_into, recorded, trained
+from pretrain.weights import load_into, load_trained, recorded
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -160,9 +160,7 @@ def load(folder: RunFolder) -> nn.Module:
     recipe = DVAERecipe.from_values(folder.spec.recipe)
     if recipe.weights:
         return recorded(load_official(recipe, folder.weights[recipe.weights]), folder)
-    encoder = Encoder(recipe)
-    encoder.load_state_dict(trained(folder, "encoder."))
-    return encoder
+    return load_trained(Encoder(recipe), folder, "encoder.")
 
 
 def recipes() -> Mapping[str, DVAERecipe]:

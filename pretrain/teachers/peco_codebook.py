@@ -23,7 +23,7 @@ from mimbench.method import Method
 from mimbench.recipe import PretrainRecipe, cite
 from pretrain.conv_vae import ConvDecoder, ConvEncoder, conv_flops
 from pretrain.quantizer import VectorQuantizer
-from pretrain.weights import trained
+from pretrain.weights import load_trained
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -153,9 +153,7 @@ def recipes() -> Mapping[str, CodebookRecipe]:
 
 def load(folder: RunFolder) -> nn.Module:
     """The tokenizer of a finished run."""
-    tokenizer = Tokenizer(CodebookRecipe.from_values(folder.spec.recipe))
-    tokenizer.load_state_dict(trained(folder, "tokenizer."))
-    return tokenizer
+    return load_trained(Tokenizer(CodebookRecipe.from_values(folder.spec.recipe)), folder, "tokenizer.")
 
 
 METHOD = MethodCard(

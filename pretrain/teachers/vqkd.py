@@ -27,7 +27,7 @@ from mimbench.vit import Block, LayerNorm, ViT
 from pretrain.feature_student import teacher_tokens
 from pretrain.quantizer import VectorQuantizer
 from pretrain.target import cosine_error
-from pretrain.weights import trained
+from pretrain.weights import load_trained
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -124,9 +124,7 @@ class VQKDRecipe(PretrainRecipe):
 
 def load(folder: RunFolder) -> nn.Module:
     """The tokenizer of a run, without the decoder."""
-    tokenizer = Tokenizer(VQKDRecipe.from_values(folder.spec.recipe))
-    tokenizer.load_state_dict(trained(folder, "tokenizer."))
-    return tokenizer
+    return load_trained(Tokenizer(VQKDRecipe.from_values(folder.spec.recipe)), folder, "tokenizer.")
 
 
 def recipes() -> Mapping[str, VQKDRecipe]:

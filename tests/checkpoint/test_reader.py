@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mimbench.checkpoint import reader
+from mimbench.checkpoint import outside
 from mimbench.checkpoint.reader import read
 from mimbench.errors import UserError
 
@@ -194,7 +194,7 @@ def test_an_archive_that_unpacks_to_more_than_the_memory_is_not_read(monkeypatch
     with zipfile.ZipFile("y.pth") as plain, zipfile.ZipFile("x.pth", "w", zipfile.ZIP_DEFLATED) as packed:
         for record in plain.namelist():
             packed.writestr(record, plain.read(record))
-    monkeypatch.setattr(reader.os, "sysconf", lambda name: 1 << 10)  # a machine of 1 MiB
+    monkeypatch.setattr(outside.os, "sysconf", lambda name: 1 << 10)  # a machine of 1 MiB
     assert Path("x.pth").stat().st_size < 1 << 20
     with pytest.raises(UserError, match="more than this machine's memory"):
         read(Path("x.pth"))

@@ -188,7 +188,7 @@ def test_a_label_beyond_8_bits_is_not_another_label(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         ade20k.read_labels(tmp_path / "x.png", 150)
     assert caught.value.value == 257
-    assert look.LABELS.at(str(tmp_path / "x.png")) == (1, 2, 1, 257)
+    assert look.LABELS.at(str(tmp_path / "x.png"))[:4] == (1, 2, 1, 257)
 
 
 def test_a_label_map_of_colours_is_refused(tmp_path: Path) -> None:

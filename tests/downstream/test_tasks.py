@@ -61,6 +61,7 @@ def test_smoke_run(name: str, task_folder: MakeFolder) -> None:
     assert "blocks.0.attn.qkv.weight" in report["loaded"]
     assert report["dropped"] == ["norm.weight", "norm.bias"]
     assert report["new"] == []
+    assert not [path for path in folder.path.iterdir() if path.is_dir()]  # mmengine's log folders
     logged = folder.metrics()
     assert logged and all(np.isfinite(line["loss"]) for line in logged)
     assert task.run(folder) == metrics  # done already: loaded and evaluated again, not trained again

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from mimbench.data import dataset
 from mimbench.data.dataset import Dataset
@@ -90,9 +94,16 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, name: str, content: bytes 
 
 
 def test_a_file_that_may_be_a_checkpoint(tmp_path: Path) -> None:
-    for start in (b"PK\x03\x04", b"\x80\x02", b"\x10\x00\x00\x00\x00\x00\x00\x00{"):
-        (tmp_path / "file").write_bytes(start)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x/data.pkl", b"x")
+    for content in (archive.getvalue(), b"\x80\x02", save({"a": np.zeros(2)})):
+        (tmp_path / "file").write_bytes(content)
         check_weights({"clip": tmp_path / "file"}, ["clip"])
+        if len(content) > 2:
+            (tmp_path / "file").write_bytes(content[:-1])
+            with pytest.raises(UserError, match="--weights clip: .*damaged or cut short"):
+                check_weights({"clip": tmp_path / "file"}, ["clip"])
 
 
 def test_a_checkpoint_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
