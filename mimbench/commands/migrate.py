@@ -23,15 +23,15 @@ from mimbench.data.files import Progress
 from mimbench.errors import RunFailed, UserError
 from mimbench.plan.datasets import Data
 from mimbench.plan.request import Request
-from mimbench.store.folder import RunFolder, RunLocked
+from mimbench.store.folder import RunFolder
+from mimbench.store.lock import RunLocked
 from mimbench.store.records import Damaged, Inputs, Result, write_result
 from mimbench.store.remarks import BY_STAMP, KEY_BEFORE, NOT_RECORDED
-from mimbench.store.runs import RunStore
+from mimbench.store.runs import WORKSHOP, RunStore
 from mimbench.store.spec import RunSpec
 
 OLD = re.compile(r"[0-9a-f]{16}")  # an identity by names and sizes; by content there are 32 digits
 OWN_DIGITS = 64  # of the identity of the project's own data, which has not changed
-WORKSHOP = ".migrate"  # in the store: new folders before they are whole, old ones until they are deleted
 REWRITTEN = ("spec.json", "inputs.json", "result.json")
 
 

@@ -18,8 +18,11 @@ from mimbench.store.records import Damaged, remedy
 from mimbench.store.spec import RunSpec
 
 FOLDER_NAME = re.compile(r"(teacher|pretrain|downstream)-.+-[0-9a-f]{8}")  # as RunSpec.folder makes it
-LEFTOVER = re.compile(rf"\..*\..*|trainer.*\.pt{re.escape(checkpoints.ASIDE)}.*")
-"""In a run's folder: temporary files of killed writers, and damaged checkpoints that were set aside."""
+LEFTOVER = re.compile(rf"\..*\..*|trainer.*\.pt{re.escape(checkpoints.ASIDE)}.*|\d{{8}}_\d{{6}}")
+"""In a run's folder: temporary files of killed writers, damaged checkpoints that were set aside, and empty
+folders that older versions left."""
+WORKSHOP = ".migrate"
+"""In the store: the folder in which `mimbench runs migrate` makes new folders before they are whole."""
 SETTLED_SECONDS = 2.0  # some file systems round a folder's time of change this much
 
 
@@ -110,10 +113,14 @@ class RunStore(Store):
     def leftovers(self) -> list[Path]:
         """What nothing needs any more; files of locked runs are left out.
 
-        Temporary files of killed writers, damaged checkpoints that were set aside, checkpoints of finished
-        runs, and folders without spec and result.
+        What LEFTOVER says, checkpoints of finished runs, folders without spec and result, and what killed
+        migrations left.
         """
         found = abandoned(self.root / ".cache")
+        workshop = self.root / WORKSHOP
+        for place in sorted(workshop.iterdir()) if workshop.is_dir() else ():
+            if not RunFolder(self, self.root / place.name).is_locked():  # no process migrates it
+                found.append(place)
         for path in self.places():
             names = _names(path)
             if not names & {"spec.json", "result.json"}:
@@ -123,7 +130,7 @@ class RunStore(Store):
             kept = names.intersection(checkpoints.NAMES)
             folder = RunFolder(self, path)
             if (temporary or kept) and not folder.is_locked():
-                found += [path / name for name in temporary if not (path / name).is_dir()]
+                found += [path / name for name in temporary if _is_deletable(path / name)]
                 found += checkpoints.present(path) if kept and _is_finished(folder) else []
         return found
 
@@ -141,6 +148,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a loop of links
         return False
+
+
+def _is_deletable(path: Path) -> bool:
+    """Whether it is a file, or an empty folder."""
+    return not path.is_dir() or (not path.is_symlink() and not os.listdir(path))
 
 
 def _names(folder: Path) -> set[str]:

@@ -21,7 +21,7 @@ from mimbench.store.export import frame, state, subject
 from mimbench.store.folder import Inputs, Options, RunFolder
 from mimbench.store.lock import RunLocked
 from mimbench.store.records import RESULT_SCHEMA, Damaged
-from mimbench.store.runs import RunStore
+from mimbench.store.runs import WORKSHOP, RunStore
 from mimbench.store.spec import RunSpec
 from tests.world import alter, echo_spec, forget
 
@@ -305,10 +305,21 @@ def test_leftovers_are_temporary_files_and_empty_folders(new_run: NewRun) -> Non
     temporary.write_text("{")
     broken = folder.store.root / "downstream-echo-vit_smoke-00000000"
     broken.mkdir()
+    stamped = folder.path / "20261130_140708"  # of mmengine, by an older version
+    stamped.mkdir()
+    (folder.path / "20261130_140709").mkdir()
+    (folder.path / "20261130_140709" / "mine.txt").touch()
+    unfinished = folder.store.root / WORKSHOP / broken.name  # of a migration that was killed
+    unfinished.mkdir(parents=True)
+    held = folder.store.root / WORKSHOP / folder.path.name
+    held.mkdir()
+    with folder.lock():
+        assert sorted(folder.store.leftovers()) == sorted([broken, unfinished])
     found = folder.store.leftovers()
-    assert sorted(found) == sorted([temporary, broken])
+    assert sorted(found) == sorted([temporary, broken, stamped, unfinished, held])
     folder.store.remove_leftovers(found)
     assert folder.store.leftovers() == [] and folder.spec.name == "echo"
+    assert (folder.path / "20261130_140709" / "mine.txt").exists()
 
 
 def listings(store: RunStore, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> int:
