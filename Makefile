@@ -8,6 +8,7 @@ STAMP  := $(VENV)/.stamp
 TABLE  ?= main
 SCALE  ?= toy
 SEEDS  ?= 1
+SEED   ?= 0
 PAPERS := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard tables/*/*.toml)))))
 
 # One table, as the command line takes it: METHOD, TABLE, SCALE, SEEDS, DATA="role=path ...", ARGS="anything else".
@@ -15,7 +16,7 @@ SIZE    = --scale $(SCALE) --seeds $(SEEDS) $(foreach item,$(DATA),--data $(item
 REQUEST = $(METHOD) --table $(TABLE) $(SIZE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table reproduce-all plan leaderboard results test lint format bench doctor clean no-method
+.PHONY: help setup reproduce-table reproduce-all plan leaderboard results test faults lint format bench doctor clean no-method
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +59,9 @@ results: $(STAMP)  ## the main tables, as far as they are computed, into RESULTS
 
 test: $(STAMP)  ## the test suite (ARGS="-k word" narrows it)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+faults: $(STAMP)  ## damaged files and odd datasets drawn from SEED: is a wrong number shown? (ARGS="--case NAME")
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.campaign --seed $(SEED) $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -90,7 +90,8 @@ def read_labels(path: Path, num_classes: int) -> np.ndarray:
 
 def _allowed(num_classes: int) -> str:
     return (
-        f"With {num_classes} classes, labels are 0 (other) to {num_classes}, and 255 (none). "
+        f"With {num_classes} classes (the lines of classes.txt; {DEFAULT_CLASSES} without it), labels are "
+        f"0 (other) to {num_classes}, and 255 (none). "
         "`mimbench data check` lists all such files."
     )
 
@@ -105,6 +106,10 @@ def layout(root: Path) -> Iterator[Problem]:
             for file in wrong_type(root / part / split, suffix):
                 message = f"Only {suffix} files are read in {root / part / split}: convert it, or remove it."
                 yield Problem("wrong file type", str(file), message)
+            for folder in folders_like_files(root / part / split, suffix):
+                yield Problem(
+                    "wrong file type", str(folder), f"It is a folder, not a {suffix} file: remove it."
+                )
         for part, suffix in (("images", IMAGE), ("annotations", LABELS)):
             folder = root / part / split
             if folder.is_dir() and not any(True for _ in files(root, part, split)):
@@ -119,6 +124,13 @@ def wrong_type(folder: Path, suffix: str) -> list[Path]:
         for name in names
         if name[0] != "." and name.lower().endswith(EXTENSIONS) and not name.endswith(suffix)
     ]
+
+
+def folders_like_files(root: Path, suffix: str) -> Iterator[Path]:
+    """Folders below `root` with the name of a file that is read."""
+    for folder, below, _ in os.walk(root, followlinks=True):
+        below[:] = sorted(name for name in below if name[0] != ".")
+        yield from (Path(folder, name) for name in below if name.endswith(suffix))
 
 
 def notes(root: Path, maps: Sequence[Folder]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from mimbench.atomic import digest, read_json, write_json
 from mimbench.data import STAMP, Identity, ade20k, coco, imagenet, look
 from mimbench.data.files import Folder, Look, Memory, Progress, fill, identity, left_out, scan
+from mimbench.data.image_folder import read_captions, without_caption
 from mimbench.errors import UserError
 
 
@@ -113,6 +114,8 @@ class Dataset:
                 raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
             if labels:
                 imagenet.classes_for_labels(self.root)
+        if role == "captions":
+            self._require_captions(folders)
         if role == "coco":
             find_out(look.SIZES, [folder for folder in folders if _is_images(folder)])
             for problem in coco.sizes(self.root, _listed(self), folders):
@@ -137,6 +140,15 @@ class Dataset:
         folders = [folder for folder in self.reads(role, labels=labels)[0] if _holds_images(folder)]
         fill(self.root, folders, self.memory, field=f"--data {role}", digests=False, look=look.DEPTH)
         return list(look.conversions(folders, upright=role in ("ade20k", "coco")))
+
+    def _require_captions(self, folders: list[Folder]) -> None:
+        """Raises UserError unless captions.json is sound, and each image that is read has a caption."""
+        captions = read_captions(self.root)
+        for folder in folders:
+            for name in folder.each() if folder.path else ():
+                place = f"{folder.path}/{os.fsdecode(name)}"
+                if place not in captions:
+                    raise without_caption(self.root, place)
 
     def count(self, role: str, *, labels: bool) -> int:
         """How many training images there are; with `labels`, how many labelled ones."""

@@ -161,11 +161,7 @@ class CaptionedImages(PretrainImages):
         self.captions = []
         for index in range(len(folder)):
             if folder.name(index) not in captions:
-                raise UserError(
-                    f"image without caption in {folder.root / 'captions.json'}",
-                    folder.name(index),
-                    remedy="Add its caption, or remove the image.",
-                )
+                raise without_caption(folder.root, folder.name(index))
             self.captions.append(captions[folder.name(index)])
         self.tokenizer = Tokenizer.build(self.captions)
         self._tokens = [np.array(self.tokenizer.encode(caption), dtype=np.int64) for caption in self.captions]
@@ -191,17 +187,41 @@ def read_captions(root: Path) -> dict[str, str]:
     """`captions.json`: relative path to caption.
 
     Raises:
-        UserError: the file is missing or is not such a JSON object.
+        UserError: the file is missing, is not such a JSON object, or gives an image two captions.
     """
     path = root / "captions.json"
     try:
-        captions = json.loads(path.read_text(encoding="utf-8"))
+        captions = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
     except FileNotFoundError:
         raise UserError(
             "captions", str(path), remedy="The file does not exist; map images to sentences in it."
         ) from None
-    except ValueError as error:
+    except OSError as error:
+        remedy = f"It cannot be read ({error.strerror}); map images to sentences in it."
+        raise UserError("captions", str(path), remedy=remedy) from error
+    except _Twice as error:
+        remedy = f"It has {error.args[0]!r} twice; give each image one caption."
+        raise UserError("captions", str(path), remedy=remedy) from None
+    except (ValueError, RecursionError) as error:
         raise UserError("captions", str(path), remedy=f"It is not JSON: {error}.") from error
     if not isinstance(captions, dict) or not all(isinstance(text, str) for text in captions.values()):
         raise UserError("captions", str(path), remedy='Write {"train/<class>/<image>": "<sentence>", ...}.')
     return captions
+
+
+class _Twice(Exception):
+    """A name that a JSON object has twice."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for index, name in enumerate(names) if name in names[:index]))
+    return found
+
+
+def without_caption(root: Path, name: str) -> UserError:
+    """The error for an image that captions.json does not name."""
+    what = f"image without caption in {root / 'captions.json'}"
+    return UserError(what, name, remedy="Add its caption, or remove the image.")

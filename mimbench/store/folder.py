@@ -90,7 +90,9 @@ class RunFolder:
         if spec is None:
             raise Damaged(f"{self.path} has no readable spec.json: {remedy(self.path)}")
         if spec.key[:8] != self.path.name[-8:]:
-            raise Damaged(f"{self.path} belongs to another run ({spec.key}): {remedy(self.path)}")
+            raise Damaged(
+                f"{self.path / 'spec.json'} belongs to another run ({spec.key}): {remedy(self.path)}"
+            )
         return spec
 
     def is_blank(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import difflib
 import functools
+import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,13 @@ COLUMNS = (
     "paper", "table_id", "table_title", "row", "arch", "pretrain_epochs",
     "target", "dataset", "metric", "value", "source_kind", "provenance",
 )  # fmt: skip
+
+
+PERCENTAGES = frozenset({
+    "top1", "top5", "top1_linear", "top1_knn", "top1_attentive",
+    "miou", "macc", "aacc", "box_ap", "box_ap50", "mask_ap", "mask_ap50",
+})  # fmt: skip
+"""Metrics whose figures lie between 0 and 100."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +94,7 @@ def read(path: Path | None = None) -> list[Reported]:
     if path is not None:
         return _read(path, path.name)
     shipped = paths.share("tables") / "reported.csv"
-    stat = shipped.stat()
-    lines = [*_kept(shipped, stat.st_size, stat.st_mtime_ns)]
+    lines = [*_kept(shipped, *_stamp(shipped))]
     for each in discovery.sound_plugins():
         file = each.tables / "reported.csv"
         if not file.is_file():
@@ -103,6 +111,15 @@ def read(path: Path | None = None) -> list[Reported]:
     return lines
 
 
+def _stamp(path: Path) -> tuple[int, ...]:
+    """A file's size, and its times of modification and change; empty if it cannot be found."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()  # reading it says what is wrong
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 @functools.lru_cache(1)
 def _kept(path: Path, *stamp: int) -> tuple[Reported, ...]:
     """The project's lines, read once a command."""
@@ -112,8 +129,8 @@ def _kept(path: Path, *stamp: int) -> tuple[Reported, ...]:
 
 def _read(path: Path, where: str) -> list[Reported]:
     lines = []
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+    reader = csv.DictReader(io.StringIO(_text(path, where), newline=""))
+    try:
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise UserError(f"{where}: header", reader.fieldnames, remedy=f"Use {','.join(COLUMNS)}.")
         for record in reader:
@@ -121,12 +138,35 @@ def _read(path: Path, where: str) -> list[Reported]:
             if None in record or None in record.values():
                 raise UserError(here, len(record), remedy=f"Give {len(COLUMNS)} fields.")
             line = Reported(*(record[name] for name in COLUMNS))
-            try:
-                line.value  # noqa: B018  a property that parses
-            except ValueError:
-                raise UserError(f"{here}: value", line.text, remedy="Give a number.") from None
+            _check(line, here)
             lines.append(line)
+    except csv.Error as error:
+        remedy = f"It is no CSV there: {error}."
+        raise UserError(f"{where}: line {reader.line_num + 1}", remedy=remedy) from error
     return lines
+
+
+def _text(path: Path, where: str) -> str:
+    """A file's text. Raises UserError if it cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        remedy = f"It cannot be read ({error.strerror}): restore it."
+        raise UserError(where, str(path), remedy=remedy) from error
+    except UnicodeDecodeError as error:
+        raise UserError(where, str(path), remedy=f"It is not UTF-8: {error}.") from error
+
+
+def _check(line: Reported, here: str) -> None:
+    """Raises UserError if a line's value is no number, or a percentage that cannot be."""
+    try:
+        value = line.value
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{here}: value", line.text, remedy="Give a number.")
+    if line.metric in PERCENTAGES and not 0 <= value <= 100:
+        raise UserError(f"{here}: value", line.text, remedy=f"{line.metric} lies between 0 and 100.")
 
 
 def find(lines: Sequence[Reported], reference: Reference, *, where: str) -> Reported:

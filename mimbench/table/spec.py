@@ -183,6 +183,9 @@ def load(method: str, table: str = "main", folder: Path | None = None) -> TableS
         values = tomllib.loads(files[method, table].read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(where, str(error), remedy="Write valid TOML.") from None
+    except OSError as error:
+        remedy = f"It cannot be read ({error.strerror}): restore it."
+        raise UserError(where, str(files[method, table]), remedy=remedy) from error
     return parse(values, where=where, name=table)
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mimbench.data import ade20k, coco, decode, imagenet, look
+from mimbench.data.dataset import Dataset
 from mimbench.data.decode import CorruptImage
 from mimbench.errors import UserError
 
@@ -304,3 +305,35 @@ def test_a_task_needs_two_classes(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     with pytest.raises(UserError, match="two class folders"):
         imagenet.classes_for_labels(tmp_path)
+
+
+CAPTIONS: dict[str, tuple[str, str]] = {
+    "one is missing": ("{}", "train/a/1.jpg' is not valid. Add its caption"),
+    "two of one image": ('{"train/a/1.jpg": "a", "train/a/1.jpg": "b"}', "has 'train/a/1.jpg' twice"),
+    "no texts": ('{"train/a/1.jpg": 3}', "Write {"),
+    "cut off": ('{"train', "It is not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_captions_are_checked_before_a_run(tmp_path: Path, name: str) -> None:
+    text, message = CAPTIONS[name]
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "train" / "a" / "1.jpg")
+    file = tmp_path / "captions.json"
+    file.write_text('\ufeff{"train/a/1.jpg": "a cat"}', encoding="utf-8")
+    Dataset(tmp_path, None).require("captions", labels=False)
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        Dataset(tmp_path, None).require("captions", labels=False)
+
+
+def test_a_folder_with_the_name_of_an_image_is_named(tmp_path: Path) -> None:
+    for split in ade20k.SPLITS:
+        for part, suffix in (("images", ".jpg"), ("annotations", ".png")):
+            (tmp_path / part / split).mkdir(parents=True)
+            (tmp_path / part / split / f"1{suffix}").touch()
+    assert list(ade20k.layout(tmp_path)) == []
+    (tmp_path / "images" / "training" / "2.jpg").mkdir()
+    (problem,) = ade20k.layout(tmp_path)
+    assert problem.entry.endswith("images/training/2.jpg") and "It is a folder" in problem.message

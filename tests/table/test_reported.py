@@ -53,9 +53,21 @@ def test_second_hand_is_told_apart(lines):
         ("paper,value\nMAE,1\n", "header"),
         (f"{','.join(reported.COLUMNS)}\na,b,c,d,e,f,g,h,i,oops,k,l\n", "line 2: value: 'oops'"),
         (f"{','.join(reported.COLUMNS)}\na,b,c\n", "line 2"),
+        (f"{','.join(reported.COLUMNS)}\na,b,c,d,e,f,g,h,i,nan,k,l\n", "line 2: value: 'nan'.*a number"),
+        (f"{','.join(reported.COLUMNS)}\na,b,c,d,e,f,g,h,top1,823,k,l\n", "line 2.*between 0 and 100"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, text, message):
     (tmp_path / "reported.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         reported.read(tmp_path / "reported.csv")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    file = tmp_path / "reported.csv"
+    file.write_bytes(",".join(reported.COLUMNS).encode() + b"\n\xff\n")
+    with pytest.raises(UserError, match=r"reported.csv.*not UTF-8"):
+        reported.read(file)
+    file.unlink()
+    with pytest.raises(UserError, match=r"reported.csv.*No such file"):
+        reported.read(file)

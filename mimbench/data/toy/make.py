@@ -43,7 +43,7 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
         if there is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise UserError("toy data folder", str(root), remedy="It is not empty; name a new folder.")
         if there and (there.get("seed"), there.get("size")) != (seed, size):
-            what = f"It holds the {there.get('size')} data of seed {there.get('seed')}"
+            what = f"It holds the {there.get('size')} data of seed {there.get('seed')}, as its toy.json says"
             remedy = f"{what}; delete it, or name a new folder for the {size} data of seed {seed}."
             raise UserError("toy data folder", str(root), remedy=remedy)
         for abandoned in root.parent.glob(f".{root.name}.*"):  # by a killed process: we hold the lock
@@ -63,10 +63,18 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
 
 
 def _stamp_of(root: Path) -> dict[str, Any] | None:
+    """What toy.json says; None without that file. Raises UserError if it is damaged."""
+    file, found = root / "toy.json", None
     try:
-        return json.loads((root / "toy.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError, RecursionError):
+        pass
+    if isinstance(found, dict) and {"fingerprint", "seed", "size"} <= found.keys():
+        return found
+    remedy = f"It is damaged. Delete {root}; mimbench makes it again."
+    raise UserError("toy data", str(file), remedy=remedy)
 
 
 def make(root: Path, plan: Plan, seed: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +46,28 @@ def check(dataset: Dataset, role: str, fingerprint: str, *, labels: bool) -> Non
     if not isinstance(stamp, dict) or stamp.get("fingerprint") != fingerprint:
         raise UserError("toy data", str(dataset.root / "toy.json"), remedy=remedy)
     try:
-        if dataset.identity(role, labels=labels).digest == known["reads"][_stage(role, labels)]:
+        made, files = known["reads"][_stage(role, labels)], dict(known["files"])
+    except (TypeError, KeyError, ValueError):
+        place = str(dataset.root / NAME)
+        raise UserError("toy data", place, remedy=f"It is damaged. {remedy}") from None
+    with contextlib.suppress(UserError):  # a file is missing, or breaks a rule: it is named below
+        if dataset.identity(role, labels=labels).digest == made:
             return
-        files = dict(known["files"])
-    except UserError as error:  # a file is missing
-        raise UserError("toy data", error.value, remedy=remedy) from None
-    except (TypeError, KeyError, ValueError, AttributeError):
-        raise UserError("toy data", str(dataset.root / NAME), remedy=f"It is damaged. {remedy}") from None
-    here = set(_files(dataset.root))
-    changed = sorted(
-        file for file in here | files.keys()
-        if file not in here or hash_file(str(dataset.root / file)).hex() != files.get(file)
-    )  # fmt: skip
-    place = dataset.root / changed[0] if changed else dataset.root
-    raise UserError("toy data", str(place), remedy=remedy)
+    raise UserError("toy data", str(dataset.root / _first_changed(dataset.root, files)), remedy=remedy)
+
+
+def _first_changed(root: Path, files: Mapping[str, str]) -> str:
+    """The first file that is not as the manifest says, relative to the root; else the manifest."""
+    here = set(_files(root))
+    for file in sorted(here | files.keys()):
+        if file not in here:
+            return file
+        try:
+            if hash_file(str(root / file)).hex() != files.get(file):
+                return file
+        except OSError:  # a loop of links
+            return file
+    return NAME
 
 
 def _stage(role: str, labels: bool) -> str:
