@@ -41,7 +41,8 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
             return root
         there = _stamp_of(root)
         if there is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise UserError("toy data folder", str(root), remedy="It is not empty; name a new folder.")
+            remedy = "It is not empty, and has no toy.json. Delete it, or name a new folder."
+            raise UserError("toy data folder", str(root), remedy=remedy)
         if there and (there.get("seed"), there.get("size")) != (seed, size):
             what = f"It holds the {there.get('size')} data of seed {there.get('seed')}, as its toy.json says"
             remedy = f"{what}; delete it, or name a new folder for the {size} data of seed {seed}."

@@ -99,10 +99,19 @@ def _of(pattern: str) -> str:
     return f"{folder} {rest.rpartition('/')[2]}" if rest else folder
 
 
-def reset(bench: Bench, run: str) -> None:
-    """Make a finished run one that is to do."""
-    for name in RESULTS:
-        (bench.runs / run / name).unlink(missing_ok=True)
+def reset(bench: Bench, run: str) -> list[str]:
+    """Make a finished run, and every run of the table that stands on it, one that is to do; their folders.
+
+    A run whose results nobody misses would not be computed again.
+    """
+    found = [run]
+    for name in bench.expected.table * 3:  # no chain is longer
+        if name not in found and set(bench.expected.parents[name]) & set(found):
+            found.append(name)
+    for name in found:
+        for file in RESULTS:
+            (bench.runs / name / file).unlink(missing_ok=True)
+    return found
 
 
 def _artefact(file: str, index: int) -> Any:
@@ -120,7 +129,7 @@ def _artefact(file: str, index: int) -> Any:
             done = damages.swap(path, draw.choice([each for each in holders if each != path]))
         else:
             done = damages.apply(kind, path, draw)
-        reset(bench, child)
+        recomputed = reset(bench, child)
         table_file(bench.home).unlink()
         commands = [bench.workspace.call(*TABLE)]
         return judge(
@@ -128,7 +137,7 @@ def _artefact(file: str, index: int) -> Any:
             f"{path.parent.name}/{file}: {done}, for {child}",
             commands,
             files=[path],
-            recomputed=[child],
+            recomputed=recomputed,
         )
 
     return run
@@ -154,13 +163,13 @@ def _toy(pattern: str, index: int) -> Any:
         kind = kind_of(path.name, index, Random(bench.expected.seed))
         done = damages.apply(kind, path, draw)
         child = draw.choice(_readers(bench, role))
-        reset(bench, child)
+        recomputed = reset(bench, child)
         table_file(bench.home).unlink()
         commands = [bench.workspace.call(*TABLE)]
         files, told = [path], f"{path.relative_to(root)}: {done}, for {child}"
         if not table_file(bench.home).exists():  # refused before anything ran
-            return judge(bench, told, commands, files=files, recomputed=[child], table=False)
-        return judge(bench, told, commands, files=files, recomputed=[child])
+            return judge(bench, told, commands, files=files, recomputed=recomputed, table=False)
+        return judge(bench, told, commands, files=files, recomputed=recomputed)
 
     return run
 

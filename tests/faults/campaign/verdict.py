@@ -117,7 +117,8 @@ def judge(
         return Verdict(WRONG, done, "; ".join(wrong[:4]))
     failed = [each for each in commands if each.status]
     if not lost and not failed:
-        return Verdict(OK, done)
+        idle = [name for name in recomputed if not (bench.runs / name / "result.json").is_file()]
+        return Verdict(UNCLEAR, done, f"not computed again: {idle}") if idle else Verdict(OK, done)
     if names(told, files):
         return Verdict(NAMED, done, naming(told, files))
     why = f"lost {lost[:3]}" if lost else " ".join(failed[0].words)
