@@ -68,7 +68,8 @@ def stack(first: object, *below: object) -> Text:
 
 def plain_lines(table: Table) -> list[str]:
     """A table's head and rows as aligned columns. Commas join the lines of a cell."""
-    return aligned([[_flat(column.header), *map(_flat, column.cells)] for column in table.columns])
+    columns = ([column.header, *column.cells] for column in table.columns)
+    return aligned(flat(map(_lines, column)) for column in columns)
 
 
 def aligned(columns: Iterable[Sequence[str]]) -> list[str]:
@@ -81,10 +82,11 @@ def aligned(columns: Iterable[Sequence[str]]) -> list[str]:
     return [GAP.join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
-def flat(*lines: str) -> str:
-    """The lines of a cell as one."""
-    return ", ".join(as_text(line.strip()) for line in lines if line.strip()) or EMPTY
+def flat(column: Iterable[Sequence[str]]) -> list[str]:
+    """A column's cells, given by their lines, with one line each."""
+    cells = [", ".join(filter(None, map(str.strip, lines))) or EMPTY for lines in column]
+    return cells if "".join(cells).isprintable() else [visible(text) for text in cells]
 
 
-def _flat(thing: Any) -> str:
-    return flat(*as_text(thing.plain if isinstance(thing, Text) else str(thing)).splitlines())
+def _lines(thing: Any) -> list[str]:
+    return as_text(thing.plain if isinstance(thing, Text) else str(thing)).splitlines()

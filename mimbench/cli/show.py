@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Sequence
 
@@ -53,9 +54,13 @@ def runs_table(found: Sequence[Listed], console: ListConsole) -> Table:
 def runs_lines(found: Sequence[Listed]) -> list[str]:
     """The runs as plain lines with aligned columns."""
     columns = zip(*map(_cells, found), strict=True)
-    return aligned(
-        [name, *(flat(*lines) for lines in column)] for name, column in zip(COLUMNS, columns, strict=True)
-    )
+    return aligned(flat([(name,), *column]) for name, column in zip(COLUMNS, columns, strict=True))
+
+
+@functools.cache
+def _minute(count: int) -> str:
+    """The local date and time that many minutes after 1970 began."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(60 * count))
 
 
 def _cells(listed: Listed) -> Sequence[Sequence[str]]:
@@ -67,7 +72,7 @@ def _cells(listed: Listed) -> Sequence[Sequence[str]]:
         (" ".join(listed.changed()),),
         ("" if listed.spec is None else str(listed.spec.seed),),
         (listed.state,),
-        (time.strftime("%Y-%m-%d %H:%M", time.localtime(listed.updated)),),
+        (_minute(int(listed.updated) // 60),),
         (duration(listed.seconds),),
         outcome(listed),
     )

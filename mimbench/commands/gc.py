@@ -39,8 +39,8 @@ def referenced(
     Args:
         names: (method, table) of each table. orphans: include runs whose parent or plug-in is gone.
     """
-    text_of = PerRecipe(canonical_json)
-    wanted = _signatures(catalog, RunStore(store.root / ".none"), names)
+    runs, text_of = list(store), PerRecipe(canonical_json)
+    wanted = _signatures(catalog, RunStore(store.root / ".none"), names, loaded=any(map(_is_loaded, runs)))
     known: dict[Path, str | None] = {}
 
     def is_wanted(folder: RunFolder) -> str | None:
@@ -68,15 +68,26 @@ def referenced(
         signature = _signature(spec, parents, text_of)
         return signature if signature in wanted or "" in parents.values() else None
 
-    return [folder for folder in store if is_wanted(folder) is not None]
+    return [folder for folder in runs if is_wanted(folder) is not None]
 
 
-def _signatures(catalog: Catalog, empty: RunStore, names: Iterable[tuple[str, str]]) -> set[str]:
-    """The signatures of all runs behind the tables, at every scale, with methods trained or loaded."""
+def _is_loaded(folder: RunFolder) -> bool:
+    try:
+        return folder.spec.adopted
+    except RunFailed:
+        return False
+
+
+def _signatures(
+    catalog: Catalog, empty: RunStore, names: Iterable[tuple[str, str]], *, loaded: bool
+) -> set[str]:
+    """The signatures of all runs behind the tables, at every scale; with `loaded`, of loaded methods too."""
     found: set[str] = set()
-    loaded = dict.fromkeys(discovery.names("method"), Path())  # as by --weights METHOD=PATH
+    weights = [{}, dict.fromkeys(discovery.names("method"), Path())]  # as by --weights METHOD=PATH
     requests = [
-        Request(scale=scale, weights=weights) for scale in get_args(Scale) for weights in ({}, loaded)
+        Request(scale=scale, weights=each)
+        for scale in get_args(Scale)
+        for each in (weights if loaded else weights[:1])
     ]
     data = Everything()
     recipes = {scale: Recipes(catalog, data, scale) for scale in get_args(Scale)}

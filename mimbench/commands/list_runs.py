@@ -60,7 +60,7 @@ class Listed:
 
     @property
     def name(self) -> str:
-        return self.folder.path.name
+        return self.folder.name
 
     @property
     def key(self) -> str:
@@ -242,7 +242,7 @@ class Reader:
 
         Runs with the same recipes, as those of several seeds, are compared once.
         """
-        kind = tuple((run.path.name.rpartition("-")[0], id(run.spec.recipe)) for run in lineage)
+        kind = tuple((run.name.rpartition("-")[0], id(run.spec.recipe)) for run in lineage)
         if kind not in self._known:
             differences = [self._differs(run) for run in lineage]
             scale, own = _scale(differences), _own_pretraining(lineage)

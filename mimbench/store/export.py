@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mimbench.atomic import naming
+from mimbench.atomic import atomic_path, naming
 from mimbench.errors import RunFailed, UserError, spreadsheet
 from mimbench.store.folder import RunFolder
 from mimbench.store.records import Damaged
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "json")
 STATES = ("done", "stale", "running", "interrupted", "failed", "missing", "damaged", "edited", "orphaned")
 """The values of `state`."""
+
+Line = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+"""A run's columns before those of its recipe, its recipe's, and those after them. Runs share a recipe's."""
 
 Extra = Mapping[str, Mapping[str, Any]]
 """Further columns: run name to {column: value}."""
@@ -39,7 +42,7 @@ def frame(runs: Iterable[RunFolder], extra: Extra | None = None) -> pd.DataFrame
     """
     import pandas as pd
 
-    lines = pd.DataFrame(_lines(runs, extra or {}))
+    lines = pd.DataFrame(head | recipe | tail for head, recipe, tail in _lines(runs, extra or {}))
     if lines.empty:
         return pd.DataFrame(index=pd.Index([], name="run"))
     return lines.convert_dtypes().set_index("run")
@@ -70,34 +73,45 @@ def export(
             raise UserError("FILE", str(file), remedy=f"There is no folder {file.parent}.")
     lines = list(_lines(runs, extra or {}))
     write = _write_json if form == "json" else _write_csv
-    with naming(file or Path("standard output")):
-        if file is None:
+    if file is None:
+        with naming(Path("standard output")):
             write(lines, sys.stdout)
-        else:
-            with open(file, "w", encoding="utf-8", newline="") as target:
-                write(lines, target)
+    else:
+        with atomic_path(file) as place, open(place, "w", encoding="utf-8", newline="") as target:
+            write(lines, target)
     return len(lines)
 
 
-def _columns(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+def _columns(lines: Iterable[Line]) -> list[str]:
     """The columns of all lines, each once, in the order in which they come up."""
-    kinds = dict.fromkeys(tuple(line) for line in lines)
-    return list(dict.fromkeys(name for kind in kinds for name in kind)) or ["run"]
+    kinds = {(tuple(head), id(recipe), tuple(tail)): (*head, *recipe, *tail) for head, recipe, tail in lines}
+    return list(dict.fromkeys(name for columns in kinds.values() for name in columns)) or ["run"]
 
 
-def _write_csv(lines: list[dict[str, Any]], target: TextIO) -> None:
-    columns, shown = _columns(lines), functools.cache(spreadsheet)
+def _write_csv(lines: list[Line], target: TextIO) -> None:
+    columns, text = _columns(lines), functools.cache(spreadsheet)
+    places = {name: index for index, name in enumerate(columns)}
+    rows: dict[int, list[Any]] = {}  # by the identity of a recipe's columns
+
+    def fill(row: list[Any], values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            row[places[name]] = text(value) if type(value) is str else value
+
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(map(shown, columns))
-    for line in lines:
-        values = map(line.get, columns)
-        writer.writerow([shown(value) if type(value) is str else value for value in values])
+    writer.writerow(map(text, columns))
+    for head, recipe, tail in lines:
+        if id(recipe) not in rows:
+            fill(rows.setdefault(id(recipe), [None] * len(columns)), recipe)
+        row = rows[id(recipe)].copy()
+        fill(row, head)
+        fill(row, tail)
+        writer.writerow(row)
 
 
-def _write_json(lines: list[dict[str, Any]], target: TextIO) -> None:
+def _write_json(lines: list[Line], target: TextIO) -> None:
     """One run a line; a value that a run does not have is null."""
-    columns = _columns(lines)
-    records = (json.dumps({name: line.get(name) for name in columns}) for line in lines)
+    missing = dict.fromkeys(_columns(lines))
+    records = (json.dumps({**missing, **head, **recipe, **tail}) for head, recipe, tail in lines)
     target.write("[\n" + ",\n".join(records) + "\n]\n" if lines else "[]\n")
 
 
@@ -131,7 +145,7 @@ def method_of(folder: RunFolder) -> str | None:
         return None
 
 
-def _lines(runs: Iterable[RunFolder], extra: Extra) -> Iterator[dict[str, Any]]:
+def _lines(runs: Iterable[RunFolder], extra: Extra) -> Iterator[Line]:
     recipe_columns = PerRecipe(lambda recipe: {f"recipe.{field}": value for field, value in recipe.items()})
     for folder in runs:
         try:
@@ -140,22 +154,23 @@ def _lines(runs: Iterable[RunFolder], extra: Extra) -> Iterator[dict[str, Any]]:
             continue  # nobody knows what it was, or what it gave
         status = folder.status
         parents = {role: folder.store.get(key) for role, key in spec.parents.items()}
-        line = {
-            "run": folder.path.name,
+        head = {
+            "run": folder.name,
             "stage": spec.stage,
             "name": spec.name,
             "method": method_of(folder),
             "arch": spec.arch,
             "seed": spec.seed,
-            **extra.get(folder.path.name, {}),
+            **extra.get(folder.name, {}),
             "state": state(folder),
             "step": status.step if status.state else None,
             "seconds": status.seconds if status.state else None,
-            **{f"parent.{role}": parent.path.name for role, parent in parents.items() if parent},
+            **{f"parent.{role}": parent.name for role, parent in parents.items() if parent},
             **{f"data.{role}": fingerprint for role, fingerprint in spec.data.items()},
-            **recipe_columns(spec.recipe),
-            **{f"metric.{name}": value for name, value in (result.metrics if result else {}).items()},
+        }
+        tail: dict[str, Any] = {
+            f"metric.{name}": value for name, value in (result.metrics if result else {}).items()
         }
         if result and result.restamped:
-            line["restamped"] = "; ".join(f"{one.date[:10]}: {one.because}" for one in result.restamped)
-        yield line
+            tail["restamped"] = "; ".join(f"{one.date[:10]}: {one.because}" for one in result.restamped)
+        yield head, recipe_columns(spec.recipe), tail

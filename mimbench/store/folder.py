@@ -68,12 +68,12 @@ class RunFolder:
     """One run's folder: a stage reads from it and writes to it.
 
     Attributes:
-        path: the folder. store: the store it belongs to.
+        path: the folder. name: its name. store: the store it belongs to.
         details: what the stage records besides its metrics; `finish` writes it.
     """
 
     def __init__(self, store: Store, path: Path) -> None:
-        self.store, self.path = store, path
+        self.store, self.path, self.name = store, path, path.name
         self.details: dict[str, Any] = {}
         self._beat = 0.0
         self._code: tuple[str, Lineages] | None = None  # source and lineages when the run began

@@ -50,7 +50,7 @@ class Snapshot(Store):
         index = _Index(store.root, cache)
         found = (index.run(self, path) for path in store.places())
         self.runs = [run for run in found if run]
-        self._by_key = {run.path.name[-8:]: run for run in self.runs}
+        self._by_key = {run.name[-8:]: run for run in self.runs}
         index.save(len(self.runs))
 
     def __iter__(self) -> Iterator[RunFolder]:
@@ -59,15 +59,19 @@ class Snapshot(Store):
     def get(self, key: str) -> RunFolder | None:
         return self._by_key.get(key[:8])
 
-    def source_of(self, spec: RunSpec) -> str | UserError:
-        """The fingerprint of the code of a run today, or why there is none: its method or task is gone."""
+    def source_of(self, spec: RunSpec) -> str:
+        """The fingerprint of the code of a run today. Raises UserError if its method or task is gone."""
         kind = spec.stage, spec.name, spec.adopted
-        if kind not in self._sources:
+        found = self._sources.get(kind)
+        if found is None:
             try:
-                self._sources[kind] = run_fingerprint(spec.stage, spec.name, adopted=spec.adopted)
+                found = run_fingerprint(spec.stage, spec.name, adopted=spec.adopted)
             except UserError as error:
-                self._sources[kind] = error
-        return self._sources[kind]
+                found = error
+            self._sources[kind] = found
+        if isinstance(found, UserError):
+            raise found
+        return found
 
 
 def snapshot(store: RunStore) -> Snapshot:
@@ -86,6 +90,7 @@ class Finished(RunFolder):
         vars(self)["spec"] = spec
         self._view, self._plugin = view, plugin
         self._result, self._status = _result(*result), Status(*status)
+        self._up_to_date: bool | None = None
 
     @property
     def result(self) -> Result:
@@ -99,19 +104,14 @@ class Finished(RunFolder):
     def plugin(self) -> dict[str, str] | None:
         return self._plugin
 
-    @cached_property
+    @property
     def source(self) -> str:
-        found = self._view.source_of(self.spec)
-        if isinstance(found, UserError):
-            raise found
-        return found
-
-    @cached_property
-    def _is_up_to_date(self) -> bool:
-        return super()._is_current(self._result)
+        return self._view.source_of(self.spec)
 
     def _is_current(self, result: Result) -> bool:
-        return self._is_up_to_date
+        if self._up_to_date is None:
+            self._up_to_date = super()._is_current(result)
+        return self._up_to_date
 
     @cached_property
     def lineage(self) -> str:
@@ -137,6 +137,7 @@ class _Index:
     """The index of one store."""
 
     def __init__(self, root: Path, cache: Path | None) -> None:
+        self.root = os.fspath(root)
         self.file = cache / "stores" / f"{digest(os.fspath(root))}.json" if cache else None
         self.started = time.time_ns()
         self.recipes: list[dict[str, Any]] = []
@@ -155,17 +156,18 @@ class _Index:
 
     def run(self, view: Snapshot, path: Path) -> RunFolder | None:
         """The run in a folder as the index has it, or as its files say; None if there is none."""
-        stamps = _stamps(os.fspath(path))
+        name = path.name
+        stamps = _stamps(f"{self.root}/{name}")
         if not any(stamps[: 2 * STAMP]):  # neither spec nor result
             return None
-        entry = self.entries.get(path.name)
+        entry = self.entries.get(name)
         if entry is None or entry[0] != stamps:
             folder = RunFolder(view, path)
             entry = self._read(folder, stamps)
             if entry is None:
                 return folder
             self._new += self._is_settled(entry)
-        self._used[path.name] = entry
+        self._used[name] = entry
         return Finished(view, path, entry, self.recipes[entry[1]])
 
     def _read(self, folder: RunFolder, stamps: list[int]) -> list[Any] | None:
