@@ -149,14 +149,20 @@ def _tensors(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str
             yield from _tensors(entry, f"{prefix}{key}.", depth + 1)
 
 
+HEADS = ("num_heads", "n_heads", "num_attention_heads")  # what options call it
+
+
 def _head_counts(value: Any, depth: int = 0) -> Iterator[int]:
-    """Every `num_heads` in a checkpoint's options, except those of decoders and other heads."""
+    """Every number of heads in a checkpoint's options, except those of decoders and other heads."""
     if isinstance(value, argparse.Namespace):
         value = vars(value)
+    if isinstance(value, (list, tuple)) and depth <= DEEPEST:
+        for entry in (each for each in value if isinstance(each, (Mapping, list, tuple))):
+            yield from _head_counts(entry, depth + 1)
     if not isinstance(value, Mapping) or depth > DEEPEST:
         return
     for key, entry in value.items():
-        if key == "num_heads" and type(entry) is int:
+        if key in HEADS and type(entry) is int:
             yield entry
         elif isinstance(key, str) and not re.search("decoder|predictor|text|head|teacher", key):
             yield from _head_counts(entry, depth + 1)

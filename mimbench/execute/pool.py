@@ -270,8 +270,8 @@ class _Execution:
     def _on_death(self, node: Node, words: str) -> None:
         del self.running[node.key]
         if self.attempts[node.key] < MAX_ATTEMPTS:
-            self.progress.drop(node)
-            self.pending[node.key] = node  # goes on from its checkpoint
+            self.progress.drop(node, f"{words}; it goes on from its last checkpoint")
+            self.pending[node.key] = node
             return
         message = f"{words}, {MAX_ATTEMPTS} times"
         with contextlib.suppress(OSError):  # the disk is full: the message still reaches the user

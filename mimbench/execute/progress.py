@@ -69,9 +69,11 @@ class Progress:
             where = f" is being computed by {_holder(folder)}: waiting" if elsewhere else " started"
             self._print(f"{node.label}{where} ({node.spec.folder})", soft_wrap=True)
 
-    def drop(self, node: Node) -> None:
-        """The run stopped without an end; it will be started again."""
+    def drop(self, node: Node, why: str = "") -> None:
+        """The run stopped without an end; it will be started again. Prints why, if that is given."""
         self.time_left.drop(node)
+        if why:
+            self._print(f"{node.label}: {why}", style="yellow", soft_wrap=True)
 
     def end(self, node: Node, *, shared: bool = False, error: str = "") -> None:
         track = self.tracks.get(node.key)

@@ -86,6 +86,7 @@ def handle(path: Path, *, rerun: bool) -> dict[str, Any]:
                 if not rerun or folder.outcome() == "done":
                     return {"event": "done", "shared": True}
                 folder.reset()
+            folder.claim()
             with logged(folder.log_path):
                 return compute(folder)
     except RunLocked:

@@ -207,11 +207,11 @@ class RunFolder:
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run. Raises RunLocked if another process computes it."""
-        return self._lock.hold()
+        return self._lock.hold(self.status)
 
     def is_locked(self) -> bool:
         """Whether some process computes this run right now."""
-        return self._lock.is_held()
+        return self._lock.is_held() or self._lock.is_deleted_by_force(self.status)
 
     def outcome(self) -> Outcome:
         """missing (not done), running (locked), failed, done, stale (code or a parent changed), damaged (a
@@ -268,6 +268,18 @@ class RunFolder:
 
     # -- what a running stage reports ------------------------------------------------------------------------
 
+    def claim(self) -> None:
+        """Record which process works on the run, as soon as it holds the lock."""
+        self._write_status("running", message="")
+
+    def _require_lock(self) -> None:
+        """Raises RunFailed if the file of the lock was deleted while this process computes the run."""
+        if self._lock.is_lost():
+            raise RunFailed(
+                f"{self._lock.file} was deleted while the run was computed. Another process may compute it "
+                "too, so this one stops; the same command goes on from the last checkpoint."
+            )
+
     def begin(self, environment: Mapping[str, Any]) -> None:
         """Start or resume. A checkpoint is deleted if its code, or that of a parent, has changed since."""
         source, parents = self.source, self.lineages()
@@ -287,10 +299,12 @@ class RunFolder:
             line = json.dumps({"step": step, "time": now, **scalars})
             append_line(self.path / "metrics.jsonl", line)
         if now - self._beat >= HEARTBEAT_SECONDS or step >= total:
+            self._require_lock()
             self._write_status("running", step=step, total=total)
 
     def save_checkpoint(self, step: int, content: Callable[[BinaryIO], object]) -> None:
         """Write a checkpoint after `step` steps, and keep the one before; `content` writes it into a file."""
+        self._require_lock()
         source, parents = self._code or ("", {})
         checkpoints.save(self.path, Origin(self.path.name, step, source, parents), content)
 
@@ -324,9 +338,11 @@ class RunFolder:
             percent: the names of metrics that are percentages.
 
         Raises:
-            RunFailed: a metric is not a finite number, or no percentage. Then no result is written.
+            RunFailed: a metric is not a finite number, or no percentage; or the lock was deleted. Then no
+                result is written.
             OSError: the disk is full. Then no result is written.
         """
+        self._require_lock()
         numbers = {name: float(value) for name, value in metrics.items()}
         for name, value in numbers.items():
             if not math.isfinite(value):

@@ -31,6 +31,10 @@ NAME = re.compile(r"[\w.+-]+")  # of a method, task or size
 
 Number = Annotated[float, Strict(), AllowInfNan(False)]
 Count = Annotated[int, Strict()]
+Natural = Annotated[int, Strict(), Field(ge=0)]
+Duration = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0, le=1e12)]  # seconds
+Moment = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0, le=253_402_300_000)]
+"""Seconds since 1970, up to the year 9999."""
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Lineages = Mapping[str, str | None]  # by role; schema 1 wrote null for a parent without a result
 State = Literal["", "running", "failed", "done"]
@@ -104,12 +108,12 @@ class Status:
     """
 
     state: State = ""
-    step: Count = 0
-    total: Count = 0
+    step: Natural = 0
+    total: Natural = 0
     message: str = ""
-    seconds: Number = 0.0
-    time: Number = 0.0
-    pid: Count = 0
+    seconds: Duration = 0.0
+    time: Moment = 0.0
+    pid: Natural = 0
     host: str = ""
     source: str = ""
     parents: Lineages | None = None
@@ -226,8 +230,13 @@ def read_spec(folder: Path) -> RunSpec | None:
         return None
     spec = _typed(SPEC, path, values)
     unknown = values.keys() - {each.name for each in fields(RunSpec)} - {"key"}
-    if unknown:  # from a newer version: without these fields it would be another run
-        raise Newer(str(_damaged(path, f"{', '.join(sorted(unknown))}: unknown")))
+    if unknown:  # without these fields it would be another run
+        raise Newer(
+            visible(
+                f"{path} has fields that this version of mimbench does not know ({', '.join(sorted(unknown))}"
+                f"): use a newer version, or remove the run with `mimbench runs rm {folder.name}`."
+            )
+        )
     for name in (spec.name, spec.arch):
         if not NAME.fullmatch(name):
             raise _damaged(path, f"{name!r} is no name")

@@ -62,6 +62,9 @@ def test_options_as_a_namespace_load_and_say_the_number_of_heads() -> None:
     options = argparse.Namespace(num_heads=4, decoder={"num_heads": 8})
     torch.save({"model": STATE, "args": options}, "x.pth")
     assert read(Path("x.pth")).num_heads == {4}
+    for options in ({"blocks": [{"n_heads": 4}]}, {"config": {"num_attention_heads": 4}}):
+        torch.save({"model": STATE, "args": options}, "x.pth")
+        assert read(Path("x.pth")).num_heads == {4}
     save_file(STATE, "x.safetensors", {"mine": json.dumps({"config": {"num_heads": 2}}), "note": "{"})
     assert read(Path("x.safetensors")).num_heads == {2}
     torch.save(STATE, "x.pth")

@@ -19,6 +19,7 @@ from rich.console import Console
 from mimbench.commands.reproduce import tell_failures
 from mimbench.execute import machine
 from mimbench.execute import pool as execute
+from mimbench.execute import worker as working
 from mimbench.execute.pool import Pool, Report
 from mimbench.execute.progress import Progress
 from mimbench.plan.graph import Node, Plan
@@ -113,8 +114,9 @@ def test_an_error_stops_its_own_branch_only(pool: Pool, mode: str, message: str,
 
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(pool: Pool) -> None:
     plan = graph("die once", "ok")
-    report, _ = compute(pool, plan)
+    report, text = compute(pool, plan)
     assert report == Report()
+    assert "its worker process died (killed by signal 9); it goes on from its last checkpoint" in text
     assert [calls(folder) for folder in folders(pool, plan)] == [2, 1]
 
 
@@ -197,9 +199,10 @@ def test_a_stopped_worker_is_noticed_and_its_run_goes_on(pool: Pool, monkeypatch
 
     thread = threading.Thread(target=stop)
     thread.start()
-    report, _ = compute(pool, plan)
+    report, text = compute(pool, plan)
     thread.join()
     assert report == Report() and len(stopped) == 1 and calls(folder) == 2
+    assert "gave no sign of life for 8 s and was ended; it goes on from its last checkpoint" in text
     assert not alive(stopped[0])
 
 
@@ -258,6 +261,22 @@ def wait_until(true, seconds: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_worker_says_who_it_is_before_it_reads_the_data(
+    pool: Pool, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = next(iter(graph("ok").nodes.values()))
+    folder, seen = store.create(node.spec, node.inputs), []
+    check = working.inputs.check
+
+    def look(run: RunFolder) -> None:
+        seen.append((run.status.pid, run.status.host, run.status.state, run.is_locked()))
+        check(run)
+
+    monkeypatch.setattr(working.inputs, "check", look)
+    assert working.handle(folder.path, rerun=False)["event"] == "done"
+    assert seen[0] == (os.getpid(), socket.gethostname(), "running", True)
 
 
 def test_a_worker_whose_parent_is_gone_ends_at_once_and_frees_its_run(pool: Pool, store: RunStore) -> None:

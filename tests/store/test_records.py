@@ -95,6 +95,11 @@ ODD: list[tuple[str, str, Any, str]] = [
     ("status.json", "step", "1", "step"),
     ("status.json", "state", "asleep", "state"),
     ("status.json", "time", float("nan"), "time"),
+    ("status.json", "time", 1e17, "time"),
+    ("status.json", "time", -1e15, "time"),
+    ("status.json", "seconds", -1.0, "seconds"),
+    ("status.json", "seconds", 1e308, "seconds"),
+    ("status.json", "step", -1, "step"),
     ("status.json", "message", {"a": 1}, "message"),
     ("status.json", "schema", 99, "newer version"),
     ("inputs.json", "data", ["/d"], "data"),
@@ -105,7 +110,7 @@ ODD: list[tuple[str, str, Any, str]] = [
     ("spec.json", "stage", "train", "stage"),
     ("spec.json", "name", "[/x]", "is no name"),
     ("spec.json", "arch", "a\x1b[31m", "is no name"),
-    ("spec.json", "rank", 3, "rank: unknown"),
+    ("spec.json", "rank", 3, "does not know (rank): use a newer version"),
 ]
 
 

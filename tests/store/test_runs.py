@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from mimbench.store import records, runs
 from mimbench.store.export import frame, state, subject
 from mimbench.store.folder import Inputs, Options, RunFolder
 from mimbench.store.lock import RunLocked
-from mimbench.store.records import RESULT_SCHEMA, Damaged
+from mimbench.store.records import RESULT_SCHEMA, Damaged, Status, write_status
 from mimbench.store.runs import WORKSHOP, RunStore
 from mimbench.store.spec import RunSpec
 from tests.world import alter, echo_spec, forget
@@ -421,6 +423,74 @@ def test_temporary_files_of_the_cache_are_leftovers_when_they_are_old(store: Run
         os.utime(cache / name, (1e9, 1e9))
     os.utime(cache / names[-1])  # somebody is writing it
     assert store.leftovers() == [cache / names[0]]
+
+
+COMPUTE = """
+import sys, time
+from pathlib import Path
+from mimbench.errors import RunFailed
+from mimbench.store.folder import RunFolder
+from mimbench.store.runs import RunStore
+folder = RunFolder(RunStore(Path({root!r})), Path({path!r}))
+with folder.lock():
+    folder.claim()
+    print("held", flush=True)
+    try:
+        for step in range(600):
+            time.sleep(0.05)
+            folder.progress(step, 600)
+    except RunFailed as error:
+        print(error, flush=True)
+"""
+
+
+def test_a_lock_whose_file_is_deleted_admits_nobody_else_and_its_process_stops(
+    new_run: NewRun, python: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    folder = new_run()
+    process = python(COMPUTE.format(root=str(folder.store.root), path=str(folder.path)))
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    (folder.path / ".lock").unlink()
+    assert folder.is_locked() and folder.outcome() == "running"
+    with pytest.raises(RunLocked), folder.lock():
+        pass
+    assert not (folder.path / ".lock").exists()
+    said = process.stdout.readline()
+    assert f"{folder.path}/.lock was deleted while the run was computed" in said
+    process.wait()
+    with folder.lock():  # at once: the process is gone
+        folder.finish({"score": 1.0})
+    assert folder.outcome() == "done"
+
+
+def test_no_result_is_written_without_the_lock(new_run: NewRun) -> None:
+    folder = new_run()
+    with folder.lock():
+        folder.begin({})
+        (folder.path / ".lock").unlink()
+        (folder.path / ".lock").touch()  # another process made it
+        with pytest.raises(RunFailed, match="was deleted"):
+            folder.save_checkpoint(1, lambda file: file.write(b"x"))
+        with pytest.raises(RunFailed, match="was deleted"):
+            folder.finish({"score": 1.0})
+    assert folder.result is None and not list(folder.path.glob("trainer*"))
+
+
+def test_a_heartbeat_of_a_process_that_is_gone_keeps_nobody_out(new_run: NewRun) -> None:
+    folder = new_run()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    now = Status("running", time=time.time(), pid=gone.pid, host=socket.gethostname())
+    write_status(folder.path, now)
+    with folder.lock():
+        pass
+    (folder.path / ".lock").unlink()
+    write_status(folder.path, replace(now, host="another"))
+    with pytest.raises(RunLocked), folder.lock():
+        pass
+    write_status(folder.path, replace(now, host="another", time=time.time() - 3600))
+    with folder.lock():
+        pass
 
 
 def test_what_cannot_be_locked_for_want_of_permission_can_be_judged(
