@@ -102,6 +102,10 @@ class Progress:
         elif now - self._last >= PLAIN_SECONDS:
             self._last = now
             running = ", ".join(f"{t.node.label} {t.step}/{t.total}" for t in self.tracks.values())
+            stands = ((t.node.label, t.standstill(now)) for t in self.tracks.values())
+            running += "".join(
+                f"; {label}: no step for {duration(still)}" for label, still in stands if still
+            )
             left = self.seconds_left
             rest = f", about {duration(left)} left" if left is not None else ""
             self._print(f"{100 * self.fraction:.0f} %{rest}: {running}", soft_wrap=True)
@@ -165,6 +169,8 @@ class Display:
                 left = track.seconds_left(now)
                 text = f"{track.step}/{track.total}{rate}"
                 text += f" · {duration(left)} left" if left is not None else ""
+                still = track.standstill(now)
+                text += f" · no step for {duration(still)}" if still else ""
             self.bars.update(self.rows[key], completed=track.fraction, text=text)
         text = f"{progress.settled}/{progress.count} runs"
         total = progress.seconds_left

@@ -12,6 +12,9 @@ from mimbench.plan.pace import HAND_OVER_SECONDS, Job, Kind, Pace, Timed, kind_o
 TOLD, TOLD_SECONDS = 0.05, 5.0
 """The share of its steps, and the seconds, after which the speed of an unfinished run is trusted."""
 
+LONG_SECONDS = 600.0
+"""Without a step, after which a run in training is said to stand still."""
+
 
 @dataclass
 class Track:
@@ -33,6 +36,11 @@ class Track:
     total: int = 0
     first_step: int = 0
     stepped: tuple[float, float] = (0.0, 0.0)
+
+    def standstill(self, now: float) -> float:
+        """Seconds without a step if that is long for a run in training, else 0."""
+        seconds = now - self.stepped[1]
+        return seconds if self.step < self.total and seconds > LONG_SECONDS else 0.0
 
     def see(self, step: int, total: int, now: float) -> None:
         """Record the run's progress."""

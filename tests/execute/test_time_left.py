@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from rich.console import Console
 
+from mimbench.execute.progress import Progress
 from mimbench.execute.time_left import TimeLeft, Track
 from mimbench.plan.graph import Node
 from mimbench.plan.pace import Pace, Timed, kind_of
-from mimbench.store.folder import Inputs
+from mimbench.store.folder import Inputs, RunFolder
+from mimbench.store.records import Status
 from mimbench.store.spec import RunSpec
 
 HERE = Path(__file__).parent
@@ -144,6 +150,27 @@ def test_a_run_that_goes_back_to_an_older_checkpoint_starts_to_count_there() -> 
     track.see(60, 100, 20.0)
     track.see(70, 100, 30.0)
     assert track.seconds_left(30.0) == pytest.approx(30.0)
+
+
+def test_a_run_without_a_step_for_ten_minutes_stands_still_unless_it_is_evaluated() -> None:
+    track = Track(node(), began=0.0)
+    assert track.standstill(10_000.0) == 0.0  # it has not begun
+    track.see(1, 100, 100.0)
+    track.see(2, 100, 200.0)
+    track.see(2, 100, 900.0)
+    assert track.standstill(799.0) == 0.0 and track.standstill(900.0) == 700.0
+    track.see(100, 100, 1000.0)
+    assert track.standstill(9000.0) == 0.0
+
+
+def test_a_standstill_is_shown() -> None:
+    clock = iter([0.0, 0.0, *[700.0] * 20])
+    run, out = node("slow"), Console(file=io.StringIO(), width=200)
+    with Progress(out, [run], clock=lambda: next(clock)) as progress:
+        progress.start(run, cast(RunFolder, SimpleNamespace(status=Status())))
+        progress.tracks[run.key].see(3, 100, 0.0)
+        progress.tick()
+    assert "slow 3/100; slow: no step for 11 min 40 s" in out.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_dropped_run_is_to_come_again() -> None:
