@@ -84,7 +84,11 @@ def _require_some(found: Instances, kept: list[dict[str, Any]]) -> None:
     single = [entry for entry in kept if not entry["iscrowd"]]
     if not single:
         why = [f"{count} {what}" for what, (count, _) in found.converted.items() if "left out" in what]
-        why += [f"{len(kept)} crowds, which are neither learnt nor scored"] if kept else []
+        why += (
+            [f"{len(kept)} crowds (by iscrowd or ignore), which are neither learnt nor scored"]
+            if kept
+            else []
+        )
         message = ": ".join([nothing, "; ".join(why)] if why else [nothing])
         found.refuse("empty set", "", f"{message}. {remedy}")
     elif found.split == "train":

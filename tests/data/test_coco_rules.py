@@ -127,7 +127,7 @@ def test_masks_with_one_pixel_are_kept(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Change, str, str]] = {
-    "all are crowds": (every(iscrowd=1), "", "2 crowds, which are neither learnt nor scored. Each"),
+    "all are crowds": (every(iscrowd=1), "", "2 crowds (by iscrowd or ignore), which are neither"),
     "all have ignore": (every(ignore=1), "", "no annotation that can be used: 2 crowds"),
     "no mask has a pixel": (
         every(segmentation=packed(NO_PIXEL)), "", "used: 2 annotations left out: a mask of no pixel. Each",
