@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mimbench.data import Problem, masks
+from mimbench.atomic import digest
+from mimbench.data import Problem, instances, masks
 from mimbench.data.files import HEIGHT, WIDTH, Folder
+from mimbench.data.instances import EXACT, Instances, examine, shown
 from mimbench.errors import UserError
 
 FIELDS = {
@@ -25,41 +26,10 @@ FIELDS = {
     "annotations": {"id", "image_id", "category_id", "bbox", "segmentation"},
     "categories": {"id", "name"},
 }
+ONE = {"images": "image", "annotations": "annotation", "categories": "category"}
 SPLITS = ("train", "val")
-SLACK = 0.5  # pixels that a box may lie beyond the image: official boxes are rounded
-
-
-@dataclass
-class Instances:
-    """The content of an annotation file.
-
-    Attributes:
-        source: the file. document: as pycocotools and mmdetection want it.
-        problems: why it is refused. converted: what differs from the file: words to count and first entry.
-    """
-
-    source: Path
-    document: dict[str, Any] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    converted: dict[str, tuple[int, str]] = field(default_factory=dict)
-
-    def convert(self, what: str, entry: str) -> None:
-        count, first = self.converted.get(what, (0, entry))
-        self.converted[what] = count + 1, first
-
-    @property
-    def notes(self) -> list[str]:
-        """The conversions as sentences."""
-        return [
-            f"{self.source}: {count} {what} (first: {first})"
-            for what, (count, first) in self.converted.items()
-        ]
-
-    def require(self, where: str) -> None:
-        """Raises UserError for the first problem; `where` is what the user gave."""
-        for problem in self.problems:
-            place = ", ".join(filter(None, (f"{where}, {self.source}", problem.entry)))
-            raise UserError(place, remedy=f"{problem.message} `mimbench data check` lists all problems.")
+WHOLE = ("id", "image_id", "category_id", "width", "height", "iscrowd")
+LARGEST = 2**20  # pixels of a side
 
 
 def source_of(root: Path, split: str) -> Path:
@@ -68,7 +38,7 @@ def source_of(root: Path, split: str) -> Path:
 
 def read(root: Path, split: str) -> Instances:
     """Read and examine the annotations of a split, `train` or `val`; no image is opened."""
-    found = Instances(source_of(root, split))
+    found = Instances(source_of(root, split), split)
     try:
         document = json.loads(found.source.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
@@ -83,8 +53,9 @@ def read(root: Path, split: str) -> Instances:
     found.problems += _shape(document)
     if not found.problems:
         found.document = document
+        _tidy(found)
         _identities(found)
-        _annotations(found)
+        examine(found)
     return found
 
 
@@ -112,23 +83,61 @@ def _shape(document: Any) -> Iterator[Problem]:
 
 def _kinds(part: str, place: str, entry: Mapping[str, Any]) -> Iterator[Problem]:
     for name in ("id", "image_id", "category_id"):
-        if name in entry and type(entry[name]) is not int:
-            yield Problem("bad JSON", place, f"{name} must be a whole number, not {entry[name]!r}.")
+        if name in entry and not _is_whole(entry[name]):
+            yield Problem("bad JSON", place, f"{name} must be a whole number, not {shown(entry[name])}.")
+        elif name in entry and abs(entry[name]) > EXACT and (part, name) != ("annotations", "id"):
+            yield Problem("bad JSON", place, f"{name} must be at most 2^53, not {shown(entry[name])}.")
     for name in ("width", "height"):
-        if part == "images" and not (type(entry[name]) is int and entry[name] > 0):
-            yield Problem("bad JSON", place, f"{name} must be a positive whole number, not {entry[name]!r}.")
+        if part == "images" and not (_is_whole(entry[name]) and 0 < entry[name] <= LARGEST):
+            message = f"{name} must be a positive whole number, not {shown(entry[name])}."
+            yield Problem("bad JSON", place, message)
     for name in ("file_name", "name"):
         if name in FIELDS[part] and not (isinstance(entry[name], str) and entry[name]):
-            yield Problem("bad JSON", place, f"{name} must be a text, not {entry[name]!r}.")
+            yield Problem("bad JSON", place, f"{name} must be a text, not {shown(entry[name])}.")
     file = entry.get("file_name")
-    if part == "images" and isinstance(file, str) and (file.startswith("/") or ".." in file.split("/")):
-        yield Problem("bad JSON", place, f"file_name {file!r} leads out of the folder of images.")
+    if part == "images" and isinstance(file, str):
+        if file.startswith("/") or ".." in file.split("/"):
+            yield Problem("bad JSON", place, f"file_name {file!r} leads out of the folder of images.")
+        elif not _is_path(file):
+            yield Problem("bad JSON", place, f"file_name {file!r} is no name of a file.")
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number; pandas writes 64 as 64.0."""
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _tidy(found: Instances) -> None:
+    """One spelling of numbers and file names: 64 for 64.0, `1.jpg` for `./1.jpg`."""
+    document = dict(found.document)
+    for part in FIELDS:
+        document[part] = [_tidied(found, part, entry) for entry in document[part]]
+    found.document = document
+
+
+def _tidied(found: Instances, part: str, entry: dict[str, Any]) -> dict[str, Any]:
+    floats = {
+        name: int(entry[name]) for name in WHOLE if type(entry.get(name)) is float and _is_whole(entry[name])
+    }
+    if floats:
+        found.convert("entries with numbers such as 64.0, taken as 64", f"{ONE[part]} {int(entry['id'])}")
+        entry = {**entry, **floats}
+    if part == "images" and posixpath.normpath(entry["file_name"]) != entry["file_name"]:
+        entry = {**entry, "file_name": posixpath.normpath(entry["file_name"])}
+    return entry
 
 
 def _identities(found: Instances) -> None:
     """Ids that are there twice, names that are there twice, references to nothing."""
     document = found.document
-    for part, one in (("images", "image"), ("annotations", "annotation"), ("categories", "category")):
+    for part, one in ONE.items():
         for value, count in Counter(entry["id"] for entry in document[part]).items():
             if count > 1:
                 found.problems.append(
@@ -156,100 +165,6 @@ def _identities(found: Instances) -> None:
         found.problems.append(Problem("empty set", "", "It has no images."))
 
 
-def _annotations(found: Instances) -> None:
-    """Examine every annotation; `document` keeps those that can be used, converted."""
-    images = {image["id"]: image for image in found.document["images"]}
-    kept = []
-    for entry in found.document["annotations"]:
-        image = images.get(entry["image_id"])
-        if image is None:
-            continue
-        entry = dict(entry)
-        if _box(found, entry, image) and _mask(found, entry, image):
-            kept.append(entry)
-    if kept and min(entry["id"] for entry in kept) <= 0:
-        # pycocotools marks a match with the id, and takes 0 for none.
-        found.convert("ids of annotations renumbered from 1", f"annotation {kept[0]['id']}")
-        kept = [{**entry, "id": number} for number, entry in enumerate(kept, 1)]
-    if not kept and not found.problems:
-        found.problems.append(Problem("empty set", "", "It has no annotation that can be used."))
-    if found.document["annotations"] != kept:
-        found.document = {**found.document, "annotations": kept}
-
-
-def _box(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> bool:
-    """Whether the annotation's box can be used; it is cut at the image's edge."""
-    place = f"annotation {entry['id']}"
-    box = entry["bbox"]
-    numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
-    if not numbers:
-        message = f"bbox must be [x, y, width, height] in pixels, not {box!r}."
-        found.problems.append(Problem("bad JSON", place, message))
-        return False
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        found.convert("annotations left out: a box of no size", place)
-        return False
-    left, top = max(x, 0), max(y, 0)
-    right, bottom = min(x + w, image["width"]), min(y + h, image["height"])
-    if right <= left or bottom <= top:
-        found.convert("annotations left out: a box outside of its image", place)
-        return False
-    if max(left - x, top - y, x + w - right, y + h - bottom) > SLACK:
-        found.convert("boxes cut at the edge of their image", place)
-        entry["bbox"] = [left, top, right - left, bottom - top]
-    return True
-
-
-def _mask(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> bool:
-    """Whether the annotation's mask can be used; fills in `area` and `iscrowd`."""
-    place = f"annotation {entry['id']}"
-    mask = entry.get("segmentation")
-    if isinstance(mask, list) and mask and all(isinstance(polygon, list) for polygon in mask):
-        if not all(_is_finite(value) for polygon in mask for value in polygon):
-            message = "segmentation holds something that is no number."
-            found.problems.append(Problem("unreadable mask", place, message))
-            return False
-        polygons = [polygon for polygon in mask if masks.has_area(polygon)]
-        if len(polygons) < len(mask):
-            if not polygons:
-                found.convert("annotations left out: no polygon with an area", place)
-                return False
-            found.convert("masks without their polygons of no area", place)
-            entry["segmentation"] = polygons
-    elif isinstance(mask, dict):
-        why = masks.run_lengths_problem(mask, image)
-        if not why and isinstance(mask["counts"], list) and not any(mask["counts"][1::2]):
-            found.convert("annotations left out: a mask of no pixel", place)
-            return False
-        if why:
-            found.problems.append(Problem("unreadable mask", place, why))
-            return False
-    else:
-        message = f"segmentation must be a list of polygons or run lengths, not {mask!r}."
-        found.problems.append(Problem("unreadable mask", place, message))
-        return False
-    if "iscrowd" not in entry:
-        found.convert("annotations without iscrowd, taken as 0", place)
-        entry["iscrowd"] = 0
-    elif entry["iscrowd"] not in (0, 1):
-        found.problems.append(
-            Problem("bad JSON", place, f"iscrowd must be 0 or 1, not {entry['iscrowd']!r}.")
-        )
-        return False
-    if "area" not in entry:
-        found.convert("areas computed from their masks", place)
-        entry["area"] = masks.area(entry["segmentation"], image)
-    elif not _is_finite(entry["area"]):
-        found.problems.append(Problem("bad JSON", place, f"area must be a number, not {entry['area']!r}."))
-        return False
-    return True
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def forget() -> None:
     """Drop what `both` keeps for a second reader."""
     _both.cache_clear()
@@ -265,6 +180,12 @@ def layout(root: Path) -> Iterator[Problem]:
             yield Problem("empty folder", str(folder), "It holds no images.")
         if not source.is_file():
             yield Problem("missing file", str(source), "There is no such file.")
+
+
+def rules() -> str:
+    """The digest of these rules: what older rules found sound is examined again."""
+    files = (__file__, instances.__file__, masks.__file__)
+    return digest("".join(Path(file).read_text(encoding="utf-8") for file in files))
 
 
 def by_folder(split: str, names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

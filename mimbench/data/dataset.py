@@ -232,12 +232,13 @@ def _listed(dataset: Dataset) -> dict[str, list[coco.Listed]]:
     sources = fill(
         dataset.root, [scan(dataset.root, "annotations", names, field)], dataset.memory, field=field
     )
-    place = dataset.cache / "coco" / f"{identity(sources)}.json" if dataset.cache else None
+    key = digest(f"{identity(sources)} {coco.rules()}")
+    place = dataset.cache / "coco" / f"{key}.json" if dataset.cache else None
     known: Any = None
     if place is not None:
         with contextlib.suppress(OSError):
             known = read_json(place)
-    if isinstance(known, dict) and known.get("digest") == digest(json.dumps(known.get("images"))):
+    if isinstance(known, dict) and known.get("digest") == _seal(key, known.get("images")):
         return {split: [tuple(image) for image in images] for split, images in known["images"].items()}
     annotations = coco.both(dataset.root)
     found = {split: coco.listed(annotations[split], split) for split in coco.SPLITS}
@@ -245,8 +246,13 @@ def _listed(dataset: Dataset) -> dict[str, list[coco.Listed]]:
     if place is not None:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(place, {"images": found, "digest": digest(json.dumps(found))})
+            write_json(place, {"images": found, "digest": _seal(key, found)})
     return found
+
+
+def _seal(key: str, images: Any) -> str:
+    """The digest of an entry with the name of its file: a copy under another name is none."""
+    return digest(json.dumps([key, images]))
 
 
 READERS: dict[str, Callable[[Dataset, bool], Found]] = {

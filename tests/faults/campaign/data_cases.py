@@ -56,7 +56,14 @@ class Expect:
 
 
 Mutator = Callable[[Path, Random], Expect]
-MODULES = ("mutate_coco", "mutate_coco_lists", "mutate_masks", "mutate_folders", "mutate_captions")
+MODULES = (
+    "mutate_coco",
+    "mutate_coco_lists",
+    "mutate_coco_silent",
+    "mutate_masks",
+    "mutate_folders",
+    "mutate_captions",
+)
 MUTATORS: dict[str, tuple[str, Mutator]] = {}
 """Name of a mutator to the format of its dataset and itself."""
 UNLISTED: set[str] = set()

@@ -197,14 +197,14 @@ def box_of_odd_length(document: Document, draw: Random) -> Expect:
 def box_of_no_size(document: Document, draw: Random) -> Expect:
     each = annotation(document, draw)
     each["bbox"][draw.choice([2, 3])] = draw.choice([0, -3])
-    return _left_out(document, each, f"bbox {each['bbox']}")
+    return left_out(document, each, f"bbox {each['bbox']}")
 
 
 @edits
 def box_outside(document: Document, draw: Random) -> Expect:
     each = annotation(document, draw)
     each["bbox"] = draw.choice([[-50, 3, 20, 20], [3, 500, 20, 20], [1e6, 1e6, 9, 9]])
-    return _left_out(document, each, f"bbox {each['bbox']}")
+    return left_out(document, each, f"bbox {each['bbox']}")
 
 
 @edits
@@ -238,7 +238,7 @@ def _has_box(number: int, box: list[float]) -> Callable[[Read], str]:
     return right
 
 
-def _left_out(document: Document, entry: Document, done: str) -> Expect:
+def left_out(document: Document, entry: Document, done: str) -> Expect:
     """An annotation that cannot be used: the others are all there, and nothing else."""
     wanted = sorted(each["id"] for each in document["annotations"] if each is not entry)
 
@@ -255,7 +255,7 @@ def polygon_without_area(document: Document, draw: Random) -> Expect:
     each["segmentation"] = draw.choice(
         [[[3, 3, 9, 9]], [[3, 3, 3, 3, 3, 3]], [[3, 3, 9, 9, 6, 6]], [[]], [[5, 5]]]
     )
-    return _left_out(document, each, f"polygon {each['segmentation']}")
+    return left_out(document, each, f"polygon {each['segmentation']}")
 
 
 @edits
@@ -282,7 +282,7 @@ def mask_missing(document: Document, draw: Random) -> Expect:
     return Expect("no mask", refused=(named(each),))
 
 
-def _run_lengths(document: Document, each: Document, packed: bool) -> None:
+def run_lengths_of(document: Document, each: Document, packed: bool) -> None:
     from pycocotools import mask
 
     image = next(image for image in document["images"] if image["id"] == each["image_id"])
@@ -301,14 +301,14 @@ def _run_lengths(document: Document, each: Document, packed: bool) -> None:
 def run_lengths(document: Document, draw: Random) -> str:
     for each in document["annotations"]:
         if draw.random() < 0.8:
-            _run_lengths(document, each, draw.random() < 0.5)
+            run_lengths_of(document, each, draw.random() < 0.5)
     return "masks as run lengths"
 
 
 @edits
 def run_lengths_of_another_size(document: Document, draw: Random) -> Expect:
     each = annotation(document, draw)
-    _run_lengths(document, each, draw.random() < 0.5)
+    run_lengths_of(document, each, draw.random() < 0.5)
     each["segmentation"]["size"][draw.randint(0, 1)] += draw.choice([-1, 1, 30])
     return Expect("run lengths of another size", refused=(named(each),))
 
@@ -317,7 +317,7 @@ def run_lengths_of_another_size(document: Document, draw: Random) -> Expect:
 def run_lengths_damaged(document: Document, draw: Random) -> Expect:
     each = annotation(document, draw)
     packed = draw.random() < 0.5
-    _run_lengths(document, each, packed)
+    run_lengths_of(document, each, packed)
     counts = each["segmentation"]["counts"]
     if packed:
         cut = draw.randrange(len(counts))
@@ -330,6 +330,6 @@ def run_lengths_damaged(document: Document, draw: Random) -> Expect:
 @edits
 def all_are_crowds_but_one(document: Document, draw: Random) -> Expect:
     for each in document["annotations"][1:]:
-        _run_lengths(document, each, packed=False)
+        run_lengths_of(document, each, packed=False)
         each["iscrowd"] = 1
     return Expect("crowds", identity="other")

@@ -39,7 +39,7 @@ def size_of_image_odd(document: Document, draw: Random) -> Expect:
     if draw.random() < 0.3:
         del document["images"][index][key]
     else:
-        document["images"][index][key] = draw.choice([0, -4, "64", 64.5, None])
+        document["images"][index][key] = draw.choice([0, -4, "64", 64.5, None, 0.0])
     return Expect("an odd size of an image", refused=(f"images[{index}]",))
 
 
