@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench.data import Problem, ade20k, coco, imagenet, look
-from mimbench.data.files import Folder, Look, Memory, Progress, fill, left_out, scan
+from mimbench.data.files import Folder, Look, Progress, fill, left_out, scan
 from mimbench.data.image_folder import read_captions
+from mimbench.data.memory import Memory
 from mimbench.errors import UserError
 
 if TYPE_CHECKING:

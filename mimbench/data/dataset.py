@@ -14,8 +14,9 @@ from typing import Any
 
 from mimbench.atomic import digest, read_json, write_json
 from mimbench.data import STAMP, Identity, ade20k, coco, imagenet, look
-from mimbench.data.files import Folder, Look, Memory, Progress, fill, identity, left_out, scan
+from mimbench.data.files import Folder, Look, Progress, fill, identity, left_out, scan
 from mimbench.data.image_folder import read_captions, without_caption
+from mimbench.data.memory import Memory
 from mimbench.errors import UserError
 
 

@@ -14,7 +14,6 @@ from mimbench.data.decode import SIXTEEN_BITS, UNREADABLE, CorruptImage, decode,
 from mimbench.data.files import (
     DECODES,
     DEEP,
-    HEAD,
     HEIGHT,
     LABEL,
     NOTHING,
@@ -22,8 +21,8 @@ from mimbench.data.files import (
     WIDTH,
     Folder,
     Look,
-    is_deep,
 )
+from mimbench.data.heads import HEAD, is_deep
 
 VOID = 255  # no label, see mimbench.data.ade20k
 ORIENTATION = 0x0112  # the EXIF tag

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimbench.data import files, look
+from mimbench.data import files, look, memory
 from mimbench.data.check import check
 from mimbench.data.dataset import Dataset
 from mimbench.data.decode import decode
@@ -144,6 +144,7 @@ def test_it_costs_nothing_once_the_files_are_hashed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JPEG and PNG files tell by the bytes that are hashed anyway: no file is opened again."""
+    monkeypatch.setattr(memory, "FRESH_NS", 0)
     Dataset(root / "imagenet", tmp_path / "cache").identity("imagenet", labels=True)
     monkeypatch.setattr(files, "hash_file", None)
     monkeypatch.setattr(look, "DEPTH", files.Look((files.DEEP,), None))  # type: ignore[arg-type]
