@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,25 @@ def test_labels_are_read_whole(tmp_path: Path, mode: str) -> None:
     with pytest.raises(UserError, match="labels are 0 .other. to 2, and 255") as caught:
         ade20k.read_labels(tmp_path / "x.png", 2)
     assert caught.value.value == 3
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_labels_of_few_bits_are_not_scaled(tmp_path: Path, bits: int) -> None:
+    """Grey of 2 and 4 bits becomes 0 to 255 in Pillow; labels are the numbers that the file holds."""
+    labels = np.arange(16).reshape(2, 8) % 2**bits
+    rows = b""
+    for row in labels:
+        packed = int("".join(f"{label:0{bits}b}" for label in row), 2)
+        rows += b"\0" + packed.to_bytes(bits, "big")
+    header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        png += (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+    (tmp_path / "x.png").write_bytes(png)
+    assert ade20k.read_labels(tmp_path / "x.png", 150).tolist() == np.where(labels, labels - 1, 255).tolist()
+    assert look.LABELS.at(str(tmp_path / "x.png"))[:4] == (1, 8, 2, 2**bits - 1)
 
 
 def test_a_label_beyond_8_bits_is_not_another_label(tmp_path: Path) -> None:
