@@ -115,11 +115,11 @@ class Check:
         root, report = self.root, self.report
         report.take(imagenet.layout(root))
         report.notes += imagenet.notes(root)
-        folders = [
-            self.files(f"{split}/{name}", imagenet.image_names(root / split / name))
-            for split in imagenet.SPLITS
-            for name in imagenet.class_folders(root / split)
-        ]
+        folders = []
+        for split, name in _classes(root):
+            names, nested = imagenet.images_of(root / split / name)
+            report.take(nested)
+            folders.append(self.files(f"{split}/{name}", names))
         self.decode(folders)
         try:
             imagenet.listed(root)

@@ -137,10 +137,13 @@ class Dataset:
                 raise UserError("image", str(self.root / file), remedy=remedy)
 
     def conversions(self, role: str, *, labels: bool) -> list[str]:
-        """What a run converts while it reads the images, in sentences; call `require` first."""
+        """What a run converts or does without, in sentences; call `require` first."""
         folders = [folder for folder in self.reads(role, labels=labels)[0] if _holds_images(folder)]
         fill(self.root, folders, self.memory, field=f"--data {role}", digests=False, look=look.DEPTH)
-        return list(look.conversions(folders, upright=role in ("ade20k", "coco")))
+        found = list(look.conversions(folders, upright=role in ("ade20k", "coco")))
+        if labels and role in ("imagenet", "captions"):
+            found += imagenet.unmeasured(self.root)
+        return found
 
     def _require_captions(self, folders: list[Folder]) -> None:
         """Raises UserError unless captions.json is sound, and each image that is read has a caption."""
@@ -177,20 +180,26 @@ def _imagenet(dataset: Dataset, labels: bool) -> Found:
     root = dataset.root
     classes = imagenet.class_folders(root / "train")
     if not labels:
-        for name in classes:
-            yield f"train/{name}", imagenet.image_names(root / "train" / name)
+        yield from _classes(root, "train")
         return
     for name in classes:
         yield f"class {name}"
     listed = imagenet.listed(root)
     if listed is None:
-        for name in classes:
-            yield f"train/{name}", imagenet.image_names(root / "train" / name)
+        yield from _classes(root, "train")
     else:
         yield "", [imagenet.LABELLED]
         yield from _by_folder(listed)
-    for name in imagenet.class_folders(root / "val"):
-        yield f"val/{name}", imagenet.image_names(root / "val" / name)
+    yield from _classes(root, "val")
+
+
+def _classes(root: Path, split: str) -> Found:
+    """The images of each class. Raises UserError for a folder of images in a class folder."""
+    for name in imagenet.class_folders(root / split):
+        images, problems = imagenet.images_of(root / split / name)
+        for problem in problems:
+            raise UserError(f"--data imagenet, {problem.entry}", remedy=problem.message)
+        yield f"{split}/{name}", images
 
 
 def _by_folder(files: Iterable[str]) -> Found:

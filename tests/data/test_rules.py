@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimbench.data import ade20k, coco, decode, imagenet, look
+from mimbench.data import EXTENSIONS, ade20k, coco, decode, imagenet, look
+from mimbench.data.check import check
 from mimbench.data.dataset import Dataset
 from mimbench.data.decode import CorruptImage
 from mimbench.errors import UserError
@@ -320,6 +322,52 @@ def test_flat_and_nested_folders_are_told_apart(root: Path) -> None:
     (root / "val" / "all" / "cat").mkdir(parents=True)
     nested = next(imagenet.layout(root))
     assert "is a folder in a class folder" in nested.message
+
+
+@pytest.mark.parametrize("split", imagenet.SPLITS)
+@pytest.mark.parametrize("odd", ["images/1.jpg", "1.jfif", "1.gif"])
+def test_a_class_whose_images_are_not_read_is_named(root: Path, split: str, odd: str) -> None:
+    shutil.copytree(root / "train", root / "val")
+    for file in (root / split / "dog").iterdir():
+        file.unlink()
+    (root / split / "dog" / odd).parent.mkdir(exist_ok=True)
+    (root / split / "dog" / odd).touch()
+    (problem,) = imagenet.layout(root)
+    assert problem.entry == str(root / split / "dog")
+    assert str(Path(odd).parts[0]) in problem.message and "It holds no images" in problem.message
+    assert not check(root).ok
+    with pytest.raises(UserError, match=f"{split}/dog(/images)?: It "):
+        Dataset(root, None).require("imagenet", labels=True)
+
+
+def test_a_folder_of_images_beside_images_is_named(root: Path) -> None:
+    (root / "train" / "dog" / "more").mkdir()
+    Dataset(root, None).identity("imagenet", labels=False)
+    (root / "train" / "dog" / "more" / "3.jpg").touch()
+    with pytest.raises(UserError, match="train/dog/more: It is a folder of images in a class folder"):
+        Dataset(root, None).identity("imagenet", labels=False)
+    assert "nested folder" in check(root).counts
+
+
+def test_a_class_without_images_of_val_is_allowed_and_said(smoke_data: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(smoke_data / "imagenet", tmp_path / "imagenet"))
+    folder = sorted((root / "val").iterdir())[0]
+    shutil.rmtree(folder)
+    folder.mkdir()
+    found = Dataset(root, None)
+    found.require("imagenet", labels=True)
+    (note,) = found.conversions("imagenet", labels=True)
+    assert note == f"classes without images in val, never measured: 1 (first: {folder.name})"
+
+
+@pytest.mark.parametrize("suffix", EXTENSIONS)
+def test_the_suffixes_are_torchvisions(suffix: str, tmp_path: Path) -> None:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert suffix in IMG_EXTENSIONS and len(EXTENSIONS) == len(IMG_EXTENSIONS)
+    image = Image.new("RGB" if suffix != ".pgm" else "L", (9, 8))
+    image.save(tmp_path / f"x{suffix}")
+    assert decode.decode(tmp_path / f"x{suffix}").shape == (8, 9, 3)
 
 
 def test_a_task_needs_two_classes(tmp_path: Path) -> None:
