@@ -15,7 +15,7 @@ from typing import Any
 from mimbench.atomic import digest, read_json, write_json
 from mimbench.data import STAMP, Identity, ade20k, coco, imagenet, look
 from mimbench.data.files import Folder, Look, Progress, fill, identity, left_out, scan
-from mimbench.data.image_folder import read_captions, without_caption
+from mimbench.data.image_folder import caption_of, cut_captions, read_captions
 from mimbench.data.memory import Memory
 from mimbench.errors import UserError
 
@@ -143,16 +143,15 @@ class Dataset:
         found = list(look.conversions(folders, upright=role in ("ade20k", "coco")))
         if labels and role in ("imagenet", "captions"):
             found += imagenet.unmeasured(self.root)
+        if role == "captions":
+            found += cut_captions(read_captions(self.root), _names(folders))
         return found
 
     def _require_captions(self, folders: list[Folder]) -> None:
-        """Raises UserError unless captions.json is sound, and each image that is read has a caption."""
+        """Raises UserError unless captions.json is sound, and each image has a caption with words."""
         captions = read_captions(self.root)
-        for folder in folders:
-            for name in folder.each() if folder.path else ():
-                place = f"{folder.path}/{os.fsdecode(name)}"
-                if place not in captions:
-                    raise without_caption(self.root, place)
+        for name in _names(folders):
+            caption_of(captions, self.root, name)
 
     def count(self, role: str, *, labels: bool) -> int:
         """How many training images there are; with `labels`, how many labelled ones."""
@@ -170,6 +169,13 @@ def _is_in(folder: Folder, start: str) -> bool:
 
 def _holds_images(folder: Folder) -> bool:
     return any(_is_in(folder, start) for start in ("train", "val", "images", "train2017", "val2017"))
+
+
+def _names(folders: Iterable[Folder]) -> Iterator[str]:
+    """The files that are not in the root itself, relative to the root."""
+    for folder in folders:
+        for name in folder.each() if folder.path else ():
+            yield f"{folder.path}/{os.fsdecode(name)}"
 
 
 def _is_images(folder: Folder) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -381,6 +382,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "two of one image": ('{"train/a/1.jpg": "a", "train/a/1.jpg": "b"}', "has 'train/a/1.jpg' twice"),
     "no texts": ('{"train/a/1.jpg": 3}', "Write {"),
     "cut off": ('{"train', "It is not JSON"),
+    "no text": ('{"train/a/1.jpg": ""}', "caption of train/a/1.jpg in .*'' is not valid. It has no word"),
+    "another script": (
+        '{"train/a/1.jpg": "一只小猫!"}',
+        "It has no word: words are made of the letters a to z",
+    ),
 }
 
 
@@ -395,6 +401,38 @@ def test_captions_are_checked_before_a_run(tmp_path: Path, name: str) -> None:
     file.write_text(text)
     with pytest.raises(UserError, match=message):
         Dataset(tmp_path, None).require("captions", labels=False)
+
+
+def captioned(root: Path, name: str, caption: str) -> Path:
+    (root / "train" / "a").mkdir(parents=True)
+    (root / "val" / "a").mkdir(parents=True)
+    for file in (os.fsencode(root / name), os.fsencode(root / "val/a/1.jpg")):
+        with open(file, "wb") as opened:
+            Image.new("RGB", (9, 9)).save(opened, "JPEG")
+    (root / "captions.json").write_text(json.dumps({name: caption}))
+    return root
+
+
+def test_the_check_finds_captions_without_words(tmp_path: Path) -> None:
+    report = check(captioned(tmp_path, "train/a/1.jpg", "小猫"))
+    assert report.counts == {"caption without words": 1}
+
+
+def test_captions_that_are_cut_are_said(tmp_path: Path) -> None:
+    root = captioned(tmp_path, "train/a/1.jpg", "a cat " * 11 + "x")
+    found = Dataset(root, None)
+    assert found.conversions("captions", labels=False) == []
+    (root / "captions.json").write_text(json.dumps({"train/a/1.jpg": "a cat " * 12}))
+    note = "captions cut after 23 words: 1 (first: train/a/1.jpg)"
+    assert found.conversions("captions", labels=False) == [note]
+    assert any(note in line for line in check(root).notes)
+
+
+def test_names_that_are_no_text_are_checked(tmp_path: Path) -> None:
+    """Linux lets a name have any bytes; JSON gives them back as Python writes them."""
+    root = captioned(tmp_path, "train/a/d\udce4.jpg", "a cat")
+    assert check(root).ok
+    Dataset(root, None).require("captions", labels=False)
 
 
 def test_a_folder_with_the_name_of_an_image_is_named(tmp_path: Path) -> None:
