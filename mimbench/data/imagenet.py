@@ -132,7 +132,8 @@ def listed(root: Path) -> list[str] | None:
     SimCLR's lists of 1 % and 10 % of ImageNet.
 
     Raises:
-        UserError: the file is not UTF-8 or lists nothing; a line names no image of `train`, or several.
+        UserError: the file is not UTF-8, or lists nothing, or one class alone; a line names no image of
+            `train`, or several, or one that another line names.
     """
     file = root / LABELLED
     if not file.is_file():
@@ -146,7 +147,18 @@ def listed(root: Path) -> list[str] | None:
         for folder, names in here.items():
             for name in names:
                 owners.setdefault(name, []).append(folder)
-    return [_place(root, file, number, line, here, owners) for number, line in numbered]
+    found: dict[str, int] = {}
+    for number, line in numbered:
+        place = _place(root, file, number, line, here, owners)
+        if place in found:
+            remedy = f"Line {found[place]} names the same image: list each once."
+            raise UserError(f"line {number} of {file}", line, remedy=remedy)
+        found[place] = number
+    if len({place.split("/")[1] for place in found}) < 2:
+        only = next(iter(found)).split("/")[1]
+        remedy = f"All its images are of the class {only!r}: a task needs two classes at least."
+        raise UserError("list of labelled images", str(file), remedy=remedy)
+    return list(found)
 
 
 def _place(

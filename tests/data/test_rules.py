@@ -305,6 +305,8 @@ def test_a_list_in_any_of_its_forms(root: Path) -> None:
         (b"val/cat/1.jpg\n", "line 1 of .*no such image"),
         (b"../train/cat/1.jpg\n", "line 1 of .*no such image"),
         (b"\n \n", "lists no images"),
+        (b"cat/1.jpg\n\ntrain/cat/1.jpg\n", "line 3 of .*'train/cat/1.jpg'.*Line 1 names the same image"),
+        (b"cat/1.jpg\ncat/2.jpg\n", "train_labelled.txt.*All its images are of the class 'cat'"),
         (b"\xff\n", "not UTF-8"),
     ],
 )
@@ -312,6 +314,7 @@ def test_a_list_that_cannot_be(root: Path, text: bytes, message: str) -> None:
     (root / imagenet.LABELLED).write_bytes(text)
     with pytest.raises(UserError, match=message):
         imagenet.listed(root)
+    assert check(root).counts["broken reference"] == 1
 
 
 def test_flat_and_nested_folders_are_told_apart(root: Path) -> None:

@@ -152,11 +152,47 @@ def list_is_ambiguous(root: Path, draw: Random) -> Expect:
 
 @of("imagenet")
 def list_names_an_image_twice(root: Path, draw: Random) -> Expect:
-    """A list may repeat an image: it is drawn twice as often, as the list says."""
+    """Whoever repeats an image has made a mistake: nobody weights images so."""
     lines = listed(root)
     lines.append(draw.choice(lines))
     (root / LIST).write_text("\n".join(lines) + "\n")
-    return taken(root, "a line twice", identity="other", of_pretraining="same")
+    return Expect("a line twice", refused=(f"line {len(lines)} of", lines[-1]))
+
+
+@of("imagenet")
+def list_of_one_class(root: Path, draw: Random) -> Expect:
+    folder = a_class(root, draw)
+    names = sorted(path.name for path in folder.iterdir())
+    (root / LIST).write_text("".join(f"train/{folder.name}/{name}\n" for name in names))
+    return Expect(f"a list of {folder.name} alone", refused=(str(root / LIST), folder.name))
+
+
+@of("imagenet", unlisted=True)
+def class_of_unread_files(root: Path, draw: Random) -> Expect:
+    """As torchvision reads nothing else; nor do its folders in folders count here."""
+    folder = a_class(root, draw, draw.choice(["train", "val"]))
+    form = draw.choice([".jfif", ".gif", ".txt", "/"])
+    (folder / "deep").mkdir() if form == "/" else None
+    for path in sorted(folder.glob("*.jpg")):
+        path.rename(folder / "deep" / path.name if form == "/" else path.with_suffix(form))
+    return Expect(f"{folder} holds {form}", refused=(str(folder),))
+
+
+@of("imagenet", unlisted=True)
+def folder_of_images_beside_images(root: Path, draw: Random) -> Expect:
+    folder = a_class(root, draw, draw.choice(["train", "val"]))
+    (folder / "deep").mkdir()
+    path = draw.choice(sorted(folder.glob("*.jpg")))
+    path.rename(folder / "deep" / path.name)
+    return Expect(f"{folder} holds a folder of images", refused=(str(folder / "deep"),))
+
+
+@of("imagenet", unlisted=True)
+def portable_grey_maps(root: Path, draw: Random) -> Expect:
+    path = some(draw, root, "*/*/*.jpg")
+    Image.open(path).convert("L").save(path.with_suffix(".pgm"))
+    path.unlink()
+    return taken(root, f"{path.name} is a .pgm", identity="other")
 
 
 @of("imagenet")
