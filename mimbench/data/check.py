@@ -105,8 +105,10 @@ class Check:
         self.find_out(what, folders)
         if what is look.WHETHER:
             self.report.decoded += count
+        self.find_out(look.ENDS, folders)
+        self.find_out(look.SUSPECTS, folders)
         for file in left_out(folders):
-            self.report.add("unreadable image", f"{self.root / file}: it does not decode.")
+            self.report.add("unreadable image", f"{self.root / file}: {look.why(self.root / file).remedy}")
         self.find_out(look.DEPTH, folders)
         if upright:
             self.find_out(look.SIZES, folders)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mimbench.data import EXTENSIONS
-from mimbench.data.heads import HEAD, is_deep
+from mimbench.data.heads import HEAD, TAIL, is_deep, is_suspect
 from mimbench.errors import UserError
 
 try:
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 20  # bytes read at once
 CHUNK = 512  # files that one thread hashes at once
-DECODES, WIDTH, HEIGHT, LABEL, DEEP, TURNED = range(6)  # columns of Folder.facts
+DECODES, WIDTH, HEIGHT, LABEL, DEEP, TURNED, SUSPECT = range(7)  # columns of Folder.facts
 STAMPS = 4  # numbers that a stamp has
 MODIFIED, CHANGED = 1, 3  # columns of Folder.stamps
-NOTHING = (-1,) * 6  # no fact is known
+NOTHING = (-1,) * 7  # no fact is known
 
 Progress = Callable[[int, int], None]  # files done, files to do
 
@@ -48,14 +48,17 @@ class Look(NamedTuple):
 
     Attributes:
         columns: of Folder.facts, which it finds. at: gives them for a path, -1 where there is none to find.
+        only: a column: files of which it is 1 are looked at, and no others.
     """
 
     columns: tuple[int, ...]
     at: Callable[[str], Sequence[int]]
+    only: int | None = None
 
     def missing(self, folder: Folder) -> np.ndarray:
         """[N] of bool: files of which one of these facts is not known."""
-        return (folder.facts[:, list(self.columns)] < 0).any(axis=1) & ~folder.corrupt
+        unknown = (folder.facts[:, list(self.columns)] < 0).any(axis=1) & ~folder.corrupt
+        return unknown if self.only is None else unknown & (folder.facts[:, self.only] == 1)
 
 
 @dataclass
@@ -68,9 +71,10 @@ class Folder:
         stamps: [N, 4] of int64: size, time of modification in nanoseconds, inode, time of change (of content,
             name or rights) in nanoseconds.
         digests: [N, 16] of uint8; of no meaning where `known` is false. known: [N] of bool.
-        facts: [N, 6] of int32, -1 where it is not known: whether the image decodes (1 or 0), its width and
+        facts: [N, 7] of int32, -1 where it is not known: whether the image decodes (1 or 0), its width and
             height in pixels as it is shown, the highest label of a label map, whether the image has 16 bits
-            a channel, and whether its EXIF orientation turns it.
+            a channel, whether its EXIF orientation turns it, and whether it may be cut off or of a kind that
+            is refused.
     """
 
     path: str
@@ -137,17 +141,19 @@ def checksum() -> Any:
     return xxh3_128() if ALGORITHM == "xxh3_128" else hashlib.sha256()
 
 
-def hash_file(path: str | bytes, descriptor: int | None = None, head: bytearray | None = None) -> bytes:
-    """16 bytes: the digest of a file's content. `head` receives its first bytes. Raises OSError."""
-    total = checksum()
+def hash_file(path: str | bytes, descriptor: int | None = None, ends: list[bytes] | None = None) -> bytes:
+    """16 bytes: the digest of a file's content. `ends` gets its first and its last bytes. Raises OSError."""
+    total, head, tail = checksum(), b"", b""
     file = os.open(path, os.O_RDONLY, dir_fd=descriptor)
     try:
         while block := os.read(file, BLOCK):
-            if head is not None and not head:
-                head += block[:HEAD]
+            head = head or block[:HEAD]
+            tail = block[-TAIL:] if len(block) >= TAIL else (tail + block)[-TAIL:]
             total.update(block)
     finally:
         os.close(file)
+    if ends is not None:
+        ends += [head, tail]
     return total.digest()[:16]
 
 
@@ -205,16 +211,17 @@ def _fill(root: Path, folder: Folder, where: np.ndarray, field: str, digests: bo
             place = os.path.join(base, os.fsdecode(names[index]))
             try:
                 if digests and not folder.known[index]:
-                    head = bytearray()
-                    found = hash_file(names[index], descriptor, head)
+                    ends: list[bytes] = []
+                    found = hash_file(names[index], descriptor, ends)
                     folder.digests[index] = np.frombuffer(found, np.uint8)
                     folder.known[index] = True
-                    folder.facts[index, DEEP] = is_deep(head)
+                    folder.facts[index, DEEP] = is_deep(ends[0])
+                    folder.facts[index, SUSPECT] = is_suspect(ends[0], ends[1], int(folder.stamps[index, 0]))
+                if look is not None and unknown is not None and unknown[index]:
+                    facts = np.array(look.at(place), np.int32)
+                    folder.facts[index] = np.where(facts >= 0, facts, folder.facts[index])
             except OSError as error:
                 raise UserError(field, place, remedy=f"It cannot be read ({error.strerror}).") from error
-            if look is not None and unknown is not None and unknown[index]:
-                facts = np.array(look.at(place), np.int32)
-                folder.facts[index] = np.where(facts >= 0, facts, folder.facts[index])
     finally:
         os.close(descriptor)
     return len(where)

@@ -131,7 +131,9 @@ class ImageFolder:
         self.samples = self._packed(self.name(index) for index, good in enumerate(kept) if good)
         if not len(self):
             raise UserError(
-                "data folder", str(self.root / self.split), remedy="No image in it can be decoded."
+                "data folder",
+                str(self.root / self.split),
+                remedy=f"No image in it can be decoded, such as {self.skipped[0]}.",
             )
 
 
