@@ -17,7 +17,7 @@ from mimbench.data import STAMP, Identity, ade20k, coco, imagenet, look
 from mimbench.data.decode import decode, label_map
 from mimbench.data.files import Folder, Look, Progress, fill, identity, left_out, scan
 from mimbench.data.image_folder import caption_of, cut_captions, read_captions
-from mimbench.data.memory import Memory
+from mimbench.data.memory import Memory, difference
 from mimbench.errors import UserError
 
 
@@ -173,6 +173,19 @@ class Dataset:
         captions = read_captions(self.root)
         for name in _names(folders):
             caption_of(captions, self.root, name)
+
+    def changed(self, role: str, *, labels: bool) -> str | None:
+        """The first file that is not as it was, relative to the root; None if none is known.
+
+        Call `identity` first: it finds what the files hold now. `memory.before` has what they held before.
+        """
+        folders, _ = self.reads(role, labels=labels)
+        for folder in folders:
+            before = self.memory.before.get(folder.path)
+            name = None if before is None else difference(before, folder)
+            if name is not None:
+                return "/".join(filter(None, (folder.path, os.fsdecode(name))))
+        return None
 
     def count(self, role: str, *, labels: bool) -> int:
         """How many training images there are; with `labels`, how many labelled ones."""

@@ -41,6 +41,9 @@ class Memory:
     Args:
         place: the cache folder; None keeps nothing.
         root: the dataset's root.
+
+    Attributes:
+        folders: what is known, by path. before: what was known when the memory was read.
     """
 
     def __init__(self, place: Path | None, root: Path) -> None:
@@ -52,6 +55,7 @@ class Memory:
         self.folders: dict[str, Folder] = {}
         self.changed = False
         self._load()
+        self.before = dict(self.folders)
 
     def _load(self) -> None:
         if self.file is None:
@@ -133,6 +137,26 @@ class Memory:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(self.file, lambda file: file.write(save({**values, "seal": seal})))
         self.changed = False
+
+
+def difference(before: Folder, now: Folder) -> bytes | None:
+    """The name of the first file that is new or has another content, or else of one that is gone.
+
+    Files of `before` may be those of another stage, too, which reads more of the folder.
+    """
+    places = {name: index for index, name in enumerate(before.each())}
+    for index, name in enumerate(now.each()):
+        there = places.get(name)
+        if there is None:
+            return name
+        if (before.stamps[there] == now.stamps[index]).all():
+            continue
+        if (
+            not (before.known[there] and now.known[index])
+            or (before.digests[there] != now.digests[index]).any()
+        ):
+            return name
+    return min(places.keys() - set(now.each()), default=None)
 
 
 def _seal(values: Mapping[str, np.ndarray]) -> bytes:

@@ -17,6 +17,7 @@ from mimbench.data import files, look, memory
 from mimbench.data.check import check
 from mimbench.data.dataset import Dataset
 from mimbench.data.decode import decode
+from mimbench.errors import UserError
 from mimbench.execute import inputs
 from mimbench.store.folder import Inputs
 from mimbench.store.remarks import remarks
@@ -132,6 +133,29 @@ def test_a_run_records_what_it_converts(root: Path, tmp_path: Path, trust_stat: 
     (turned,) = dense["converted_images"]  # type: ignore[misc]
     assert turned.startswith("images turned as their EXIF orientation says: 1 (first: images/training/")
     assert "converted_images" not in checked(root, "coco", "downstream", tmp_path / "runs")
+
+
+@pytest.mark.parametrize("trust_stat", [False, True])
+@pytest.mark.parametrize("change", ["content", "new", "gone"])
+def test_a_file_that_changed_during_a_run_is_named(
+    root: Path, tmp_path: Path, change: str, trust_stat: bool
+) -> None:
+    from mimbench import paths
+
+    place = root / "imagenet"
+    found = Dataset(place, paths.cache()).identity("imagenet", labels=False, trust_stat=trust_stat)
+    spec = RunSpec("pretrain", "x", "vit_smoke", {}, {"imagenet": found.digest}, 0)
+    folder = RunStore(tmp_path / "runs").create(spec, Inputs(data={"imagenet": str(place)}))
+    inputs.check(folder)
+    image = sorted((place / "train").rglob("*.jpg"))[4]
+    if change == "content":
+        image.write_bytes(image.read_bytes() + b"x")
+    elif change == "gone":
+        image.unlink()
+    else:
+        image = Path(shutil.copy(image, image.with_name("new.jpg")))
+    with pytest.raises(UserError, match=rf"{place}' is not valid. It has changed \(first: {image}\)"):
+        inputs.check(folder)
 
 
 def test_the_check_of_data_notes_the_same(root: Path) -> None:

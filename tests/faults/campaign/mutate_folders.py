@@ -312,7 +312,7 @@ def folder_called_like_an_image(root: Path, draw: Random) -> Expect:
     return Expect("a folder called .jpg", refused=(path.name if (root / "images").is_dir() else str(path),))
 
 
-def _broken(name: str, pattern: str, *, late: bool) -> None:
+def _broken(name: str, pattern: str) -> None:
     def mutator(root: Path, draw: Random) -> Expect:
         path = some(draw, root, pattern)
         content = path.read_bytes()
@@ -323,15 +323,15 @@ def _broken(name: str, pattern: str, *, late: bool) -> None:
             "zeros": bytes(len(content)),
             "a PDF": b"%PDF-1.4\n" + draw.randbytes(300),
         }[name])  # fmt: skip
-        return Expect(f"{path.name} is {name}", refused=(str(path),), late=late)
+        return Expect(f"{path.name} is {name}", refused=(str(path),))
 
     mutator.__name__ = f"{'val' if pattern.startswith('val') else 'train'} {name}"
     of("imagenet", unlisted=True)(mutator)
 
 
 for _name in ("cut off", "empty", "a page of HTML", "zeros", "a PDF"):
-    _broken(_name, "val/*/*.jpg", late=False)
-    _broken(_name, "train/*/*.jpg", late=True)
+    _broken(_name, "val/*/*.jpg")
+    _broken(_name, "train/*/*.jpg")
 
 
 @of("imagenet", unlisted=True)
