@@ -104,7 +104,10 @@ def usable(dataset: Any, folder: RunFolder, root: Path) -> Any:
     if folder.spec.skip_corrupt:
         _leave_out_corrupt(dataset, folder)
     if len(dataset) == 0:
-        raise UserError("data", str(root), remedy="It holds no usable image; see `mimbench data check`.")
+        left_out = folder.details.get("skipped_images", ())
+        such = f", such as {left_out[-1]}" if left_out else ""
+        remedy = f"It holds no usable image{such}; `mimbench data check {root}` says why."
+        raise UserError("data", str(root), remedy=remedy)
     return dataset
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mimbench.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")  # of images
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as in torchvision
 STAMP = "stamp-"  # begins an identity by sizes and times of modification
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from mimbench.data import EXTENSIONS, Problem, read_lines
 from mimbench.data.decode import label_map
 from mimbench.data.files import HEIGHT, LABEL, WIDTH, Folder
+from mimbench.data.look import why
 from mimbench.errors import UserError
 
 IMAGE, LABELS = ".jpg", ".png"  # mmsegmentation reads no others
@@ -160,7 +161,7 @@ def contents(root: Path, folders: Sequence[Folder], *, skip_corrupt: bool = Fals
                 if maps.corrupt[there] and skip_corrupt:
                     continue
                 if maps.corrupt[there]:
-                    yield Problem("unreadable annotation", file, "It does not decode to one label a pixel.")
+                    yield Problem("unreadable annotation", file, why(Path(file), label_map).remedy)
                     continue
                 size, own = folder.facts[index, [WIDTH, HEIGHT]], maps.facts[there, [WIDTH, HEIGHT]]
                 if not folder.corrupt[index] and (size != own).any():

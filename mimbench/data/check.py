@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mimbench.data import Problem, ade20k, coco, imagenet, look
-from mimbench.data.files import Folder, Look, Memory, Progress, fill, left_out, scan
-from mimbench.data.image_folder import read_captions
+from mimbench.data.files import Folder, Look, Progress, fill, left_out, scan
+from mimbench.data.image_folder import caption_of, cut_captions, read_captions
+from mimbench.data.memory import Memory
 from mimbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,8 +105,10 @@ class Check:
         self.find_out(what, folders)
         if what is look.WHETHER:
             self.report.decoded += count
+        self.find_out(look.ENDS, folders)
+        self.find_out(look.SUSPECTS, folders)
         for file in left_out(folders):
-            self.report.add("unreadable image", f"{self.root / file}: it does not decode.")
+            self.report.add("unreadable image", f"{self.root / file}: {look.why(self.root / file).remedy}")
         self.find_out(look.DEPTH, folders)
         if upright:
             self.find_out(look.SIZES, folders)
@@ -114,18 +118,20 @@ class Check:
         root, report = self.root, self.report
         report.take(imagenet.layout(root))
         report.notes += imagenet.notes(root)
-        folders = [
-            self.files(f"{split}/{name}", imagenet.image_names(root / split / name))
-            for split in imagenet.SPLITS
-            for name in imagenet.class_folders(root / split)
-        ]
+        folders = []
+        for split, name in _classes(root):
+            names, nested = imagenet.images_of(root / split / name)
+            report.take(nested)
+            folders.append(self.files(f"{split}/{name}", names))
         self.decode(folders)
         try:
             imagenet.listed(root)
         except UserError as error:
             report.take_error("broken reference", error)
         if (root / "captions.json").is_file():
-            self.captions({f"{folder.path}/{name.decode()}" for folder in folders for name in folder.each()})
+            self.captions(
+                {f"{folder.path}/{os.fsdecode(name)}" for folder in folders for name in folder.each()}
+            )
 
     def captions(self, names: set[str]) -> None:
         try:
@@ -136,8 +142,14 @@ class Check:
         if extra:
             note = f"{self.root / 'captions.json'} describes {len(extra)} images that are not there"
             self.report.notes.append(f"{note}, such as {extra[0]}")
-        for name in sorted(name for name in names - set(captions) if name.startswith("train/")):
-            self.report.add("image without caption", f"{self.root / name} has none in captions.json")
+        read = sorted(name for name in names if name.startswith("train/"))
+        for name in read:
+            try:
+                caption_of(captions, self.root, name)
+            except UserError as error:
+                missing = name not in captions
+                self.report.take_error("image without caption" if missing else "caption without words", error)
+        self.report.notes += [f"{self.root}: {note}" for note in cut_captions(captions, read)]
 
     def ade20k(self) -> None:
         root, report = self.root, self.report

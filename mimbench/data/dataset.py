@@ -14,8 +14,10 @@ from typing import Any
 
 from mimbench.atomic import digest, read_json, write_json
 from mimbench.data import STAMP, Identity, ade20k, coco, imagenet, look
-from mimbench.data.files import Folder, Look, Memory, Progress, fill, identity, left_out, scan
-from mimbench.data.image_folder import read_captions, without_caption
+from mimbench.data.decode import decode, label_map
+from mimbench.data.files import Folder, Look, Progress, fill, identity, left_out, scan
+from mimbench.data.image_folder import caption_of, cut_captions, read_captions
+from mimbench.data.memory import Memory, difference
 from mimbench.errors import UserError
 
 
@@ -97,8 +99,9 @@ class Dataset:
     def require(self, role: str, *, labels: bool, progress: Progress | None = None) -> None:
         """Check by content what a run reads: what else would be found after hours of training.
 
-        Sizes of images and label maps, labels and annotations; and that the images decode which a task reads
-        only when it has been trained. Each file is looked at once, as long as it stays the same.
+        Sizes of images and label maps, labels and annotations; and that those images decode which may be cut
+        off, or are of a kind that is refused, or which a task reads only when it has been trained. Each file
+        is looked at once, as long as it stays the same.
 
         Raises:
             UserError: the first thing that is wrong, with file, entry and remedy.
@@ -116,8 +119,19 @@ class Dataset:
                 imagenet.classes_for_labels(self.root)
         if role == "captions":
             self._require_captions(folders)
+        images = [folder for folder in folders if _holds_images(folder)]
+        starts = STARTS[role] if labels else STARTS[role][:1]
+        if self.skip_corrupt:
+            find_out(look.WHETHER, images)
+        else:
+            find_out(look.ENDS, images)
+            find_out(look.SUSPECTS, images)
+            if labels:
+                find_out(look.WHETHER, [folder for folder in images if _is_in(folder, STARTS[role][1])])
+            for file in left_out(images):
+                raise look.why(self.root / file)
         if role == "coco":
-            find_out(look.SIZES, [folder for folder in folders if _is_images(folder)])
+            find_out(look.SIZES, images)
             for problem in coco.sizes(self.root, _listed(self), folders):
                 raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
         if role == "ade20k":
@@ -125,36 +139,68 @@ class Dataset:
             find_out(look.LABELS, [folder for folder in folders if _is_in(folder, "annotations")])
             for problem in ade20k.contents(self.root, folders, skip_corrupt=self.skip_corrupt):
                 raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
-        if labels and not self.skip_corrupt:
-            start = {"coco": "val2017", "ade20k": "images/validation"}.get(role, "val")
-            evaluation = [folder for folder in folders if _is_in(folder, start)]
-            find_out(look.WHETHER, evaluation)
-            for file in left_out(evaluation):
-                remedy = (
-                    "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."
-                )
-                raise UserError("image", str(self.root / file), remedy=remedy)
+        if self.skip_corrupt:
+            self._require_some(field, starts, folders)
 
     def conversions(self, role: str, *, labels: bool) -> list[str]:
-        """What a run converts while it reads the images, in sentences; call `require` first."""
+        """What a run converts or does without, in sentences; call `require` first."""
         folders = [folder for folder in self.reads(role, labels=labels)[0] if _holds_images(folder)]
         fill(self.root, folders, self.memory, field=f"--data {role}", digests=False, look=look.DEPTH)
-        return list(look.conversions(folders, upright=role in ("ade20k", "coco")))
+        found = list(look.conversions(folders, upright=role in ("ade20k", "coco")))
+        if labels and role in ("imagenet", "captions"):
+            found += imagenet.unmeasured(self.root)
+        if role == "captions":
+            found += cut_captions(read_captions(self.root), _names(folders))
+        return found
+
+    def _require_some(self, field: str, starts: tuple[str, ...], folders: list[Folder]) -> None:
+        """Raises UserError unless each split has an image that decodes, and whose label map does."""
+        by_path = {folder.path: folder for folder in folders}
+        for start in starts:
+            inside = [folder for folder in folders if _is_in(folder, start)]
+            maps = [by_path[ade20k.labels_of(each.path)] if start in MAPPED else each for each in inside]
+            if not inside or any(
+                (~one.corrupt & ~two.corrupt).any() for one, two in zip(inside, maps, strict=True)
+            ):
+                continue
+            first = next(left_out([*inside, *maps]))
+            why = look.why(self.root / first, label_map if first.startswith("annotations/") else decode)
+            remedy = f"No image in it can be used. {self.root / first}: {why.remedy}"
+            raise UserError(f"{field}, {self.root / start}", remedy=remedy)
 
     def _require_captions(self, folders: list[Folder]) -> None:
-        """Raises UserError unless captions.json is sound, and each image that is read has a caption."""
+        """Raises UserError unless captions.json is sound, and each image has a caption with words."""
         captions = read_captions(self.root)
+        for name in _names(folders):
+            caption_of(captions, self.root, name)
+
+    def changed(self, role: str, *, labels: bool) -> str | None:
+        """The first file that is not as it was, relative to the root; None if none is known.
+
+        Call `identity` first: it finds what the files hold now. `memory.before` has what they held before.
+        """
+        folders, _ = self.reads(role, labels=labels)
         for folder in folders:
-            for name in folder.each() if folder.path else ():
-                place = f"{folder.path}/{os.fsdecode(name)}"
-                if place not in captions:
-                    raise without_caption(self.root, place)
+            before = self.memory.before.get(folder.path)
+            name = None if before is None else difference(before, folder)
+            if name is not None:
+                return "/".join(filter(None, (folder.path, os.fsdecode(name))))
+        return None
 
     def count(self, role: str, *, labels: bool) -> int:
         """How many training images there are; with `labels`, how many labelled ones."""
         folders, _ = self.reads(role, labels=labels)
-        start = {"coco": "train2017", "ade20k": "images/training"}.get(role, "train")
-        return sum(len(folder) for folder in folders if _is_in(folder, start))
+        return sum(len(folder) for folder in folders if _is_in(folder, STARTS[role][0]))
+
+
+STARTS = {
+    "imagenet": ("train", "val"),
+    "captions": ("train", "val"),
+    "ade20k": ("images/training", "images/validation"),
+    "coco": ("train2017", "val2017"),
+}
+"""Where the images of the splits are: of the one that is learnt from, of the one that is evaluated."""
+MAPPED = STARTS["ade20k"]  # folders whose images have label maps
 
 
 Found = Iterator["tuple[str, list[str]] | str"]
@@ -165,31 +211,40 @@ def _is_in(folder: Folder, start: str) -> bool:
 
 
 def _holds_images(folder: Folder) -> bool:
-    return any(_is_in(folder, start) for start in ("train", "val", "images", "train2017", "val2017"))
+    return any(_is_in(folder, start) for starts in STARTS.values() for start in starts)
 
 
-def _is_images(folder: Folder) -> bool:
-    return _is_in(folder, "train2017") or _is_in(folder, "val2017")
+def _names(folders: Iterable[Folder]) -> Iterator[str]:
+    """The files that are not in the root itself, relative to the root."""
+    for folder in folders:
+        for name in folder.each() if folder.path else ():
+            yield f"{folder.path}/{os.fsdecode(name)}"
 
 
 def _imagenet(dataset: Dataset, labels: bool) -> Found:
     root = dataset.root
     classes = imagenet.class_folders(root / "train")
     if not labels:
-        for name in classes:
-            yield f"train/{name}", imagenet.image_names(root / "train" / name)
+        yield from _classes(root, "train")
         return
     for name in classes:
         yield f"class {name}"
     listed = imagenet.listed(root)
     if listed is None:
-        for name in classes:
-            yield f"train/{name}", imagenet.image_names(root / "train" / name)
+        yield from _classes(root, "train")
     else:
         yield "", [imagenet.LABELLED]
         yield from _by_folder(listed)
-    for name in imagenet.class_folders(root / "val"):
-        yield f"val/{name}", imagenet.image_names(root / "val" / name)
+    yield from _classes(root, "val")
+
+
+def _classes(root: Path, split: str) -> Found:
+    """The images of each class. Raises UserError for a folder of images in a class folder."""
+    for name in imagenet.class_folders(root / split):
+        images, problems = imagenet.images_of(root / split / name)
+        for problem in problems:
+            raise UserError(f"--data imagenet, {problem.entry}", remedy=problem.message)
+        yield f"{split}/{name}", images
 
 
 def _by_folder(files: Iterable[str]) -> Found:

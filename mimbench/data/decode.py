@@ -14,6 +14,7 @@ from mimbench.errors import UserError
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow opens 16-bit grey as one of these
+FEW_BITS = {"L;2": 85, "L;4": 17}  # Pillow multiplies grey of 2 and 4 bits by this, so that white is 255
 LABEL_MODES = ("1", "L", "P", *SIXTEEN_BITS)  # one number a pixel
 
 
@@ -57,7 +58,14 @@ def label_map(path: Path) -> np.ndarray:
             raise CorruptImage(
                 "image", str(path), remedy=f"It is a {image.mode} image, not one label a pixel."
             )
-        return np.asarray(image).astype(np.int32)
+        scale = max(FEW_BITS.get(coding, 1) for coding in (*codings(image), ""))
+        return np.asarray(image).astype(np.int32) // scale
+
+
+def codings(image: Image.Image) -> list[str]:
+    """How the file stores pixels, by Pillow's names; ask before the image is decoded."""
+    found = [tile[3] for tile in getattr(image, "tile", ())]
+    return [str(coding[0] if isinstance(coding, tuple) else coding) for coding in found if coding]
 
 
 @contextmanager

@@ -1,28 +1,26 @@
 """The files that a run reads of a dataset, with digests of their content: computed once, then remembered.
 
-A file's digest is remembered under its stamp: size, time of modification and inode. Lists are packed in
+A file's digest is remembered under its stamp: size, time of modification, inode and time of change. Copies
+and archives bring an old time of modification back; nobody sets the time of change. Lists are packed in
 arrays, because ImageNet has more than a million files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from mimbench.atomic import write_bytes
 from mimbench.data import EXTENSIONS
+from mimbench.data.heads import HEAD, TAIL, is_deep, is_suspect
 from mimbench.errors import UserError
 
 try:
@@ -32,12 +30,15 @@ try:
 except ImportError:
     ALGORITHM = "sha256"
 
+if TYPE_CHECKING:
+    from mimbench.data.memory import Memory
+
 BLOCK = 1 << 20  # bytes read at once
-FRESH_NS = 2_000_000_000  # a file changed so short before it was read may change again under the same stamp
 CHUNK = 512  # files that one thread hashes at once
-DECODES, WIDTH, HEIGHT, LABEL, DEEP, TURNED = range(6)  # columns of Folder.facts
-NOTHING = (-1,) * 6  # no fact is known
-HEAD = 32  # bytes at a file's beginning
+DECODES, WIDTH, HEIGHT, LABEL, DEEP, TURNED, SUSPECT = range(7)  # columns of Folder.facts
+STAMPS = 4  # numbers that a stamp has
+MODIFIED, CHANGED = 1, 3  # columns of Folder.stamps
+NOTHING = (-1,) * 7  # no fact is known
 
 Progress = Callable[[int, int], None]  # files done, files to do
 
@@ -47,14 +48,17 @@ class Look(NamedTuple):
 
     Attributes:
         columns: of Folder.facts, which it finds. at: gives them for a path, -1 where there is none to find.
+        only: a column: files of which it is 1 are looked at, and no others.
     """
 
     columns: tuple[int, ...]
     at: Callable[[str], Sequence[int]]
+    only: int | None = None
 
     def missing(self, folder: Folder) -> np.ndarray:
         """[N] of bool: files of which one of these facts is not known."""
-        return (folder.facts[:, list(self.columns)] < 0).any(axis=1) & ~folder.corrupt
+        unknown = (folder.facts[:, list(self.columns)] < 0).any(axis=1) & ~folder.corrupt
+        return unknown if self.only is None else unknown & (folder.facts[:, self.only] == 1)
 
 
 @dataclass
@@ -64,11 +68,13 @@ class Folder:
     Attributes:
         path: relative to the dataset's root, with `/`; empty for the root itself.
         names: as the file system has them, separated by zero bytes.
-        stamps: [N, 3] of int64: size, time of modification in nanoseconds, inode.
+        stamps: [N, 4] of int64: size, time of modification in nanoseconds, inode, time of change (of content,
+            name or rights) in nanoseconds.
         digests: [N, 16] of uint8; of no meaning where `known` is false. known: [N] of bool.
-        facts: [N, 6] of int32, -1 where it is not known: whether the image decodes (1 or 0), its width and
+        facts: [N, 7] of int32, -1 where it is not known: whether the image decodes (1 or 0), its width and
             height in pixels as it is shown, the highest label of a label map, whether the image has 16 bits
-            a channel, and whether its EXIF orientation turns it.
+            a channel, whether its EXIF orientation turns it, and whether it may be cut off or of a kind that
+            is refused.
     """
 
     path: str
@@ -103,7 +109,7 @@ def scan(root: Path, path: str, names: Iterable[str], field: str, *, skip_missin
     """
     base = os.path.join(root, path) if path else str(root)
     ordered = sorted(os.fsencode(name) for name in names)
-    stamps, missing = np.full((len(ordered), 3), -1, np.int64), []
+    stamps, missing = np.full((len(ordered), STAMPS), -1, np.int64), []
     try:
         descriptor = os.open(base, os.O_RDONLY)
     except OSError as error:
@@ -121,7 +127,7 @@ def scan(root: Path, path: str, names: Iterable[str], field: str, *, skip_missin
             if not stat.S_ISREG(found.st_mode):
                 place = os.path.join(base, os.fsdecode(name))
                 raise UserError(field, place, remedy="It is no ordinary file: remove it.")
-            stamps[index] = found.st_size, found.st_mtime_ns, found.st_ino
+            stamps[index] = found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
     finally:
         os.close(descriptor)
     count = len(ordered)
@@ -130,146 +136,25 @@ def scan(root: Path, path: str, names: Iterable[str], field: str, *, skip_missin
     return Folder(path, b"\0".join(ordered), stamps, digests, np.isin(np.arange(count), missing), facts)
 
 
-def hash_file(path: str | bytes, descriptor: int | None = None, head: bytearray | None = None) -> bytes:
-    """16 bytes: the digest of a file's content. `head` receives its first bytes. Raises OSError."""
-    total: Any = xxh3_128() if ALGORITHM == "xxh3_128" else hashlib.sha256()
+def checksum() -> Any:
+    """A new hash of `ALGORITHM`."""
+    return xxh3_128() if ALGORITHM == "xxh3_128" else hashlib.sha256()
+
+
+def hash_file(path: str | bytes, descriptor: int | None = None, ends: list[bytes] | None = None) -> bytes:
+    """16 bytes: the digest of a file's content. `ends` gets its first and its last bytes. Raises OSError."""
+    total, head, tail = checksum(), b"", b""
     file = os.open(path, os.O_RDONLY, dir_fd=descriptor)
     try:
         while block := os.read(file, BLOCK):
-            if head is not None and not head:
-                head += block[:HEAD]
+            head = head or block[:HEAD]
+            tail = block[-TAIL:] if len(block) >= TAIL else (tail + block)[-TAIL:]
             total.update(block)
     finally:
         os.close(file)
+    if ends is not None:
+        ends += [head, tail]
     return total.digest()[:16]
-
-
-def is_deep(head: bytes | bytearray) -> int:
-    """Whether an image has 16 bits a channel, by its file's first bytes: 1, 0, or -1 if others say it."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) > 24:
-        return int(head[24] == 16)
-    return 0 if head.startswith((b"\xff\xd8\xff", b"BM", b"RIFF")) else -1  # JPEG, BMP, WebP
-
-
-class Memory:
-    """Digests of a dataset's files, kept in the cache folder between commands.
-
-    Args:
-        place: the cache folder; None keeps nothing.
-        root: the dataset's root.
-    """
-
-    def __init__(self, place: Path | None, root: Path) -> None:
-        self.root = root
-        name = hashlib.sha256(
-            f"{ALGORITHM} {len(NOTHING)} {os.fspath(root)}".encode("utf-8", "surrogateescape")
-        )
-        self.file = place / "files" / f"{name.hexdigest()[:16]}.safetensors" if place else None
-        self.folders: dict[str, Folder] = {}
-        self.changed = False
-        self._load()
-
-    def _load(self) -> None:
-        if self.file is None:
-            return
-        with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):  # it costs time
-            values = load_file(self.file)
-            content = values.pop("seal")
-            if content.tobytes() != _seal(values):
-                return
-            paths = os.fsdecode(values["paths"].tobytes()).split("\0")
-            ends = np.cumsum(values["counts"])
-            starts = ends - values["counts"]
-            name_ends = np.cumsum(values["lengths"])
-            blob = values["names"].tobytes()
-            for index, path in enumerate(paths):
-                part = slice(int(starts[index]), int(ends[index]))
-                first = int(name_ends[index] - values["lengths"][index])
-                self.folders[path] = Folder(
-                    path,
-                    blob[first : int(name_ends[index])],
-                    values["stamps"][part],
-                    values["digests"][part],
-                    values["known"][part],
-                    values["facts"][part],
-                )
-
-    def recall(self, folder: Folder) -> None:
-        """Give a scanned folder what is known of its files."""
-        known = self.folders.get(folder.path)
-        if known is None:
-            return
-        here: np.ndarray = np.arange(len(folder))
-        there = here
-        if known.names != folder.names:
-            places = {name: index for index, name in enumerate(known.each())}
-            pairs = [(index, places[name]) for index, name in enumerate(folder.each()) if name in places]
-            here, there = np.array(pairs, np.int64).reshape(-1, 2).T
-        same = (known.stamps[there] == folder.stamps[here]).all(axis=1)
-        here, there = here[same], there[same]
-        folder.facts[here] = np.where(folder.facts[here] < 0, known.facts[there], folder.facts[here])
-        new = known.known[there] & ~folder.known[here]
-        folder.digests[here[new]] = known.digests[there[new]]
-        folder.known[here[new]] = True
-
-    def keep(self, folder: Folder, started: int) -> None:
-        """Remember a folder; what was changed just before `started` (nanoseconds) is not trusted again."""
-        fresh = folder.stamps[:, 1] > started - FRESH_NS
-        kept = Folder(
-            folder.path, folder.names, folder.stamps, folder.digests, folder.known & ~fresh,
-            np.where(fresh[:, None], np.int32(-1), folder.facts),
-        )  # fmt: skip
-        old = self.folders.get(folder.path)
-        if old is not None and old.names != kept.names:
-            kept = _merged(old, kept)
-        self.folders[folder.path] = kept
-        self.changed = True
-
-    def save(self) -> None:
-        """Write what changed. A cache that cannot be written only costs time."""
-        if self.file is None or not self.changed or not self.folders:
-            return
-        folders = list(self.folders.values())
-        names = b"".join(folder.names for folder in folders)
-        values = {
-            "paths": np.frombuffer(os.fsencode("\0".join(folder.path for folder in folders)), np.uint8),
-            "counts": np.array([len(folder) for folder in folders], np.int64),
-            "lengths": np.array([len(folder.names) for folder in folders], np.int64),
-            "names": np.frombuffer(names, np.uint8),
-            "stamps": np.concatenate([folder.stamps for folder in folders]),
-            "digests": np.concatenate([folder.digests for folder in folders]),
-            "known": np.concatenate([folder.known for folder in folders]),
-            "facts": np.concatenate([folder.facts for folder in folders]),
-        }
-        seal = np.frombuffer(_seal(values), np.uint8)
-        with contextlib.suppress(OSError):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(self.file, lambda file: file.write(save({**values, "seal": seal})))
-        self.changed = False
-
-
-def _seal(values: Mapping[str, np.ndarray]) -> bytes:
-    total: Any = xxh3_128() if ALGORITHM == "xxh3_128" else hashlib.sha256()
-    for name in sorted(values):
-        total.update(name.encode())
-        total.update(np.ascontiguousarray(values[name]).tobytes())
-    return total.digest()[:16]
-
-
-def _merged(old: Folder, new: Folder) -> Folder:
-    """Both folders' files: another stage may read other files of the same folder. `new` is right on both."""
-    entries: dict[bytes, tuple[Folder, int]] = {}
-    for folder in (old, new):
-        for index, name in enumerate(folder.each()):
-            entries[name] = folder, index
-    ordered = sorted(entries)
-
-    def column(name: str) -> np.ndarray:
-        return np.stack([getattr(entries[key][0], name)[entries[key][1]] for key in ordered])
-
-    return Folder(
-        new.path, b"\0".join(ordered), column("stamps"), column("digests"), column("known"), column("facts")
-    )
 
 
 def fill(
@@ -326,16 +211,17 @@ def _fill(root: Path, folder: Folder, where: np.ndarray, field: str, digests: bo
             place = os.path.join(base, os.fsdecode(names[index]))
             try:
                 if digests and not folder.known[index]:
-                    head = bytearray()
-                    found = hash_file(names[index], descriptor, head)
+                    ends: list[bytes] = []
+                    found = hash_file(names[index], descriptor, ends)
                     folder.digests[index] = np.frombuffer(found, np.uint8)
                     folder.known[index] = True
-                    folder.facts[index, DEEP] = is_deep(head)
+                    folder.facts[index, DEEP] = is_deep(ends[0])
+                    folder.facts[index, SUSPECT] = is_suspect(ends[0], ends[1], int(folder.stamps[index, 0]))
+                if look is not None and unknown is not None and unknown[index]:
+                    facts = np.array(look.at(place), np.int32)
+                    folder.facts[index] = np.where(facts >= 0, facts, folder.facts[index])
             except OSError as error:
                 raise UserError(field, place, remedy=f"It cannot be read ({error.strerror}).") from error
-            if look is not None and unknown is not None and unknown[index]:
-                facts = np.array(look.at(place), np.int32)
-                folder.facts[index] = np.where(facts >= 0, facts, folder.facts[index])
     finally:
         os.close(descriptor)
     return len(where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, overload
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mimbench.data import imagenet
-from mimbench.data.captions import Tokenizer
+from mimbench.data.captions import LENGTH, Tokenizer, is_cut, words
 from mimbench.data.decode import CorruptImage, decode
 from mimbench.errors import UserError
 
@@ -131,7 +131,9 @@ class ImageFolder:
         self.samples = self._packed(self.name(index) for index, good in enumerate(kept) if good)
         if not len(self):
             raise UserError(
-                "data folder", str(self.root / self.split), remedy="No image in it can be decoded."
+                "data folder",
+                str(self.root / self.split),
+                remedy=f"No image in it can be decoded, such as {self.skipped[0]}.",
             )
 
 
@@ -152,17 +154,15 @@ class CaptionedImages(PretrainImages):
     """Images with the tokens of their captions, [T] of int64, from `captions.json` beside the splits.
 
     Raises:
-        UserError: there is no captions.json, or an image has no caption in it.
+        UserError: there is no captions.json, or an image has no caption in it, or one without a word.
     """
 
     def __init__(self, folder: ImageFolder, augment: Callable[[Image.Image], Any]) -> None:
         super().__init__(folder, augment)
         captions = read_captions(folder.root)
-        self.captions = []
-        for index in range(len(folder)):
-            if folder.name(index) not in captions:
-                raise without_caption(folder.root, folder.name(index))
-            self.captions.append(captions[folder.name(index)])
+        self.captions = [
+            caption_of(captions, folder.root, folder.name(index)) for index in range(len(folder))
+        ]
         self.tokenizer = Tokenizer.build(self.captions)
         self._tokens = [np.array(self.tokenizer.encode(caption), dtype=np.int64) for caption in self.captions]
 
@@ -221,7 +221,25 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def without_caption(root: Path, name: str) -> UserError:
-    """The error for an image that captions.json does not name."""
-    what = f"image without caption in {root / 'captions.json'}"
-    return UserError(what, name, remedy="Add its caption, or remove the image.")
+def caption_of(captions: Mapping[str, str], root: Path, name: str) -> str:
+    """The caption of an image, whose `name` is relative to the root.
+
+    Raises:
+        UserError: it has none, or one without a word.
+    """
+    if name not in captions:
+        what = f"image without caption in {root / 'captions.json'}"
+        raise UserError(what, name, remedy="Add its caption, or remove the image.")
+    if not words(captions[name]):
+        remedy = (
+            "It has no word: words are made of the letters a to z and digits. Write one, or remove the image."
+        )
+        raise UserError(f"caption of {name} in {root / 'captions.json'}", captions[name], remedy=remedy)
+    return captions[name]
+
+
+def cut_captions(captions: Mapping[str, str], names: Iterable[str]) -> Iterator[str]:
+    """A sentence on the captions that are cut, if any are."""
+    cut = [name for name in names if is_cut(captions.get(name, ""))]
+    if cut:
+        yield f"captions cut after {LENGTH - 1} words: {len(cut)} (first: {cut[0]})"

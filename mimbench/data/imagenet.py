@@ -26,7 +26,7 @@ def image_names(folder: Path | str) -> list[str]:
     """Names of the images directly in `folder`, sorted."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
-    return sorted(name for name in names if name[0] != "." and name.lower().endswith(EXTENSIONS))
+    return sorted(filter(_is_image, names))
 
 
 def layout(root: Path, splits: tuple[str, ...] = SPLITS) -> Iterator[Problem]:
@@ -41,17 +41,64 @@ def layout(root: Path, splits: tuple[str, ...] = SPLITS) -> Iterator[Problem]:
             yield Problem(
                 "empty folder", str(folder), f"{but} class folders: the layout is {split}/<class>/<image>."
             )
-        elif not any(image_names(folder / name) for name in names):
-            below = (folder / name / deep for name in names for deep in class_folders(folder / name))
-            nested = next(below, None)
-            where = f"; {nested} is a folder in a class folder" if nested else ""
-            message = f"Its class folders hold no images{where}: the layout is {split}/<class>/<image>."
-            yield Problem("empty folder", str(folder), message)
+        else:
+            empty = [name for name in names if not has_images(folder / name)]
+            odd = [problem for name in empty if (problem := _without_images(folder / name, split))]
+            yield from odd
+            if len(empty) == len(names) and not odd:
+                message = f"Its class folders hold no images: the layout is {split}/<class>/<image>."
+                yield Problem("empty folder", str(folder), message)
     train = set(classes.get("train", ()))
     for name in sorted(set(classes.get("val", ())) - train) if train else ():
         near = difflib.get_close_matches(name, train, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         yield Problem("class order", str(root / "val" / name), f"Train has no class {name!r}.{hint}")
+
+
+def has_images(folder: Path | str) -> bool:
+    """Whether there is an image directly in `folder`; it stops at the first."""
+    with os.scandir(folder) as entries:
+        return any(_is_image(entry.name) for entry in entries)
+
+
+def _is_image(name: str) -> bool:
+    return name[0] != "." and name.lower().endswith(EXTENSIONS)
+
+
+def _without_images(folder: Path, split: str) -> Problem | None:
+    """What is wrong with a class folder without images; nothing if it is empty."""
+    with os.scandir(folder) as entries:
+        others = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
+    if not others:
+        return None
+    nested = next((name for name, is_folder in others if is_folder), None)
+    if nested is not None:
+        why = f"{folder / nested} is a folder in a class folder: the layout is {split}/<class>/<image>."
+    else:
+        why = f"{others[0][0]} is none that is read ({', '.join(EXTENSIONS)}): rename or convert its files."
+    message = f"It holds no images. {why} To keep the class without images, empty its folder."
+    return Problem("empty folder", str(folder), message)
+
+
+def images_of(folder: Path) -> tuple[list[str], list[Problem]]:
+    """The names of a class's images; and its folders of images, which would drop out."""
+    names, problems = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_image(entry.name):
+                names.append(entry.name)
+            elif entry.name[0] != "." and entry.is_dir(follow_symlinks=False) and has_images(entry.path):
+                message = "It is a folder of images in a class folder: move its images up, or remove it."
+                problems.append(Problem("nested folder", entry.path, message))
+    return sorted(names), problems
+
+
+def unmeasured(root: Path) -> Iterator[str]:
+    """Classes that are learnt and never measured, because `val` has no images of them: they are allowed."""
+    train, val = (class_folders(root / split) for split in SPLITS)
+    here = {name for name in val if has_images(root / "val" / name)}
+    if missing := [name for name in train if name not in here]:
+        yield f"classes without images in val, never measured: {len(missing)} (first: {missing[0]})"
 
 
 def notes(root: Path) -> Iterator[str]:
@@ -85,7 +132,8 @@ def listed(root: Path) -> list[str] | None:
     SimCLR's lists of 1 % and 10 % of ImageNet.
 
     Raises:
-        UserError: the file is not UTF-8 or lists nothing; a line names no image of `train`, or several.
+        UserError: the file is not UTF-8, or lists nothing, or one class alone; a line names no image of
+            `train`, or several, or one that another line names.
     """
     file = root / LABELLED
     if not file.is_file():
@@ -99,7 +147,18 @@ def listed(root: Path) -> list[str] | None:
         for folder, names in here.items():
             for name in names:
                 owners.setdefault(name, []).append(folder)
-    return [_place(root, file, number, line, here, owners) for number, line in numbered]
+    found: dict[str, int] = {}
+    for number, line in numbered:
+        place = _place(root, file, number, line, here, owners)
+        if place in found:
+            remedy = f"Line {found[place]} names the same image: list each once."
+            raise UserError(f"line {number} of {file}", line, remedy=remedy)
+        found[place] = number
+    if len({place.split("/")[1] for place in found}) < 2:
+        only = next(iter(found)).split("/")[1]
+        remedy = f"All its images are of the class {only!r}: a task needs two classes at least."
+        raise UserError("list of labelled images", str(file), remedy=remedy)
+    return list(found)
 
 
 def _place(

@@ -1,33 +1,50 @@
-"""What is found out about an image file: whether it decodes, how large it is, what a run converts."""
+"""What is found out about an image file: whether it decodes, how large it is, what a run converts.
+
+To decode millions of images takes hours. So a run decodes, before it starts, those whose file does not end as
+its format ends, and those of a kind that is refused; and those that it reads only at its end.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mimbench.data import EXTENSIONS
-from mimbench.data.decode import SIXTEEN_BITS, UNREADABLE, CorruptImage, decode, label_map
+from mimbench.data.decode import SIXTEEN_BITS, UNREADABLE, CorruptImage, codings, decode, label_map
 from mimbench.data.files import (
     DECODES,
     DEEP,
-    HEAD,
     HEIGHT,
     LABEL,
     NOTHING,
+    SUSPECT,
     TURNED,
     WIDTH,
     Folder,
     Look,
-    is_deep,
 )
+from mimbench.data.heads import HEAD, TAIL, is_deep, is_suspect
+from mimbench.errors import UserError
 
 VOID = 255  # no label, see mimbench.data.ade20k
 ORIENTATION = 0x0112  # the EXIF tag
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+UNKNOWN_RANGE = ("I", "F")  # Pillow's modes of 32 bits: `decode` refuses most
+BYTES = {
+    "L": 1,
+    "P": 1,
+    "RGB": 3,
+    "BGR": 3,
+    "RGBX": 4,
+    "BGRX": 4,
+    "RGBA": 4,
+    "BGRA": 4,
+}  # a pixel, uncompressed
+STRIPS = ((273, 279), (324, 325))  # TIFF's tags: where strips or tiles begin, and how long they are
 TURNS = (2, 3, 4, *SIDEWAYS)
 
 
@@ -39,6 +56,7 @@ def _facts(**known: int) -> tuple[int, ...]:
         "label": LABEL,
         "deep": DEEP,
         "turned": TURNED,
+        "suspect": SUSPECT,
     }
     found = list(NOTHING)
     for name, value in known.items():
@@ -89,6 +107,54 @@ def _depth(path: str) -> tuple[int, ...]:
     return _facts(deep=deep)
 
 
+def _ends(path: str) -> tuple[int, ...]:
+    """Whether the file may be cut off or of a kind that is refused, and its depth; of as little as tells."""
+    if not _is_image(path):
+        return _facts(deep=0, suspect=0)
+    try:
+        with open(path, "rb") as file:
+            head, size = file.read(HEAD), os.fstat(file.fileno()).st_size
+            file.seek(max(size - TAIL, 0))
+            deep, suspect = is_deep(head), is_suspect(head, file.read(TAIL), size)
+        if deep < 0 or suspect < 0:
+            with Image.open(path) as image:
+                deep = _has_16_bits(image)
+                suspect = max(suspect, int(image.mode in UNKNOWN_RANGE or _least_bytes(image) > size))
+    except UNREADABLE:
+        return _facts(deep=0, suspect=1)
+    return _facts(deep=deep, suspect=suspect)
+
+
+def _least_bytes(image: Image.Image) -> int:
+    """How long the file must be by its header at least; 0 if that says nothing."""
+    least = 0
+    for tile, coding in zip(getattr(image, "tile", ()), codings(image), strict=False):
+        if tile[0] == "raw":
+            left, upper, right, lower = tile[1]
+            least = max(least, tile[2] + (right - left) * (lower - upper) * BYTES.get(coding, 0))
+    tags = getattr(image, "tag_v2", {})
+    for starts, lengths in STRIPS:
+        parts = zip(_numbers(tags.get(starts)), _numbers(tags.get(lengths)), strict=False)
+        least = max([least, *(start + length for start, length in parts)])
+    return least
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    """A TIFF tag's value."""
+    return value if isinstance(value, tuple) else (value,) if isinstance(value, int) else ()
+
+
+def why(path: Path, read: Callable[[Path], object] = decode) -> UserError:
+    """Why an image does not decode."""
+    try:
+        read(path)
+    except CorruptImage as error:
+        return error
+    except OSError as error:
+        return UserError("image", str(path), remedy=f"It cannot be read ({error.strerror}).")
+    return UserError("image", str(path), remedy="It has changed a moment ago: run the command again.")
+
+
 def _has_16_bits(image: Image.Image) -> int:
     """Whether the file has 16 bits a channel, colours or grey; Pillow gives colours as 8 bits."""
     codings = [tile[3] for tile in getattr(image, "tile", ())]
@@ -117,6 +183,8 @@ WHETHER = Look((DECODES,), _decodes)
 SIZES = Look((WIDTH, HEIGHT, TURNED), _header)
 LABELS = Look((DECODES, WIDTH, HEIGHT, LABEL), _labels)
 DEPTH = Look((DEEP,), _depth)
+ENDS = Look((DEEP, SUSPECT), _ends)
+SUSPECTS = Look((DECODES,), _decodes, only=SUSPECT)
 
 
 def conversions(folders: Iterable[Folder], *, upright: bool) -> Iterator[str]:

@@ -40,7 +40,9 @@ def check(folder: RunFolder) -> None:
         if by_stamp:
             folder.details[BY_STAMP] = sorted(folder.spec.data)
         if found.digest != planned:
-            raise UserError(f"--data {role}", str(dataset.root), remedy=f"It has changed. {AGAIN}")
+            first = dataset.changed(role, labels=labels)
+            where = f" (first: {dataset.root / first})" if first else ""
+            raise UserError(f"--data {role}", str(dataset.root), remedy=f"It has changed{where}. {AGAIN}")
         dataset.require(role, labels=labels)
         if converted := dataset.conversions(role, labels=labels):
             folder.details[CONVERTED] = converted

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimbench.data import STAMP, files, look
+from mimbench.data import STAMP, files, look, memory
 from mimbench.data.dataset import Dataset
 from mimbench.errors import UserError
 
@@ -29,6 +29,11 @@ def age(root: Path) -> Path:
     for file in root.rglob("*"):
         os.utime(file, (OLD, OLD))
     return root
+
+
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take files for old that were made just now: nobody can set back the time of change."""
+    monkeypatch.setattr(memory, "FRESH_NS", 0)
 
 
 def digest(
@@ -120,14 +125,55 @@ def test_digests_are_remembered_by_stamp(root: Path, tmp_path: Path, monkeypatch
     cache, hashed = tmp_path / "cache", []
     real = files.hash_file
     monkeypatch.setattr(files, "hash_file", lambda path, *rest: hashed.append(path) or real(path, *rest))
+    settled(monkeypatch)
     before = digest(root, "imagenet", False, cache)
     assert len(hashed) == 48
     assert digest(root, "imagenet", False, cache) == before and len(hashed) == 48
     image = first(root, "imagenet/train/*/*.jpg")
     image.write_bytes(image.read_bytes() + b"x")
     assert digest(root, "imagenet", False, cache) not in ("", before) and len(hashed) == 49
+    monkeypatch.setattr(memory, "FRESH_NS", 10**12)
+    image.write_bytes(image.read_bytes() + b"y")
     digest(root, "imagenet", False, cache)
-    assert len(hashed) == 50, "a file that was changed just now may change again within its time stamp"
+    digest(root, "imagenet", False, cache)
+    assert hashed.count(os.fsencode(image.name)) > hashed[:49].count(os.fsencode(image.name)) + 1, (
+        "a file that was changed just now may change again within its time stamp"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["imagenet/val/*/*.jpg", "coco/annotations/*train*"])
+def test_content_that_brings_its_old_time_along_is_read_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    """As an archive does, or `cp -p`: size, time of modification and inode are those of before."""
+    settled(monkeypatch)
+    role = pattern.split("/")[0]
+    before = digest(root, role, True, tmp_path / "cache")
+    file = first(root, pattern)
+    if role == "coco":
+        content, stamp = file.read_bytes(), file.stat()
+        file.write_bytes(content.replace(b'"iscrowd": 0', b'"iscrowd": 1', 1))
+        os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        assert file.stat().st_size == stamp.st_size and file.read_bytes() != content
+    else:
+        rewrite(file)
+    assert digest(root, role, True, tmp_path / "cache") != before
+
+
+def test_other_rules_look_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an older version found out of a file counts no more; the digest of its content does."""
+    settled(monkeypatch)
+    image = first(root, "imagenet/val/*/*.jpg")
+    known = Dataset(root / "imagenet", tmp_path / "cache", skip_corrupt=True)
+    monkeypatch.setattr(look, "WHETHER", files.Look((files.DECODES,), lambda path: (0, *files.NOTHING[1:])))
+    assert known.identity("imagenet", labels=True).left_out
+    monkeypatch.undo()
+    monkeypatch.setattr(files, "hash_file", None)
+    again = Dataset(root / "imagenet", tmp_path / "cache", skip_corrupt=True)
+    assert image.relative_to(root / "imagenet").as_posix() in again.identity("imagenet", labels=True).left_out
+    monkeypatch.setattr(memory, "rules", lambda: "other")
+    again = Dataset(root / "imagenet", tmp_path / "cache", skip_corrupt=True)
+    assert not again.identity("imagenet", labels=True).left_out
 
 
 def test_a_cache_of_another_stage_is_added_to(root: Path, tmp_path: Path) -> None:
@@ -181,6 +227,7 @@ def test_only_what_is_left_out_counts_with_skip_corrupt(root: Path, tmp_path: Pa
 
 
 def test_every_image_is_decoded_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled(monkeypatch)
     cache, decoded = tmp_path / "cache", []
     real = look.decode
     monkeypatch.setattr(look, "decode", lambda path, **how: decoded.append(path) or real(path, **how))

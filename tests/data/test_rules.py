@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimbench.data import ade20k, coco, decode, imagenet, look
+from mimbench.data import EXTENSIONS, ade20k, coco, decode, imagenet, look
+from mimbench.data.check import check
 from mimbench.data.dataset import Dataset
 from mimbench.data.decode import CorruptImage
 from mimbench.errors import UserError
@@ -184,6 +189,25 @@ def test_labels_are_read_whole(tmp_path: Path, mode: str) -> None:
     assert caught.value.value == 3
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_labels_of_few_bits_are_not_scaled(tmp_path: Path, bits: int) -> None:
+    """Grey of 2 and 4 bits becomes 0 to 255 in Pillow; labels are the numbers that the file holds."""
+    labels = np.arange(16).reshape(2, 8) % 2**bits
+    rows = b""
+    for row in labels:
+        packed = int("".join(f"{label:0{bits}b}" for label in row), 2)
+        rows += b"\0" + packed.to_bytes(bits, "big")
+    header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        png += (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+    (tmp_path / "x.png").write_bytes(png)
+    assert ade20k.read_labels(tmp_path / "x.png", 150).tolist() == np.where(labels, labels - 1, 255).tolist()
+    assert look.LABELS.at(str(tmp_path / "x.png"))[:4] == (1, 8, 2, 2**bits - 1)
+
+
 def test_a_label_beyond_8_bits_is_not_another_label(tmp_path: Path) -> None:
     Image.fromarray(np.array([[1, 257]], np.uint16)).save(tmp_path / "x.png")
     with pytest.raises(UserError) as caught:
@@ -281,6 +305,8 @@ def test_a_list_in_any_of_its_forms(root: Path) -> None:
         (b"val/cat/1.jpg\n", "line 1 of .*no such image"),
         (b"../train/cat/1.jpg\n", "line 1 of .*no such image"),
         (b"\n \n", "lists no images"),
+        (b"cat/1.jpg\n\ntrain/cat/1.jpg\n", "line 3 of .*'train/cat/1.jpg'.*Line 1 names the same image"),
+        (b"cat/1.jpg\ncat/2.jpg\n", "train_labelled.txt.*All its images are of the class 'cat'"),
         (b"\xff\n", "not UTF-8"),
     ],
 )
@@ -288,6 +314,7 @@ def test_a_list_that_cannot_be(root: Path, text: bytes, message: str) -> None:
     (root / imagenet.LABELLED).write_bytes(text)
     with pytest.raises(UserError, match=message):
         imagenet.listed(root)
+    assert check(root).counts["broken reference"] == 1
 
 
 def test_flat_and_nested_folders_are_told_apart(root: Path) -> None:
@@ -301,6 +328,52 @@ def test_flat_and_nested_folders_are_told_apart(root: Path) -> None:
     assert "is a folder in a class folder" in nested.message
 
 
+@pytest.mark.parametrize("split", imagenet.SPLITS)
+@pytest.mark.parametrize("odd", ["images/1.jpg", "1.jfif", "1.gif"])
+def test_a_class_whose_images_are_not_read_is_named(root: Path, split: str, odd: str) -> None:
+    shutil.copytree(root / "train", root / "val")
+    for file in (root / split / "dog").iterdir():
+        file.unlink()
+    (root / split / "dog" / odd).parent.mkdir(exist_ok=True)
+    (root / split / "dog" / odd).touch()
+    (problem,) = imagenet.layout(root)
+    assert problem.entry == str(root / split / "dog")
+    assert str(Path(odd).parts[0]) in problem.message and "It holds no images" in problem.message
+    assert not check(root).ok
+    with pytest.raises(UserError, match=f"{split}/dog(/images)?: It "):
+        Dataset(root, None).require("imagenet", labels=True)
+
+
+def test_a_folder_of_images_beside_images_is_named(root: Path) -> None:
+    (root / "train" / "dog" / "more").mkdir()
+    Dataset(root, None).identity("imagenet", labels=False)
+    (root / "train" / "dog" / "more" / "3.jpg").touch()
+    with pytest.raises(UserError, match="train/dog/more: It is a folder of images in a class folder"):
+        Dataset(root, None).identity("imagenet", labels=False)
+    assert "nested folder" in check(root).counts
+
+
+def test_a_class_without_images_of_val_is_allowed_and_said(smoke_data: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(smoke_data / "imagenet", tmp_path / "imagenet"))
+    folder = sorted((root / "val").iterdir())[0]
+    shutil.rmtree(folder)
+    folder.mkdir()
+    found = Dataset(root, None)
+    found.require("imagenet", labels=True)
+    (note,) = found.conversions("imagenet", labels=True)
+    assert note == f"classes without images in val, never measured: 1 (first: {folder.name})"
+
+
+@pytest.mark.parametrize("suffix", EXTENSIONS)
+def test_the_suffixes_are_torchvisions(suffix: str, tmp_path: Path) -> None:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert suffix in IMG_EXTENSIONS and len(EXTENSIONS) == len(IMG_EXTENSIONS)
+    image = Image.new("RGB" if suffix != ".pgm" else "L", (9, 8))
+    image.save(tmp_path / f"x{suffix}")
+    assert decode.decode(tmp_path / f"x{suffix}").shape == (8, 9, 3)
+
+
 def test_a_task_needs_two_classes(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     with pytest.raises(UserError, match="two class folders"):
@@ -312,6 +385,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "two of one image": ('{"train/a/1.jpg": "a", "train/a/1.jpg": "b"}', "has 'train/a/1.jpg' twice"),
     "no texts": ('{"train/a/1.jpg": 3}', "Write {"),
     "cut off": ('{"train', "It is not JSON"),
+    "no text": ('{"train/a/1.jpg": ""}', "caption of train/a/1.jpg in .*'' is not valid. It has no word"),
+    "another script": (
+        '{"train/a/1.jpg": "一只小猫!"}',
+        "It has no word: words are made of the letters a to z",
+    ),
 }
 
 
@@ -326,6 +404,38 @@ def test_captions_are_checked_before_a_run(tmp_path: Path, name: str) -> None:
     file.write_text(text)
     with pytest.raises(UserError, match=message):
         Dataset(tmp_path, None).require("captions", labels=False)
+
+
+def captioned(root: Path, name: str, caption: str) -> Path:
+    (root / "train" / "a").mkdir(parents=True)
+    (root / "val" / "a").mkdir(parents=True)
+    for file in (os.fsencode(root / name), os.fsencode(root / "val/a/1.jpg")):
+        with open(file, "wb") as opened:
+            Image.new("RGB", (9, 9)).save(opened, "JPEG")
+    (root / "captions.json").write_text(json.dumps({name: caption}))
+    return root
+
+
+def test_the_check_finds_captions_without_words(tmp_path: Path) -> None:
+    report = check(captioned(tmp_path, "train/a/1.jpg", "小猫"))
+    assert report.counts == {"caption without words": 1}
+
+
+def test_captions_that_are_cut_are_said(tmp_path: Path) -> None:
+    root = captioned(tmp_path, "train/a/1.jpg", "a cat " * 11 + "x")
+    found = Dataset(root, None)
+    assert found.conversions("captions", labels=False) == []
+    (root / "captions.json").write_text(json.dumps({"train/a/1.jpg": "a cat " * 12}))
+    note = "captions cut after 23 words: 1 (first: train/a/1.jpg)"
+    assert found.conversions("captions", labels=False) == [note]
+    assert any(note in line for line in check(root).notes)
+
+
+def test_names_that_are_no_text_are_checked(tmp_path: Path) -> None:
+    """Linux lets a name have any bytes; JSON gives them back as Python writes them."""
+    root = captioned(tmp_path, "train/a/d\udce4.jpg", "a cat")
+    assert check(root).ok
+    Dataset(root, None).require("captions", labels=False)
 
 
 def test_a_folder_with_the_name_of_an_image_is_named(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Expect:
 
     Attributes:
         refused: texts that the message must have: file, and entry where there is one; empty if the dataset
-            must be taken. late: whether only `data check` and the readers see it, not the start.
+            must be taken.
         right: says what is wrong with what the readers gave; empty if nothing is.
         identity: of a task's run, as it must be after the change: the same, another, or either.
         of_pretraining: the same for a pretraining.
@@ -47,7 +47,6 @@ class Expect:
 
     done: str
     refused: tuple[str, ...] = ()
-    late: bool = False
     right: Callable[[Read], str] | None = None
     identity: Literal["same", "other", ""] = ""
     of_pretraining: Literal["same", "other", ""] = ""
@@ -159,9 +158,7 @@ def _refused(
         found = read(role, root)
         if not found.error:
             return Verdict(WRONG, done, f"taken by a run, which must be refused: {told[-1500:]}")
-        if found.crash or not expect.late:
-            return Verdict(TRACEBACK if found.crash else UNCLEAR, done, f"found late: {found.error}")
-        told = found.error
+        return Verdict(TRACEBACK if found.crash else UNCLEAR, done, f"found late: {found.error}")
     missing = [text for text in expect.refused if squeezed(text) not in squeezed(told)]
     if missing:
         return Verdict(UNCLEAR, done, f"the message does not name {missing}: {told}")

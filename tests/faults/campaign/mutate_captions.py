@@ -60,6 +60,15 @@ def caption_twice(root: Path, draw: Random) -> Expect:
 
 
 @of("captions")
+def caption_without_words(root: Path, draw: Random) -> Expect:
+    file, texts = _caption_edit(root)
+    name = draw.choice(sorted(texts))
+    texts[name] = draw.choice(["", "  ", "...", "小猫", "кот"])
+    file.write_text(json.dumps(texts, ensure_ascii=draw.random() < 0.5), encoding="utf-8")
+    return Expect(f"the caption of {name} is {texts[name]!r}", refused=(str(file), name))
+
+
+@of("captions")
 def caption_changed(root: Path, draw: Random) -> Expect:
     file, texts = _caption_edit(root)
     first, second = draw.sample(sorted(texts), 2)

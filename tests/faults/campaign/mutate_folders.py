@@ -152,11 +152,47 @@ def list_is_ambiguous(root: Path, draw: Random) -> Expect:
 
 @of("imagenet")
 def list_names_an_image_twice(root: Path, draw: Random) -> Expect:
-    """A list may repeat an image: it is drawn twice as often, as the list says."""
+    """Whoever repeats an image has made a mistake: nobody weights images so."""
     lines = listed(root)
     lines.append(draw.choice(lines))
     (root / LIST).write_text("\n".join(lines) + "\n")
-    return taken(root, "a line twice", identity="other", of_pretraining="same")
+    return Expect("a line twice", refused=(f"line {len(lines)} of", lines[-1]))
+
+
+@of("imagenet")
+def list_of_one_class(root: Path, draw: Random) -> Expect:
+    folder = a_class(root, draw)
+    names = sorted(path.name for path in folder.iterdir())
+    (root / LIST).write_text("".join(f"train/{folder.name}/{name}\n" for name in names))
+    return Expect(f"a list of {folder.name} alone", refused=(str(root / LIST), folder.name))
+
+
+@of("imagenet", unlisted=True)
+def class_of_unread_files(root: Path, draw: Random) -> Expect:
+    """As torchvision reads nothing else; nor do its folders in folders count here."""
+    folder = a_class(root, draw, draw.choice(["train", "val"]))
+    form = draw.choice([".jfif", ".gif", ".txt", "/"])
+    (folder / "deep").mkdir() if form == "/" else None
+    for path in sorted(folder.glob("*.jpg")):
+        path.rename(folder / "deep" / path.name if form == "/" else path.with_suffix(form))
+    return Expect(f"{folder} holds {form}", refused=(str(folder),))
+
+
+@of("imagenet", unlisted=True)
+def folder_of_images_beside_images(root: Path, draw: Random) -> Expect:
+    folder = a_class(root, draw, draw.choice(["train", "val"]))
+    (folder / "deep").mkdir()
+    path = draw.choice(sorted(folder.glob("*.jpg")))
+    path.rename(folder / "deep" / path.name)
+    return Expect(f"{folder} holds a folder of images", refused=(str(folder / "deep"),))
+
+
+@of("imagenet", unlisted=True)
+def portable_grey_maps(root: Path, draw: Random) -> Expect:
+    path = some(draw, root, "*/*/*.jpg")
+    Image.open(path).convert("L").save(path.with_suffix(".pgm"))
+    path.unlink()
+    return taken(root, f"{path.name} is a .pgm", identity="other")
 
 
 @of("imagenet")
@@ -276,7 +312,7 @@ def folder_called_like_an_image(root: Path, draw: Random) -> Expect:
     return Expect("a folder called .jpg", refused=(path.name if (root / "images").is_dir() else str(path),))
 
 
-def _broken(name: str, pattern: str, *, late: bool) -> None:
+def _broken(name: str, pattern: str) -> None:
     def mutator(root: Path, draw: Random) -> Expect:
         path = some(draw, root, pattern)
         content = path.read_bytes()
@@ -287,15 +323,15 @@ def _broken(name: str, pattern: str, *, late: bool) -> None:
             "zeros": bytes(len(content)),
             "a PDF": b"%PDF-1.4\n" + draw.randbytes(300),
         }[name])  # fmt: skip
-        return Expect(f"{path.name} is {name}", refused=(str(path),), late=late)
+        return Expect(f"{path.name} is {name}", refused=(str(path),))
 
     mutator.__name__ = f"{'val' if pattern.startswith('val') else 'train'} {name}"
     of("imagenet", unlisted=True)(mutator)
 
 
 for _name in ("cut off", "empty", "a page of HTML", "zeros", "a PDF"):
-    _broken(_name, "val/*/*.jpg", late=False)
-    _broken(_name, "train/*/*.jpg", late=True)
+    _broken(_name, "val/*/*.jpg")
+    _broken(_name, "train/*/*.jpg")
 
 
 @of("imagenet", unlisted=True)
