@@ -169,14 +169,15 @@ def data(tmp_path: Path) -> Path:
     """Datasets of two roles, as small as the planner accepts."""
     for folder in (
         "imagenet/train/a",
+        "imagenet/train/b",
         "imagenet/val/a",
         "ade20k/images/training",
         "ade20k/annotations/training",
     ):
         (tmp_path / "data" / folder).mkdir(parents=True)
-    for index in range(6):
-        (tmp_path / "data" / "imagenet" / "train" / "a" / f"{index}.jpg").write_bytes(b"x" * (index + 1))
-    (tmp_path / "data" / "imagenet" / "train_labelled.txt").write_text("train/a/0.jpg\ntrain/a/1.jpg\n")
+    for index, name in enumerate("aaaaab"):
+        (tmp_path / "data" / "imagenet" / "train" / name / f"{index}.jpg").write_bytes(b"x" * (index + 1))
+    (tmp_path / "data" / "imagenet" / "train_labelled.txt").write_text("train/a/0.jpg\ntrain/b/5.jpg\n")
     (tmp_path / "data" / "ade20k" / "images" / "training" / "0.jpg").write_bytes(b"x")
     return tmp_path / "data"
 

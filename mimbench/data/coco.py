@@ -148,7 +148,8 @@ def _identities(found: Instances) -> None:
     for part, name in (("images", "file_name"), ("categories", "name")):
         for value, count in Counter(entry[name] for entry in document[part]).items():
             if count > 1:
-                found.problems.append(Problem("duplicate name", value, f"{count} {part} have this {name}."))
+                remedy = f"{count} {part} have this {name}; keep one."
+                found.problems.append(Problem("duplicate name", value, remedy))
     images = {image["id"] for image in document["images"]}
     categories = {category["id"] for category in document["categories"]}
     for entry in document["annotations"]:
@@ -223,7 +224,7 @@ def _stamp(file: Path) -> tuple[int, ...]:
         found = file.stat()
     except OSError:
         return ()
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
 
 
 def differences(train: Instances, val: Instances) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,9 +29,6 @@ try:
     ALGORITHM = "xxh3_128"
 except ImportError:
     ALGORITHM = "sha256"
-
-if TYPE_CHECKING:
-    from mimbench.data.memory import Memory
 
 BLOCK = 1 << 20  # bytes read at once
 CHUNK = 512  # files that one thread hashes at once
@@ -157,10 +154,20 @@ def hash_file(path: str | bytes, descriptor: int | None = None, ends: list[bytes
     return total.digest()[:16]
 
 
+class Remembers(Protocol):
+    """What is known of files from earlier commands; see `mimbench.data.memory`."""
+
+    def recall(self, folder: Folder) -> None: ...
+
+    def keep(self, folder: Folder, started: int) -> None: ...
+
+    def save(self) -> None: ...
+
+
 def fill(
     root: Path,
     folders: Iterable[Folder],
-    memory: Memory,
+    memory: Remembers,
     *,
     field: str,
     digests: bool = True,
