@@ -83,7 +83,7 @@ def bench_table(repeat: int) -> None:
         command = [*MIMBENCH, "reproduce-table", "dtm"]
         places = {"MIMBENCH_HOME": folder, "MIMBENCH_CACHE": f"{folder}/cache"}
         cold = timed(command, **places)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        peak = largest() / 2**10
         cached = [timed(command, **places) for _ in range(repeat)]
     print(f"DTM toy table, cold   {cold / 60:.1f} min, {os.cpu_count()} cores")
     print(f"largest process       {peak:.2f} GiB")
@@ -93,18 +93,30 @@ def bench_table(repeat: int) -> None:
 def bench_data(repeat: int) -> None:
     """Planning a pretraining on as many files as ImageNet-1K has, of 1 KB each: the first time, and again."""
     with tempfile.TemporaryDirectory() as folder:
-        for index in range(1_281_167):
-            place = Path(folder, "imagenet", "train", f"n{index % 1000:04}", f"{index}.JPEG")
-            if index < 1000:
-                place.parent.mkdir(parents=True)
-            place.write_bytes(b"%1000d" % index)
-        command = [*MIMBENCH, "run", "mae", "--scale", "small", "--dry-run"]
-        command += ["--data", f"imagenet={folder}/imagenet"]
+        command = [*MIMBENCH, "run", "mae", "--scale", "small", "--dry-run", "--data"]
         places = {"MIMBENCH_HOME": folder, "MIMBENCH_CACHE": f"{folder}/cache"}
+        write_images(Path(folder, "few"), 1000)
+        start_up = cpu([*command, f"imagenet={folder}/few"], **places), largest()
+        print(f"plan of 1,000 files   {start_up[0]:.1f} s of CPU; {start_up[1]:.0f} MiB, mostly imports")
+        write_images(Path(folder, "imagenet"), 1_281_167)
         for name in ("first", *["again"] * repeat):
-            seconds = cpu(command, **places)
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-            print(f"plan, {name:<15} {seconds:.1f} s of CPU; {peak:.2f} GiB at most")
+            seconds = cpu([*command, f"imagenet={folder}/imagenet"], **places)
+            more = largest() - start_up[1]
+            print(f"plan, {name:<15} {seconds:.1f} s of CPU; {more:.0f} MiB more at most")
+
+
+def write_images(root: Path, count: int) -> None:
+    """Write files of 1 KB each, none an image, as a training split of 1,000 classes."""
+    for index in range(count):
+        place = root / "train" / f"n{index % 1000:04}" / f"{index}.JPEG"
+        if index < 1000:
+            place.parent.mkdir(parents=True)
+        place.write_bytes(b"%1000d" % index)
+
+
+def largest() -> float:
+    """MiB of the largest process that has ended."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
 
 
 def cpu(command: list[str], **environment: str) -> float:
