@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import __version__ as pillow
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file, save_file
 
-from mimbench.atomic import write_bytes
+from mimbench.atomic import atomic_path
 from mimbench.data.files import ALGORITHM, CHANGED, MODIFIED, NOTHING, STAMPS, Folder, checksum
 
 FRESH_NS = 2_000_000_000  # a file changed so short before it was read may change again under the same stamp
@@ -133,9 +133,9 @@ class Memory:
             "rules": np.frombuffer(rules().encode(), np.uint8),
         }
         seal = np.frombuffer(_seal(values), np.uint8)
-        with contextlib.suppress(OSError):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(self.file, lambda file: file.write(save({**values, "seal": seal})))
+        with contextlib.suppress(OSError, SafetensorError):  # the disk is full, or the folder is read-only
+            with atomic_path(self.file) as temporary:
+                save_file({**values, "seal": seal}, temporary)
         self.changed = False
 
 
@@ -163,7 +163,7 @@ def _seal(values: Mapping[str, np.ndarray]) -> bytes:
     total: Any = checksum()
     for name in sorted(values):
         total.update(name.encode())
-        total.update(np.ascontiguousarray(values[name]).tobytes())
+        total.update(np.ascontiguousarray(values[name]).data)
     return total.digest()[:16]
 
 
