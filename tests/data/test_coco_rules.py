@@ -34,9 +34,11 @@ def packed(pixels: np.ndarray) -> dict[str, Any]:
 
 def listed(document: dict[str, Any], split: str, tmp_path: Path) -> list[dict[str, Any]]:
     """The instances as mmdetection's own dataset gives them."""
-    from mmdet.datasets import CocoDataset
-
     from downstream.detection import in_memory
+    from downstream.openmmlab import import_quietly
+
+    import_quietly("mmdet.datasets")
+    from mmdet.datasets import CocoDataset
 
     class Dataset(CocoDataset):
         COCOAPI = staticmethod(lambda file: in_memory(document))
