@@ -24,8 +24,8 @@ from mimbench.table import spec as tables
 def unreferenced(store: Store, catalog: Catalog) -> list[RunFolder]:
     """Runs whose recipe is in no table today, at any scale; seed and data do not matter.
 
-    A row that a table leaves out at a scale still counts: somebody may have run it alone. A run whose parent
-    or plug-in is gone is kept.
+    A row that a table leaves out at a scale still counts: somebody may have run it alone. A run whose plug-in is
+    gone is kept, and so is one that starts, over any number of runs, from one that is gone or unreadable.
     """
     known = {folder.path for folder in referenced(store, catalog, tables.list_tables(), orphans=True)}
     return [folder for folder in store if folder.path not in known]
@@ -37,7 +37,7 @@ def referenced(
     """Runs whose recipe is in one of the tables today, at any scale; seed and data do not matter.
 
     Args:
-        names: (method, table) of each table. orphans: include runs whose parent or plug-in is gone.
+        names: (method, table) of each table. orphans: include runs of which nobody can tell: see `unreferenced`.
     """
     runs, text_of = list(store), PerRecipe(canonical_json)
     wanted = _signatures(catalog, RunStore(store.root / ".none"), names, loaded=any(map(_is_loaded, runs)))
@@ -59,23 +59,30 @@ def referenced(
             return "" if orphans else None  # the plug-in is missing, and so are its tables
         for role, key in spec.parents.items():
             parent = store.get(key)
-            if parent is None:
+            if parent is None or _is_unreadable(parent):
                 return "" if orphans else None
             signature = is_wanted(parent)
             if signature is None:
                 return None
             parents[role] = signature
+        if "" in parents.values():
+            return ""  # nobody knows what it would be with the runs that it starts from
         signature = _signature(spec, parents, text_of)
-        return signature if signature in wanted or "" in parents.values() else None
+        return signature if signature in wanted else None
 
     return [folder for folder in runs if is_wanted(folder) is not None]
 
 
 def _is_loaded(folder: RunFolder) -> bool:
+    return not _is_unreadable(folder) and folder.spec.adopted
+
+
+def _is_unreadable(folder: RunFolder) -> bool:
+    """Whether nobody can tell what run it is."""
     try:
-        return folder.spec.adopted
+        return not folder.spec
     except RunFailed:
-        return False
+        return True
 
 
 def _signatures(

@@ -294,6 +294,24 @@ def test_a_run_whose_encoder_was_removed_is_kept_but_in_no_table(filled: Bench) 
     assert "which was removed" in filled.call("runs", "show", child.path.name).stdout
 
 
+@pytest.mark.parametrize("how", ["removed", "damaged"])
+def test_gc_keeps_what_starts_from_a_lost_run_over_generations(bench: Bench, how: str) -> None:
+    make = functools.partial(RunSpec, arch="vit_toy", recipe={}, data={}, seed=7)
+    teacher = make("teacher", "wise")
+    taught = make("pretrain", "taught", parents={"teacher": teacher.key})
+    task = make("downstream", "echo", parents={"encoder": taught.key})
+    first, *below = [bench.store.create(spec, Inputs()) for spec in (teacher, taught, task)]
+    dry = bench.call("runs", "gc", "--dry-run").stdout
+    assert all(folder.path.name in dry for folder in (first, *below))  # no table has them
+    if how == "removed":
+        bench.store.remove(first)
+    else:
+        (first.path / "spec.json").write_text("{")
+    dry = bench.call("runs", "gc", "--dry-run").stdout
+    assert not any(folder.path.name in dry for folder in below)
+    assert (first.path.name in dry) == (how == "damaged")
+
+
 def test_gc_takes_what_no_table_has_and_nothing_else(bench: Bench) -> None:
     bench.finish()
     kept = {folder.path.name for folder in bench.store}
