@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mimbench.checkpoint import foreign
 from mimbench.checkpoint.encoder import save_encoder
 from mimbench.contract import MethodCard
+from mimbench.errors import UserError
 
 if TYPE_CHECKING:
     from mimbench.store.folder import RunFolder
@@ -24,10 +25,16 @@ def load(folder: RunFolder, card: MethodCard) -> ViT:
 
     Of a checkpoint with student and teacher, the one that the recipe's `export` names is taken. Other recipes
     do not say which one they mean, so such a file is refused.
+
+    Raises:
+        UserError: it does not fit, or it is the encoder of another method's run.
     """
     recipe = card.recipe.from_values(folder.spec.recipe)
     path, field = folder.weights[card.name], f"--weights {card.name}"
     state = foreign.read(path, field)
+    if state.method not in ("", card.name):
+        remedy = f"A run of {state.method} wrote it: give --weights {state.method}=PATH, or another file."
+        raise UserError(field, str(path), remedy=remedy)
     export = getattr(recipe, "export", None)
     vit, report = foreign.convert(state, recipe.vit_config(), path, export=export, field=field)
     folder.details["load_report"] = report.as_dict()

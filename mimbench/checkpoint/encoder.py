@@ -16,11 +16,11 @@ from torch import Tensor
 
 from mimbench.arch import ViTConfig
 from mimbench.atomic import write_bytes
+from mimbench.checkpoint.reader import ENCODER
 from mimbench.checkpoint.values import require_sound
 from mimbench.errors import UserError
 from mimbench.vit import ViT, resize_position_embedding, sincos_position_embedding
 
-FORMAT = "mimbench-encoder-1"
 DAMAGED = (
     "The file is damaged, or its pretraining diverged: `mimbench runs rm` removes that run, and the same "
     "command computes it again."
@@ -45,7 +45,7 @@ def save_encoder(vit: ViT, path: Path, *, method: str) -> None:
     """Write the encoder's weights and configuration atomically."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in vit.state_dict().items()}
     # One entry only: safetensors writes several in random order, and equal encoders must be equal files.
-    header = {FORMAT: json.dumps({"method": method, "config": vit.config.as_dict()})}
+    header = {ENCODER: json.dumps({"method": method, "config": vit.config.as_dict()})}
     write_bytes(path, lambda file: file.write(save(state, header)))  # save_file would hide a full disk
 
 
@@ -68,10 +68,10 @@ def read_encoder(path: str | Path) -> tuple[ViTConfig, dict[str, Tensor]]:
         raise UserError(
             "encoder", str(path), remedy=f"Not readable as safetensors ({error}). {remedy}"
         ) from error
-    if FORMAT not in header:
-        raise UserError("encoder", str(path), remedy=f"Its header does not say {FORMAT!r}. {remedy}")
+    if ENCODER not in header:
+        raise UserError("encoder", str(path), remedy=f"Its header does not say {ENCODER!r}. {remedy}")
     try:
-        config = ViTConfig(**json.loads(header[FORMAT])["config"])
+        config = ViTConfig(**json.loads(header[ENCODER])["config"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError("encoder", str(path), remedy=f"Its header is damaged ({error}). {remedy}") from error
     for name, tensor in state.items():

@@ -32,6 +32,7 @@ CONVERT = (
     "safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.items()}, 'x.safetensors')."
 )
 SHOWN = 8  # names in a message
+ENCODER = "mimbench-encoder-1"  # the entry in the header of our own encoder files
 DEEPEST = 16  # levels of dictionaries
 
 
@@ -40,9 +41,11 @@ class Checkpoint(dict[str, Tensor]):
 
     Attributes:
         num_heads: what the file's options say about the number of heads; empty if they say nothing.
+        method: the method of the run that wrote the file; empty if it is no encoder of this project.
     """
 
     num_heads: frozenset[int] = frozenset()
+    method: str = ""
 
 
 def read(path: Path, field: str = "weights", remedy: str = FORM) -> Checkpoint:
@@ -113,11 +116,12 @@ def _safetensors(path: Path) -> Checkpoint:
         header = file.metadata() or {}
     if not found:
         raise ValueError("it holds no tensors")
-    for text in header.values():
-        with contextlib.suppress(
-            ValueError, RecursionError
-        ):  # a header's entries are free text, ours are JSON
-            found.num_heads |= frozenset(_head_counts(json.loads(text)))
+    for name, text in header.items():
+        with contextlib.suppress(ValueError, RecursionError):  # entries are free text, ours are JSON
+            value = json.loads(text)
+            found.num_heads |= frozenset(_head_counts(value))
+            if name == ENCODER and isinstance(value, dict):
+                found.method = str(value.get("method", ""))
     return found
 
 

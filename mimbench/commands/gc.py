@@ -24,8 +24,8 @@ from mimbench.table import spec as tables
 def unreferenced(store: Store, catalog: Catalog) -> list[RunFolder]:
     """Runs whose recipe is in no table today, at any scale; seed and data do not matter.
 
-    A row that a table leaves out at a scale still counts: somebody may have run it alone. A run whose plug-in is
-    gone is kept, and so is one that starts, over any number of runs, from one that is gone or unreadable.
+    A row that a table leaves out at a scale still counts: somebody may have run it alone. A run whose plug-in
+    is gone is kept, and so is one that starts, over any number of runs, from one that is gone or unreadable.
     """
     known = {folder.path for folder in referenced(store, catalog, tables.list_tables(), orphans=True)}
     return [folder for folder in store if folder.path not in known]
@@ -37,7 +37,7 @@ def referenced(
     """Runs whose recipe is in one of the tables today, at any scale; seed and data do not matter.
 
     Args:
-        names: (method, table) of each table. orphans: include runs of which nobody can tell: see `unreferenced`.
+        names: (method, table) of each table. orphans: include those of which nobody can tell.
     """
     runs, text_of = list(store), PerRecipe(canonical_json)
     wanted = _signatures(catalog, RunStore(store.root / ".none"), names, loaded=any(map(_is_loaded, runs)))

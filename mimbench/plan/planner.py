@@ -194,7 +194,8 @@ class Planner:
         if loaded:
             self.ledger.note_checkpoint(loaded)
         weights = self.data.checkpoint(about.title, loaded) if loaded else {}
-        role = {} if weights else {about.data: self.data.path(about.data)}  # a loaded run reads no images
+        reads = not weights and (stage == "downstream" or about.trains)
+        role = {about.data: self.data.path(about.data)} if reads else {}
         if stage != "downstream" and about.trains and not loaded:
             _require_step(resolved)
         read = {name: self.data.identity(name, labels=stage == "downstream") for name in role}

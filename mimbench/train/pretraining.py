@@ -105,18 +105,36 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     Args:
         folder: the run's folder; the runs that the recipe needs (teachers) must be done.
     """
+    recipe = card.recipe.from_values(folder.spec.recipe)
+    parts = {role: load_teacher(folder, role) for role in card.needed(recipe)}
+    if card.trains:
+        method = _train(folder, card, recipe, parts)
+    else:  # it reads no images
+        method = initialise(card, recipe, folder.spec.seed, **parts)
+    if card.load is not None:
+        state = {name: tensor.cpu().contiguous() for name, tensor in method.state_dict().items()}
+        write_bytes(folder.path / "teacher.safetensors", lambda file: file.write(save(state)))
+    if card.stage == "pretrain":
+        assert isinstance(method.encoder, ViT), f"{card.name}.encoder must be the plain ViT"
+        save_encoder(method.encoder, folder.encoder_path, method=card.name)
+    return folder.last_metrics()
+
+
+def _train(
+    folder: RunFolder, card: MethodCard, recipe: PretrainRecipe, parts: Mapping[str, nn.Module]
+) -> Method:
+    """Build the method with the frozen networks that it needs, and train it."""
     spec = folder.spec
-    recipe = card.recipe.from_values(spec.recipe)
     images = ImageFolder(folder.data(card.data), "train", skip_corrupt=spec.skip_corrupt)
     augment = augmentation(card, recipe)
-    parts: dict[str, Any] = {role: load_teacher(folder, role) for role in card.needed(recipe)}
+    more = {}
     if card.inputs == "image+caption":
         dataset: Any = CaptionedImages(images, augment)
-        parts["tokenizer"] = dataset.tokenizer
+        more["tokenizer"] = dataset.tokenizer
     else:
         dataset = PretrainImages(images, augment)
-    method = initialise(card, recipe, spec.seed, **parts)
-    steps = num_steps(recipe, len(images)) if card.trains else 0
+    method = initialise(card, recipe, spec.seed, **parts, **more)
+    steps = num_steps(recipe, len(images))
     model = MethodModel(method, max(steps, 1))
     method.before_train(steps)
     fit(
@@ -130,13 +148,7 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
     if images.skipped:
         folder.details["skipped_images"] = images.skipped
     folder.details["steps"] = steps
-    if card.load is not None:
-        state = {name: tensor.cpu().contiguous() for name, tensor in method.state_dict().items()}
-        write_bytes(folder.path / "teacher.safetensors", lambda file: file.write(save(state)))
-    if card.stage == "pretrain":
-        assert isinstance(method.encoder, ViT), f"{card.name}.encoder must be the plain ViT"
-        save_encoder(method.encoder, folder.encoder_path, method=card.name)
-    return folder.last_metrics()
+    return method
 
 
 def load_teacher(folder: RunFolder, role: str) -> nn.Module:

@@ -59,6 +59,16 @@ def test_adopted_encoder_is_the_checkpoints(adopted: Callable[..., RunFolder]) -
     assert torch.equal(found.eval()(images), vit(images))
 
 
+def test_an_encoder_of_this_project_says_whose_it_is(
+    adopted: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    card = catalog.method("mae")
+    save_encoder(official(card), tmp_path / "own.safetensors", method="mae")
+    assert adopted(card, None, "own.safetensors").encoder_path.exists()
+    with pytest.raises(UserError, match="A run of mae wrote it: give --weights mae=PATH"):
+        adopted(catalog.method("simmim"), None, "own.safetensors")
+
+
 @pytest.mark.parametrize("name", ["ibot", "sdae"])
 def test_the_recipes_export_decides_between_student_and_teacher(
     name: str, adopted: Callable[..., RunFolder]

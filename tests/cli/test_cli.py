@@ -114,8 +114,11 @@ def test_outdated_cells_are_shown_and_computed_again_on_demand(bench: Bench, wor
     forget()
     shown = bench.call("reproduce-table", "plain", "--scale", "smoke")
     assert "stale" in shown.output and "44.0" not in shown.output
+    alone = bench.call("run", "plain", "echo", "--scale", "smoke").output
+    assert "score 40" in alone and "stale: older code computed this" in alone
     fresh = bench.call("reproduce-table", "plain", "--scale", "smoke", "--rerun-stale")
     assert fresh.exit_code == 0 and "stale" not in fresh.output and "44.0" in fresh.output
+    assert "stale" not in bench.call("run", "plain", "echo", "--scale", "smoke").output
 
 
 def test_dry_run_and_plan_compute_nothing(bench: Bench) -> None:

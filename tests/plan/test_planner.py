@@ -81,6 +81,14 @@ def test_seeds_pair_pretraining_with_fine_tuning_and_share_the_teacher(build) ->
         assert (node.spec.seed, encoder.spec.seed, teacher.spec.seed) == (seed, seed, 0)
 
 
+def test_training_from_scratch_reads_no_images(build) -> None:
+    """So a change of ImageNet changes neither its key nor those of its dense tasks."""
+    plan = build([row_of("n", "none-at-all"), row_of("a", "plain")])
+    read = {node.spec.name: set(node.spec.data) for node in by_stage(plan, "pretrain")}
+    assert read == {"none-at-all": set(), "plain": {"imagenet"}}
+    assert {role for node in by_stage(plan, "downstream") for role in node.spec.data} == {"imagenet", "ade20k"}
+
+
 def test_more_seeds_keep_the_keys_of_the_first(build) -> None:
     one, three = build([row_of("a", "plain")], seeds=1), build([row_of("a", "plain")], seeds=3)
     assert one.nodes.keys() <= three.nodes.keys()
