@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -104,10 +105,21 @@ def append_line(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
+def opened(path: Path) -> BinaryIO:
+    """A file to read from. Raises OSError, also for a pipe or a device: one might wait for it forever."""
+    with naming(path):
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+        raise OSError(errno.EINVAL, "it is no ordinary file")
+
+
 def read_json(path: Path) -> Any:
     """A JSON file's value; None if the file is missing or not JSON, which counts as never written."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with opened(path) as file:
+            return json.loads(file.read().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
@@ -141,7 +153,7 @@ def file_digest(path: Path, *, field: str) -> str:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits; the file is read in blocks."""
-    with naming(path), open(path, "rb") as file:
+    with opened(path) as file:
         total = hashlib.sha256()
         while block := file.read(1 << 20):
             total.update(block)

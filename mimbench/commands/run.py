@@ -80,7 +80,7 @@ def run_one(
             for metric, value in folder.result.metrics.items():
                 console.print(f"{metric} {value:.4g}", markup=False)
             if folder.outcome() == "stale":
-                console.print("stale: older code computed this; --rerun-stale computes it again", markup=False)
+                console.print("stale: older code computed this; --rerun-stale computes it again")
         if folder:
             console.print(str(folder.path), markup=False, highlight=False, soft_wrap=True)
     return report.exit_code

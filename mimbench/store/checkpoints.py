@@ -17,7 +17,7 @@ from typing import Annotated, BinaryIO
 
 from pydantic import Strict, TypeAdapter, ValidationError
 
-from mimbench.atomic import atomic_path, naming
+from mimbench.atomic import atomic_path, opened
 from mimbench.store.records import Damaged, Lineages
 
 NAMES = ("trainer.pt", "trainer-before.pt")
@@ -94,7 +94,7 @@ def read_origin(path: Path) -> Origin:
     """
     tail = LENGTH + DIGEST + len(MAGIC)
     try:
-        with naming(path), open(path, "rb") as file:
+        with opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - tail, 0))
             end = file.read()
@@ -117,7 +117,7 @@ def check(path: Path) -> Origin:
     origin = read_origin(path)
     total, left = hashlib.sha256(), path.stat().st_size - DIGEST - len(MAGIC)
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             while left and (block := file.read(min(left, BLOCK))):
                 total.update(block)
                 left -= len(block)

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from mimbench.atomic import append_line, digest, read_json, sha256, write_json, write_text
+from mimbench.atomic import append_line, digest, opened, read_json, sha256, write_json, write_text
 from mimbench.errors import RunFailed, UserError
 from mimbench.store import checkpoints, records
 from mimbench.store.checkpoints import Origin
@@ -377,7 +377,9 @@ class RunFolder:
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The lines of metrics.jsonl with their values. Broken lines, of a kill or a bad disk, are left out."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with opened(path) as file:
+        text = file.read().decode("utf-8", errors="replace")
+    for line in text.splitlines():
         try:
             values = json.loads(line)
         except ValueError:

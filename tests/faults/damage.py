@@ -46,6 +46,12 @@ def as_loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
+def as_pipe(path: Path) -> None:
+    """A named pipe: who opens it to read waits until somebody writes."""
+    remove(path)
+    os.mkfifo(path)
+
+
 def as_bytes(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     """Damage that changes a file's bytes; a file that is missing counts as empty."""
 
@@ -67,6 +73,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "removed": remove,
     "folder": as_folder,
     "loop": as_loop,
+    "pipe": as_pipe,
     "empty": as_bytes(lambda content: b""),
     "half": as_bytes(lambda content: content[: len(content) // 2]),
     "a byte short": as_bytes(lambda content: content[:-1]),

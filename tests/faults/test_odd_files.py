@@ -44,7 +44,8 @@ def runs(bench: Bench) -> tuple[RunFolder, RunFolder]:
 
 
 @pytest.mark.parametrize(
-    ("file", "kind"), [(file, kind) for file in FILES for kind in sample([*KINDS, *JSON], file, 3)]
+    ("file", "kind"),
+    [(file, kind) for file in FILES for kind in dict.fromkeys([*sample([*KINDS, *JSON], file, 3), "pipe"])],
 )
 def test_an_odd_file_takes_no_command_down(
     file: str, kind: str, bench: Bench, runs: tuple[RunFolder, RunFolder]

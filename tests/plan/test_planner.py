@@ -86,7 +86,8 @@ def test_training_from_scratch_reads_no_images(build) -> None:
     plan = build([row_of("n", "none-at-all"), row_of("a", "plain")])
     read = {node.spec.name: set(node.spec.data) for node in by_stage(plan, "pretrain")}
     assert read == {"none-at-all": set(), "plain": {"imagenet"}}
-    assert {role for node in by_stage(plan, "downstream") for role in node.spec.data} == {"imagenet", "ade20k"}
+    tasks = {role for node in by_stage(plan, "downstream") for role in node.spec.data}
+    assert tasks == {"imagenet", "ade20k"}
 
 
 def test_more_seeds_keep_the_keys_of_the_first(build) -> None:
