@@ -72,8 +72,7 @@ def run(folder: RunFolder) -> dict[str, float]:
 
     recipe = KNNRecipe.from_values(folder.spec.recipe)
     train, val = labelled_splits(folder)
-    if recipe.k > len(train):
-        raise UserError("k", recipe.k, remedy=f"There are {len(train)} labelled images.")
+    _require_neighbours(recipe.k, len(train))
     encoder, report = load_encoder(folder.parents["encoder"].encoder_path, img_size=recipe.img_size)
     folder.details |= {"load_report": report.as_dict(), "labelled_images": len(train)}
     encoder.to(device()).eval()
@@ -113,9 +112,15 @@ def vote(
 
 
 def images(recipe: Mapping[str, Any], data_size: int) -> int:
-    """Images in the bank: every labelled image once."""
-    del recipe
+    """Images in the bank: every labelled image once. Raises UserError if there are fewer than neighbours."""
+    if data_size:  # unknown without data
+        _require_neighbours(recipe["k"], data_size)
     return data_size
+
+
+def _require_neighbours(k: int, count: int) -> None:
+    if k > count:
+        raise UserError("k", k, remedy=f"There are {count} labelled images.")
 
 
 TASK = TaskCard(

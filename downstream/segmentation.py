@@ -63,6 +63,8 @@ class SegmentationRecipe(DenseRecipe):
         if min(*self.resize_scale, *self.resize_ratio) <= 0:
             value = [*self.resize_scale, *self.resize_ratio]
             raise UserError("resize_scale and resize_ratio", value, remedy="All must be above 0.")
+        if self.resize_ratio[0] > self.resize_ratio[1]:
+            raise UserError("resize_ratio", list(self.resize_ratio), remedy="The least ratio must be first.")
 
     def lr_at(self, step: int, steps: int, epoch_steps: float) -> float:
         """Learning rate of a step, before layer decay: linear warm-up, then polynomial decay to `min_lr`."""

@@ -246,6 +246,7 @@ def test_peak_lr(rule: Any, factor: float) -> None:
         ("classification", {"crop_pct": 0.0}),
         ("segmentation", {"steps": 0}),
         ("segmentation", {"slide_stride": 0}),
+        ("segmentation", {"resize_ratio": [2.0, 0.5]}),
         ("detection", {"epochs": 0.0}),
         ("detection", {"num_proposals": 0}),
         ("linear", {"min_lr": -1e-3}),

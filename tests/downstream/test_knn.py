@@ -73,3 +73,6 @@ def test_a_bank_that_holds_the_queries_scores_100(
 def test_more_neighbours_than_images(task_folder: MakeFolder) -> None:
     with pytest.raises(UserError, match="labelled images"):
         TASK.run(task_folder("knn", "imagenet", SMOKE.vary("test", k=1000)))
+    with pytest.raises(UserError, match="There are 36 labelled images"):
+        TASK.images({"k": 1000}, 36)  # when it is planned
+    assert TASK.images({"k": 1000}, 0) == 0
