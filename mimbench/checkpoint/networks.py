@@ -158,7 +158,8 @@ def _meant(prefixes: list[str], export: Export | None, where: str) -> str:
 
 
 def _role(prefix: str) -> Export | None:
-    parts = prefix.lower().split(".")
+    words = re.sub(r"-|(?<=[a-z])(?=[A-Z])", "_", prefix)  # model-ema, teacherModel
+    parts = words.lower().split(".")
     if any(map(TEACHER.search, parts)):
         return "teacher"
     return "student" if any(map(STUDENT.search, parts)) else None

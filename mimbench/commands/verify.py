@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mimbench.atomic import read_json
 from mimbench.catalog import Catalog
 from mimbench.commands.list_runs import no_percentage
 from mimbench.commands.remove import size
@@ -15,7 +17,7 @@ from mimbench.errors import UserError
 from mimbench.store import checkpoints, records
 from mimbench.store.folder import RESULTS, RunFolder
 from mimbench.store.lock import RunLocked
-from mimbench.store.records import Damaged, Newer
+from mimbench.store.records import Damaged, Misnamed, Newer
 from mimbench.store.runs import RunStore
 
 Repair = Literal["", "aside", "file", "result", "run"]
@@ -58,7 +60,7 @@ def _check_run(run: RunFolder, catalog: Catalog) -> Iterator[Problem]:
     try:
         run.spec  # noqa: B018 - it may be damaged
     except Damaged as error:
-        yield Problem(spec, str(error), "" if isinstance(error, Newer) else "run", run.path)
+        yield Problem(spec, str(error), "" if isinstance(error, (Newer, Misnamed)) else "run", run.path)
         return
     result = None
     path = run.path / "result.json"
@@ -73,6 +75,8 @@ def _check_run(run: RunFolder, catalog: Catalog) -> Iterator[Problem]:
             read(run.path)
         except Damaged as error:
             yield Problem(run.path / name, str(error), "" if isinstance(error, Newer) else "file", run.path)
+    for place in (*run.odd_files(), *_without_json(run)):
+        yield Problem(place, f"{place} is no ordinary file, or not JSON", "file", run.path)
     if result:
         for place, why in run.damaged_artefacts().items():
             yield Problem(place, f"{place} is damaged ({why})", "result", run.path)
@@ -82,6 +86,16 @@ def _check_run(run: RunFolder, catalog: Catalog) -> Iterator[Problem]:
                 checkpoints.check(place)
             except Damaged as error:
                 yield Problem(place, str(error), "aside", run.path)
+
+
+def _without_json(run: RunFolder) -> Iterator[Path]:
+    """The run's own JSON files that are none; the readers take such a file as never written."""
+    for name in ("status.json", "inputs.json", "env.json"):
+        path = run.path / name
+        if path.is_file():
+            with contextlib.suppress(OSError):  # reported by `read_status` and `read_inputs`
+                if read_json(path) is None:
+                    yield path
 
 
 def set_aside(problems: Iterable[Problem]) -> list[Path]:

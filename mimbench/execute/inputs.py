@@ -11,6 +11,7 @@ from mimbench.errors import UserError
 from mimbench.store.folder import RunFolder
 from mimbench.store.remarks import BY_STAMP, CONVERTED
 
+WEIGHTS = "weights "  # how the roles of checkpoints begin
 DIGITS = 32  # of an identity by content; shorter ones are of older versions, which cannot be checked
 AGAIN = "Run the command again: it plans with the data as it is now."
 
@@ -22,11 +23,11 @@ def check(folder: RunFolder) -> None:
         UserError: it has changed, or an image for the evaluation does not decode.
     """
     labels = folder.spec.stage == "downstream"
+    for run in (folder, *folder.parents.values()):
+        if run is folder or run.spec.stage == "teacher":  # a loaded teacher's file is read by each child
+            _check_weights(run)
     for role, planned in folder.spec.data.items():
-        if role.startswith("weights "):
-            path = folder.weights[role.removeprefix("weights ")]
-            if file_digest(path, field=f"--{role}") != planned:
-                raise UserError(f"--{role}", str(path), remedy=f"It has changed. {AGAIN}")
+        if role.startswith(WEIGHTS):
             continue
         own = planned in (toy.fingerprint(0, size) for size in toy.PLANS)
         by_stamp = planned.startswith(STAMP)
@@ -46,3 +47,12 @@ def check(folder: RunFolder) -> None:
         dataset.require(role, labels=labels)
         if converted := dataset.conversions(role, labels=labels):
             folder.details[CONVERTED] = converted
+
+
+def _check_weights(folder: RunFolder) -> None:
+    """Raises UserError if a checkpoint given with --weights is not the one that the run was planned with."""
+    for role, planned in folder.spec.data.items():
+        if role.startswith(WEIGHTS):
+            path = folder.weights[role.removeprefix(WEIGHTS)]
+            if file_digest(path, field=f"--{role}") != planned:
+                raise UserError(f"--{role}", str(path), remedy=f"It has changed. {AGAIN}")

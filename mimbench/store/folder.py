@@ -27,6 +27,7 @@ from mimbench.store.records import (
     Edited,
     Inputs,
     Lineages,
+    Misnamed,
     Options,
     Result,
     State,
@@ -37,6 +38,7 @@ from mimbench.store.records import (
 from mimbench.store.spec import RunSpec, canonical_json
 
 HEARTBEAT_SECONDS = 1.0
+WRITTEN = ("env.json", "metrics.jsonl", "log")  # while a run is computed; nothing reads them first
 RESULTS = ("result.json", *checkpoints.NAMES, *ARTEFACTS, "metrics.jsonl", "status.json")
 
 Outcome = Literal["missing", "running", "failed", "done", "stale", "damaged", "edited"]
@@ -92,6 +94,11 @@ class RunFolder:
         if spec.key[:8] != self.path.name[-8:]:
             raise Damaged(
                 f"{self.path / 'spec.json'} belongs to another run ({spec.key}): {remedy(self.path)}"
+            )
+        if spec.folder != self.path.name:
+            raise Misnamed(
+                f"{self.path} is the run {spec.folder} under another name: give it that name, or remove it "
+                f"with `mimbench runs rm {self.path.name}`."
             )
         return spec
 
@@ -178,6 +185,11 @@ class RunFolder:
             if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
                 return found
         return None
+
+    def odd_files(self) -> list[Path]:
+        """What is no ordinary file where the run writes one."""
+        places = [self.path / name for name in WRITTEN]
+        return [place for place in places if os.path.lexists(place) and not place.is_file()]
 
     def artefacts(self) -> dict[str, str]:
         """The SHA-256 of each file here that other runs read, by the file's name."""
@@ -281,7 +293,13 @@ class RunFolder:
             )
 
     def begin(self, environment: Mapping[str, Any]) -> None:
-        """Start or resume. A checkpoint is deleted if its code, or that of a parent, has changed since."""
+        """Start or resume. A checkpoint is deleted if its code, or that of a parent, has changed since.
+
+        Raises:
+            Damaged: a folder or a pipe stands where a file of the run belongs.
+        """
+        for file in self.odd_files():
+            raise Damaged(f"{file} is no ordinary file: {remedy(self.path)}")
         source, parents = self.source, self.lineages()
         for path in checkpoints.present(self.path):
             with suppress(Damaged):  # it is set aside when it is read

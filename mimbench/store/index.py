@@ -25,7 +25,7 @@ from mimbench.store import records, spec
 from mimbench.store.fingerprint import run_fingerprint
 from mimbench.store.folder import RunFolder, Store
 from mimbench.store.records import Damaged, Result, Status
-from mimbench.store.runs import RunStore
+from mimbench.store.runs import RunStore, by_key
 from mimbench.store.spec import RunSpec
 
 FILES = ("spec.json", "result.json", "status.json", "env.json")
@@ -50,7 +50,7 @@ class Snapshot(Store):
         index = _Index(store.root, cache)
         found = (index.run(self, path) for path in store.places())
         self.runs = [run for run in found if run]
-        self._by_key = {run.name[-8:]: run for run in self.runs}
+        self._by_key = by_key(self.runs)
         index.save(len(self.runs))
 
     def __iter__(self) -> Iterator[RunFolder]:

@@ -49,6 +49,10 @@ class Newer(Damaged):
     """A file of a newer version of mimbench; it may be sound."""
 
 
+class Misnamed(Damaged):
+    """A sound run in a folder with the name of another: a copy, or renamed."""
+
+
 class Edited(Damaged):
     """A result has changed since the run wrote it."""
 
@@ -163,7 +167,7 @@ def read_result(folder: Path) -> Result | None:
     result = _typed(RESULT, path, values)
     if result.schema < 1:
         raise _damaged(path, f"schema: there is no {result.schema}")
-    if "seal" in values or result.schema >= SEALED:
+    if result.schema >= SEALED or any(name in values for name in ("seal", "artefacts", "percent")):
         stated = values.pop("seal", None)
         if stated != _seal(folder, values):
             raise Edited(

@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from mimbench.atomic import abandoned, read_json, write_json
+from mimbench.errors import RunFailed
 from mimbench.store import checkpoints
 from mimbench.store.folder import Inputs, Outcome, RunFolder, Store
 from mimbench.store.records import Damaged, remedy
@@ -73,7 +74,8 @@ class RunStore(Store):
         if changed == self._seen:
             return
         age = time.time() - changed / 1e9
-        self._by_key = {path.name[-8:]: path for path in self.places()}
+        found = by_key(RunFolder(self, path) for path in self.places())
+        self._by_key = {key: run.path for key, run in found.items()}
         # A folder that is added within the same tick of the file system's clock would be missed.
         self._seen = changed if age > SETTLED_SECONDS else None
 
@@ -98,7 +100,7 @@ class RunStore(Store):
     def __iter__(self) -> Iterator[RunFolder]:
         """Every run, including runs that lost their spec.json."""
         for path in self.places():
-            if os.path.exists(path / "spec.json") or os.path.exists(path / "result.json"):
+            if _is_there(path / "spec.json") or _is_there(path / "result.json"):
                 yield RunFolder(self, path)
 
     def remove(self, folder: RunFolder) -> None:
@@ -158,8 +160,36 @@ def _is_deletable(path: Path) -> bool:
 def _names(folder: Path) -> set[str]:
     try:
         return set(os.listdir(folder))
-    except FileNotFoundError:  # another process has removed it
+    except (FileNotFoundError, PermissionError):  # another process has removed it; or nobody may look
         return {"spec.json"}
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file, which perhaps nobody may read."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def by_key(runs: Iterable[RunFolder]) -> dict[str, RunFolder]:
+    """The runs by their keys' first 8 digits; of several, such as copies, the first that can be read."""
+    found: dict[str, RunFolder] = {}
+    for run in runs:
+        before = found.setdefault(run.name[-8:], run)
+        if before is not run and not _is_readable(before) and _is_readable(run):
+            found[run.name[-8:]] = run
+    return found
+
+
+def _is_readable(run: RunFolder) -> bool:
+    try:
+        return bool(run.spec)
+    except RunFailed:
+        return False
 
 
 def _has_key(folder: RunFolder, text: str) -> bool:

@@ -52,6 +52,12 @@ def test_mae_and_ibot_checkpoints_give_the_same_output(nesting: str | None, tmp_
     assert sorted(report.loaded) == sorted(vit.state_dict())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fixed_positions_in_half_precision_stay_fixed(dtype: torch.dtype) -> None:
+    state = {name: tensor.to(dtype) for name, tensor in vit_of(pos_embed="sincos").state_dict().items()}
+    assert foreign.convert(state, SIZE, Path("x"))[0].config.pos_embed == "sincos"
+
+
 def test_beits_biases_tables_and_layer_scale_find_their_places(tmp_path: Path) -> None:
     vit = vit_of(**BEIT)
     path = tmp_path / "beit.safetensors"

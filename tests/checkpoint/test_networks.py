@@ -106,6 +106,8 @@ PAIRS = {
     "flat": ("model.student.", "model.teacher."),
     "EMA": ("model.", "model_ema."),
     "timm": ("state_dict.", "state_dict_ema."),
+    "hyphen": ("model.", "model-ema."),
+    "camel case": ("studentModel.", "teacherModel."),
     "beside": ("", "teacher."),
     "MoCo v3": ("module.base_encoder.", "module.momentum_encoder."),
     "ours": ("student.encoder.", "teacher.encoder."),

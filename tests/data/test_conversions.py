@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mimbench.atomic import file_digest
 from mimbench.data import files, look, memory
 from mimbench.data.check import check
 from mimbench.data.dataset import Dataset
@@ -133,6 +134,21 @@ def test_a_run_records_what_it_converts(root: Path, tmp_path: Path, trust_stat: 
     (turned,) = dense["converted_images"]  # type: ignore[misc]
     assert turned.startswith("images turned as their EXIF orientation says: 1 (first: images/training/")
     assert "converted_images" not in checked(root, "coco", "downstream", tmp_path / "runs")
+
+
+def test_a_loaded_teachers_file_that_changed_fails_the_run_that_reads_it(tmp_path: Path) -> None:
+    """The teacher is done, but each run that starts from it reads the file again."""
+    store, file = RunStore(tmp_path / "runs"), tmp_path / "clip.pt"
+    file.write_bytes(b"weights")
+    read = {"weights clip": file_digest(file, field="")}
+    teacher = RunSpec("teacher", "clip", "vit_smoke", {}, read, 0)
+    store.create(teacher, Inputs(weights={"clip": str(file)}))
+    child = RunSpec("pretrain", "dtm", "vit_smoke", {}, {}, 0, {"teacher": teacher.key})
+    folder = store.create(child, Inputs())
+    inputs.check(folder)
+    file.write_bytes(b"others!")
+    with pytest.raises(UserError, match=rf"--weights clip: '{file}' is not valid. It has changed"):
+        inputs.check(folder)
 
 
 @pytest.mark.parametrize("trust_stat", [False, True])

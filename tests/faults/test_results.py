@@ -73,6 +73,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no seal": lambda values: values.pop("seal"),
     "an empty seal": lambda values: values.update(seal=""),
     "an older schema": lambda values: values.update(schema=2),
+    "an older schema without a seal": lambda values: (values.update(schema=2), values.pop("seal")),
     "a note": lambda values: values.update(note="checked by hand"),
 }
 

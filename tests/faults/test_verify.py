@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mimbench.store.folder import RunFolder
+from mimbench.store.index import Snapshot
+from mimbench.store.records import Damaged
+from mimbench.store.runs import RunStore
 from tests.cli.bench import Bench
 from tests.faults.damage import KINDS
 from tests.world import echo_spec
@@ -73,6 +77,10 @@ DAMAGE: dict[str, tuple[Callable[[RunFolder], object], str, str]] = {
         ".spec.json.0a_b1c2d",
         "done",
     ),
+    "a status that is no JSON": (lambda run: KINDS["half"](run.path / "status.json"), "status.json", "done"),
+    "an environment that is no JSON": (lambda run: KINDS["half"](run.path / "env.json"), "env.json", "done"),
+    "a folder as metrics": (lambda run: KINDS["folder"](run.path / "metrics.jsonl"), "metrics.jsonl", "done"),
+    "a pipe as a log": (lambda run: KINDS["pipe"](run.log_path), "log", "done"),
     "a left checkpoint": (lambda run: run.trainer_path.write_bytes(b"x"), "trainer.pt", "done"),
 }
 
@@ -105,6 +113,29 @@ def test_a_damaged_checkpoint_is_set_aside_without_a_question(file: str, bench: 
     repaired = bench.call("runs", "verify", "--repair")
     assert repaired.exit_code == 0 and f"set aside: {other.path / file}.damaged" in repaired.stdout
     assert (other.path / f"{file}.damaged").read_bytes() == content and not (other.path / file).exists()
+
+
+@pytest.mark.parametrize("name", ["downstream-zz-vit_smoke", "downstream-aa-vit_smoke"])
+def test_a_copy_of_a_run_is_named_and_the_run_stays(bench: Bench, run: RunFolder, name: str) -> None:
+    copy = shutil.copytree(run.path, run.path.with_name(f"{name}-{run.path.name[-8:]}"))
+    for store in (RunStore(bench.store.root), Snapshot(RunStore(bench.store.root), None)):
+        assert store.folder(run.spec.key).path == run.path
+    done = bench.call(*VERIFY)
+    assert done.exit_code == 1 and f"{copy} is the run {run.path.name} under another name" in done.stdout
+    bench.call(*REPAIR)
+    assert run.outcome() == "done" and copy.exists(), "nobody deletes a copy"
+    assert bench.call("runs", "rm", "--yes", copy.name).exit_code == 0
+    assert bench.call(*VERIFY).exit_code == 0 and run.outcome() == "done"
+
+
+@pytest.mark.parametrize("file", ["env.json", "metrics.jsonl", "log"])
+def test_a_run_does_not_begin_on_an_odd_file(bench: Bench, file: str) -> None:
+    other = interrupted(bench)
+    KINDS["folder"](other.path / file)
+    with pytest.raises(Damaged, match=rf"{file} is no ordinary file.*verify --repair"):
+        other.begin({})
+    assert bench.call(*REPAIR).exit_code == 0
+    other.begin({})
 
 
 def test_a_file_of_a_newer_version_is_left_alone(bench: Bench, run: RunFolder) -> None:
