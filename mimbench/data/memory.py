@@ -58,7 +58,7 @@ class Memory:
         self.before = dict(self.folders)
 
     def _load(self) -> None:
-        if self.file is None:
+        if self.file is None or not self.file.is_file():
             return
         with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):  # it costs time
             values = load_file(self.file)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench import paths
-from mimbench.atomic import digest, write_bytes
+from mimbench.atomic import digest, opened, write_bytes
 from mimbench.errors import UserError
 from mimbench.store import records, spec
 from mimbench.store.fingerprint import run_fingerprint
@@ -150,7 +150,8 @@ class _Index:
     def _load(self) -> None:
         with suppress(OSError, ValueError):  # there is none yet, or it is damaged: it costs time, no more
             if self.file:
-                seal, _, content = self.file.read_bytes().partition(b"\n")
+                with opened(self.file) as file:
+                    seal, _, content = file.read().partition(b"\n")
                 if seal.decode() == _seal(content):
                     self.recipes, self.entries = json.loads(content)
 
