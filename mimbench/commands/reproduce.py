@@ -129,9 +129,10 @@ def tell_damage(plan: Plan, store: RunStore, console: Console) -> None:
 def tell_failures(plan: Plan, report: Report, store: RunStore, console: Console) -> None:
     """Print the logs of the failed runs. Why they failed was printed when they did."""
     for key in report.failed:
-        folder = store.folder(key)
-        told = literal(f"{plan.nodes[key].label} failed; its log: {folder.log_path}")
-        console.print(told, style="red", soft_wrap=True)
+        folder = store.get(key)
+        if folder and folder.log_path.exists():
+            told = literal(f"{plan.nodes[key].label} failed; its log: {folder.log_path}")
+            console.print(told, style="red", soft_wrap=True)
     if report.unreached:
         console.print(
             f"{len(report.unreached)} more runs could not start, because they need failed runs.", style="red"

@@ -106,6 +106,9 @@ def compute(folder: RunFolder) -> dict[str, Any]:
         folder.finish(metrics, percent=percentages(folder))
     except Exception as error:  # the worker goes on with other runs; log, status and reply say what happened
         traceback.print_exc()
+        if not folder.path.is_dir():
+            message = f"{folder.path} was deleted while the run was computed: the same command starts again."
+            return {"event": "failed", "message": visible(message), "user": False}
         failure = _failure(error, folder.path)
         with contextlib.suppress(OSError):  # the disk is full: the message still reaches the user
             folder.fail(failure["message"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,22 @@ def test_a_damaged_result_is_replied_and_left_as_it_is(new_run: Callable[..., Ru
         assert reply["event"] == "failed" and not reply["user"]
         assert "result.json is damaged" in reply["message"] and "mimbench runs rm" in reply["message"]
     assert (folder.path / "result.json").read_text() == '{"metrics": 3}' and folder.status.state == "done"
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_named_and_not_made_again(
+    new_run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = new_run()
+
+    def stage(folder: RunFolder) -> dict[str, float]:
+        shutil.rmtree(folder.path)
+        folder.progress(1, 2, loss=0.5)
+        return {}
+
+    monkeypatch.setattr(worker, "stage", stage)
+    reply = worker.handle(folder.path, rerun=False)
+    assert reply["message"].startswith(f"{folder.path} was deleted while the run was computed")
+    assert not folder.path.exists()
 
 
 def test_a_percentage_that_cannot_be_fails_the_run(
