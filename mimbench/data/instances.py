@@ -25,7 +25,7 @@ class Instances:
 
     Attributes:
         source: the file. split: `train` or `val`. document: as pycocotools and mmdetection want it.
-        problems: why it is refused. converted: what differs from the file: words to count and first entry.
+        problems: why it is refused. converted: each kind of conversion, with its count and first entry.
     """
 
     source: Path
@@ -196,7 +196,7 @@ def _area(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> 
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value of JSON is a finite number; a whole number beyond the floating-point range is none."""
+    """Whether a value of JSON is a finite number; a whole number beyond the floating-point range is not."""
     if type(value) not in (int, float):
         return False
     try:

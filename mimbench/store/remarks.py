@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NOT_RECORDED = "content_not_recorded"  # roles whose content nobody knew when the run was computed
+NOT_RECORDED = "content_not_recorded"  # roles whose content was not recorded when the run was computed
 KEY_BEFORE = "key_before"  # the run's key before `mimbench runs migrate`
 BY_STAMP = "identified_by_size_and_time"
 CONVERTED = "converted_images"  # sentences, see mimbench.data.look.conversions; `converted`: of annotations
