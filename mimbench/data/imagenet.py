@@ -108,9 +108,10 @@ def notes(root: Path) -> Iterator[str]:
     for name in sorted(set(train) - set(val)) if val else ():
         yield f"{root / 'val'} has no class {name!r}: it is trained and never measured"
     for split, names in zip(SPLITS, (train, val), strict=True):
+        what = "it is never measured" if split == "val" else "it is never trained"
         for name in names:
             if not image_names(root / split / name):
-                yield f"{root / split / name} holds no images"
+                yield f"{root / split / name} holds no images: {what}"
 
 
 def classes_for_labels(root: Path) -> list[str]:

@@ -13,8 +13,8 @@ CONVERTED = "converted_images"  # sentences, see mimbench.data.look.conversions;
 
 def of_data(details: Mapping[str, Any]) -> dict[str, str]:
     """How the data of a result was identified, by role, unless by its content."""
-    found = dict.fromkeys(_list(details, BY_STAMP), "identified by its files' sizes and times (--trust-stat)")
-    older = "its content was not recorded when this was computed, only the names and sizes of its files"
+    found = dict.fromkeys(_list(details, BY_STAMP), "identified by sizes and times of files (--trust-stat)")
+    older = "content was not recorded when this was computed, only names and sizes of files"
     return found | dict.fromkeys(_list(details, NOT_RECORDED), older)
 
 
