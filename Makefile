@@ -73,7 +73,7 @@ format: $(STAMP)  ## let ruff fix and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP)  ## how long --help, a training step and the toy table take here (ARGS=setup: the installation)
+bench: $(STAMP)  ## how long --help, a training step and the toy table take here (ARGS: setup, data, store or cost)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 doctor: $(STAMP)  ## what is installed, what can run here, how to get the rest

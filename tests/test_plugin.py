@@ -438,7 +438,7 @@ def test_gc_leaves_the_runs_of_a_plugin_that_is_not_here(bench: Bench) -> None:
     pretrained(bench)
     folder = next(folder for folder in bench.store if folder.spec.name == "mine")
     kept = bench.call("runs", "gc", "--dry-run", "--include", str(bench.mine))
-    assert "Nothing to collect" in kept.output, kept.output
+    assert "Nothing to delete" in kept.output, kept.output
     without = bench.call("runs", "gc", "--dry-run")
     assert folder.path.name in without.output, "what does not say that it is of a plug-in may go"
     (folder.path / "env.json").write_text(json.dumps({"plugin": {"name": "x", "path": "/x"}}))

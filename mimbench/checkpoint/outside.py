@@ -32,7 +32,7 @@ def problem(path: Path) -> str:
 
 
 def problem_of_safetensors(path: Path) -> str:
-    """What is wrong with the header: the library compares every tensor's place with the file's size."""
+    """What is wrong with the header: the library checks that every tensor lies inside the file."""
     from safetensors import safe_open
 
     try:
@@ -43,7 +43,7 @@ def problem_of_safetensors(path: Path) -> str:
 
 
 def problem_of_file(path: Path) -> str:
-    """Why a path is no file that could be read whole; empty if it may be one."""
+    """Why a path is not a readable file; empty if it may be one."""
     try:
         about = path.stat()
     except OSError as error:

@@ -21,7 +21,7 @@ WORDS = "mimbench.words"
 """Where click's context keeps the words that were typed."""
 
 
-GO_ON = "The same command, run again, goes on from the last checkpoints."
+GO_ON = "Run the same command again to continue from the last checkpoints."
 
 
 class Stopped(BaseException):

@@ -286,7 +286,7 @@ def collect(
             f"{'would delete' if dry_run else 'to delete'}: {visible(str(path))} ({megabytes(bytes_)})"
         )
     if not places:
-        typer.echo("Nothing to collect.")
+        typer.echo("Nothing to delete.")
         return
     total = megabytes(sum(sizes))
     what = f"{counted(folders, 'run')} and {counted(leftovers, 'leftover')}, {total}"

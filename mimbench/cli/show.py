@@ -59,7 +59,7 @@ def runs_lines(found: Sequence[Listed]) -> list[str]:
 
 @functools.cache
 def _minute(count: int) -> str:
-    """The local date and time that many minutes after 1970 began."""
+    """Local date and time of that minute since 1970."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(60 * count))
 
 

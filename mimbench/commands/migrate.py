@@ -2,7 +2,7 @@
 
 Older versions identified data by the names and sizes of its files; since then its content decides. Where the
 data still has the old fingerprint, the run gets a new spec with today's identity, and so do the runs that
-start from it. Their results record that nobody knew the content when they were computed.
+start from it. Their results say that the content was not recorded when they were computed.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def _old_roles(spec: RunSpec) -> list[str]:
 
 
 def _skips(spec: RunSpec) -> bool:
-    """Whether it counts --skip-corrupt although nothing was left out: it reads the project's data or none."""
+    """Whether its key has skip_corrupt although it left nothing out: it reads the project's data or none."""
     read = [told for role, told in spec.data.items() if not role.startswith("weights ")]
     return spec.skip_corrupt and all(len(told) == OWN_DIGITS for told in read)
 

@@ -102,6 +102,7 @@ def tabulate(
 def context(spec: TableSpec, plan: Plan, request: Request, command: str, store: RunStore) -> Context:
     """The report's facts besides the table: the command, what --set changed, data, version, recipes."""
     facts = {"mimbench": version()}
+    remarks: dict[str, str] = {}
     if request.changes:
         facts["changed"] = ", ".join(settings(request))
     for node in plan.nodes.values():
@@ -112,8 +113,9 @@ def context(spec: TableSpec, plan: Plan, request: Request, command: str, store: 
         with suppress(Damaged):  # its cell says so
             folder = store.get(node.key)
             result = folder.result if folder else None
-            for role, remark in of_data(result.details if result else {}).items():
-                facts[f"note on {role}"] = remark
+            remarks |= of_data(result.details if result else {})
+    for remark in dict.fromkeys(remarks.values()):
+        facts[", ".join(role for role in remarks if remarks[role] == remark)] = remark
     return Context(command=command, facts=facts, recipes=used_recipes(spec, plan))
 
 

@@ -1,4 +1,4 @@
-"""The sizes of runs and which start from which: what users see before they delete runs."""
+"""What users see before they delete runs: their sizes and the runs that start from them."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def check(store: RunStore, catalog: Catalog, chosen: Sequence[RunFolder] | None 
     for path in store.leftovers():
         home = path if path.parent == store.root else path.parent
         if places is None or home in places:
-            yield Problem(path, f"{path} is a leftover: nothing needs it any more", "file", home)
+            yield Problem(path, f"{path} is a leftover: it can be deleted", "file", home)
 
 
 def _check_run(run: RunFolder, catalog: Catalog) -> Iterator[Problem]:

@@ -141,7 +141,7 @@ def notes(root: Path, maps: Sequence[Folder]) -> Iterator[str]:
         inside = [each for each in maps if each.path == start or each.path.startswith(f"{start}/")]
         blank = sum(int((each.facts[:, LABEL] == 0).sum()) for each in inside)
         if blank:
-            yield f"{blank} annotations in {root / start} label no pixel"
+            yield f"label maps in {root / start} that label no pixel: {blank}"
 
 
 def contents(root: Path, folders: Sequence[Folder], *, skip_corrupt: bool = False) -> Iterator[Problem]:

@@ -140,8 +140,8 @@ class Check:
             return self.report.take_error("bad JSON", error)
         extra = sorted(set(captions) - names)
         if extra:
-            note = f"{self.root / 'captions.json'} describes {len(extra)} images that are not there"
-            self.report.notes.append(f"{note}, such as {extra[0]}")
+            note = f"{self.root / 'captions.json'} describes images that are not there"
+            self.report.notes.append(f"{note}: {len(extra)} (first: {extra[0]})")
         read = sorted(name for name in names if name.startswith("train/"))
         for name in read:
             try:
@@ -201,7 +201,7 @@ class Check:
             ]
             unlisted = len(set(imagenet.image_names(images)) - set(names))
             if unlisted and not instances.problems:
-                note = f"{images} holds {unlisted} images that {instances.source.name} does not list"
+                note = f"{images} holds images that {instances.source.name} does not list: {unlisted}"
                 report.notes.append(note)
         report.take(coco.differences(found["train"], found["val"]))
         self.decode(folders, upright=True)
@@ -279,10 +279,7 @@ def print_report(report: Report, console: Console) -> None:
     for folder, kind in report.formats.items():
         line(f"{folder}: {kind}")
     rest = report.images - report.decoded
-    line(
-        f"{report.images} images, {report.counts.total()} violations",
-        "green" if report.ok else "red",
-    )
+    line(f"images: {report.images}, violations: {report.counts.total()}", "green" if report.ok else "red")
     for kind, count in report.counts.items():
         line(f"{kind}: {count}", "bold red")
         for message in report.first[kind]:
@@ -292,7 +289,7 @@ def print_report(report: Report, console: Console) -> None:
     for note in report.notes:
         line(f"note: {note}", "yellow")
     if rest:
-        line(f"note: {rest} images were not decoded; --full decodes them", "yellow")
+        line(f"note: images not decoded: {rest}; --full decodes them", "yellow")
 
 
 def require(role: str, path: Path) -> None:
@@ -321,8 +318,10 @@ def require(role: str, path: Path) -> None:
         "ade20k": lambda: ade20k.layout(path),
         "coco": lambda: coco.layout(path),
     }
+    inside = path / expected  # `--data imagenet=my-data` for my-data/imagenet
+    hint = f" Did you mean {str(inside)!r}?" if found is None and detect(inside) == expected else ""
     for problem in rules[expected]():
-        raise UserError(where, problem.entry, remedy=f"{problem.message} {layout}")
+        raise UserError(where, problem.entry, remedy=f"{problem.message} {layout}{hint}")
     if role == "captions":
         read_captions(path)
     if role == "imagenet":

@@ -97,9 +97,9 @@ def _kinds(part: str, place: str, entry: Mapping[str, Any]) -> Iterator[Problem]
     file = entry.get("file_name")
     if part == "images" and isinstance(file, str):
         if file.startswith("/") or ".." in file.split("/"):
-            yield Problem("bad JSON", place, f"file_name {file!r} leads out of the folder of images.")
+            yield Problem("bad JSON", place, f"file_name {file!r} points outside the image folder.")
         elif not _is_path(file):
-            yield Problem("bad JSON", place, f"file_name {file!r} is no name of a file.")
+            yield Problem("bad JSON", place, f"file_name {file!r} is not a valid file name.")
 
 
 def _is_whole(value: Any) -> bool:

@@ -99,9 +99,9 @@ class Dataset:
     def require(self, role: str, *, labels: bool, progress: Progress | None = None) -> None:
         """Check by content what a run reads: what else would be found after hours of training.
 
-        Sizes of images and label maps, labels and annotations; and that those images decode which may be cut
-        off, or are of a kind that is refused, or which a task reads only when it has been trained. Each file
-        is looked at once, as long as it stays the same.
+        Sizes of images and label maps, labels and annotations. It decodes images that look cut off, images
+        of a refused kind, and for a task all images of the evaluation split. Each file is looked at once, as
+        long as it stays the same.
 
         Raises:
             UserError: the first thing that is wrong, with file, entry and remedy.
@@ -199,7 +199,7 @@ STARTS = {
     "ade20k": ("images/training", "images/validation"),
     "coco": ("train2017", "val2017"),
 }
-"""Where the images of the splits are: of the one that is learnt from, of the one that is evaluated."""
+"""The folders of the training images and of the evaluation images."""
 MAPPED = STARTS["ade20k"]  # folders whose images have label maps
 
 
@@ -306,7 +306,7 @@ def _listed(dataset: Dataset) -> dict[str, list[coco.Listed]]:
 
 
 def _seal(key: str, images: Any) -> str:
-    """The digest of an entry with the name of its file: a copy under another name is none."""
+    """The digest of an entry with the name of its file, so a copy under another name is not accepted."""
     return digest(json.dumps([key, images]))
 
 

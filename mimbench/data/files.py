@@ -45,7 +45,7 @@ class Look(NamedTuple):
 
     Attributes:
         columns: of Folder.facts, which it finds. at: gives them for a path, -1 where there is none to find.
-        only: a column: files of which it is 1 are looked at, and no others.
+        only: a column; only files whose fact in this column is 1 are looked at.
     """
 
     columns: tuple[int, ...]
@@ -174,7 +174,7 @@ def fill(
     look: Look | None = None,
     progress: Progress | None = None,
 ) -> list[Folder]:
-    """Find out, in parallel, what is not remembered, and remember it.
+    """Find out what is not yet known, in parallel, and remember it.
 
     Args:
         folders: as `scan` gives them.

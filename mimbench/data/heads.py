@@ -8,7 +8,7 @@ JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
 def is_deep(head: bytes) -> int:
-    """Whether an image has 16 bits a channel, by its file's first bytes: 1, 0, or -1 if others say it."""
+    """Whether an image has 16 bits a channel, by the first bytes: 1, 0, or -1 if other bytes decide."""
     if head.startswith(PNG) and len(head) > 24:
         return int(head[24] == 16)
     return 0 if head.startswith((JPEG, BMP, RIFF)) else -1

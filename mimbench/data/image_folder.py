@@ -228,8 +228,8 @@ def caption_of(captions: Mapping[str, str], root: Path, name: str) -> str:
         UserError: it has none, or one without a word.
     """
     if name not in captions:
-        what = f"image without caption in {root / 'captions.json'}"
-        raise UserError(what, name, remedy="Add its caption, or remove the image.")
+        remedy = f"{name!r} has no caption. Add one, or remove the image."
+        raise UserError(str(root / "captions.json"), remedy=remedy)
     if not words(captions[name]):
         remedy = (
             "It has no word: words are made of the letters a to z and digits. Write one, or remove the image."

@@ -75,8 +75,9 @@ def _without_images(folder: Path, split: str) -> Problem | None:
     if nested is not None:
         why = f"{folder / nested} is a folder in a class folder: the layout is {split}/<class>/<image>."
     else:
-        why = f"{others[0][0]} is none that is read ({', '.join(EXTENSIONS)}): rename or convert its files."
-    message = f"It holds no images. {why} To keep the class without images, empty its folder."
+        endings = ", ".join(EXTENSIONS)
+        why = f"{others[0][0]} has an ending that is not read (only {endings}): rename or convert its files."
+    message = f"It holds no images. {why} To keep a class without images, leave its folder empty."
     return Problem("empty folder", str(folder), message)
 
 
@@ -107,9 +108,10 @@ def notes(root: Path) -> Iterator[str]:
     for name in sorted(set(train) - set(val)) if val else ():
         yield f"{root / 'val'} has no class {name!r}: it is trained and never measured"
     for split, names in zip(SPLITS, (train, val), strict=True):
+        what = "it is never measured" if split == "val" else "it is never trained"
         for name in names:
             if not image_names(root / split / name):
-                yield f"{root / split / name} holds no images"
+                yield f"{root / split / name} holds no images: {what}"
 
 
 def classes_for_labels(root: Path) -> list[str]:

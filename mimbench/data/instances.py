@@ -15,7 +15,8 @@ from mimbench.data import Problem, masks
 from mimbench.errors import UserError
 
 SLACK = 0.5  # pixels that a box may lie beyond the image: official boxes are rounded
-THIN = "annotations that are not learnt: mmdetection leaves out boxes thinner than 1 pixel"
+THIN = "annotations that are not learnt, as mmdetection leaves out boxes thinner than 1 pixel"
+RENUMBERED = "annotation ids below 1 or above 2^53, so that all are renumbered from 1"
 EXACT = 2**53  # whole numbers up to here are exact as floating-point numbers, as pycocotools keeps ids
 
 
@@ -25,7 +26,7 @@ class Instances:
 
     Attributes:
         source: the file. split: `train` or `val`. document: as pycocotools and mmdetection want it.
-        problems: why it is refused. converted: what differs from the file: words to count and first entry.
+        problems: why it is refused. converted: each kind of conversion, with its count and first entry.
     """
 
     source: Path
@@ -45,7 +46,7 @@ class Instances:
     def notes(self) -> list[str]:
         """The conversions as sentences."""
         return [
-            f"{self.source}: {count} {what} (first: {first})"
+            f"{self.source}: {what}: {count} (first: {first})"
             for what, (count, first) in self.converted.items()
         ]
 
@@ -70,7 +71,8 @@ def examine(found: Instances) -> None:
     ids = [entry["id"] for entry in kept]
     if ids and (min(ids) <= 0 or max(ids) > EXACT):
         # pycocotools marks a match with the id, in a table of floats, and takes 0 for none.
-        found.convert("ids of annotations renumbered from 1", f"annotation {ids[0]}")
+        for odd in (number for number in ids if not 0 < number <= EXACT):
+            found.convert(RENUMBERED, f"annotation {odd}")
         kept = [{**entry, "id": number} for number, entry in enumerate(kept, 1)]
     if not found.problems:
         _require_some(found, kept)
@@ -83,21 +85,18 @@ def _require_some(found: Instances, kept: list[dict[str, Any]]) -> None:
     remedy = "Each split needs at least one with a mask of some pixels, iscrowd 0 and no ignore."
     single = [entry for entry in kept if not entry["iscrowd"]]
     if not single:
-        why = [f"{count} {what}" for what, (count, _) in found.converted.items() if "left out" in what]
-        why += (
-            [f"{len(kept)} crowds (by iscrowd or ignore), which are neither learnt nor scored"]
-            if kept
-            else []
-        )
-        message = ": ".join([nothing, "; ".join(why)] if why else [nothing])
-        found.refuse("empty set", "", f"{message}. {remedy}")
+        why = [f"{what}: {count}" for what, (count, _) in found.converted.items() if "left out" in what]
+        if kept:
+            why.append(f"crowds (by iscrowd or ignore), which are neither learnt nor scored: {len(kept)}")
+        counts = f" ({'; '.join(why)})" if why else ""
+        found.refuse("empty set", "", f"{nothing}{counts}. {remedy}")
     elif found.split == "train":
         thin = [entry for entry in single if min(entry["bbox"][2:]) < 1]
         for entry in thin:
             found.convert(THIN, f"annotation {entry['id']}")
         if len(thin) == len(single):
             remedy = "Check that bbox is [x, y, width, height] in pixels."
-            found.refuse("empty set", "", f"{nothing}: {len(thin)} {THIN}. {remedy}")
+            found.refuse("empty set", "", f"{nothing} ({THIN}: {len(thin)}). {remedy}")
 
 
 def _box(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> bool:
@@ -111,12 +110,12 @@ def _box(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> b
         return False
     x, y, w, h = box
     if w <= 0 or h <= 0:
-        found.convert("annotations left out: a box of no size", place)
+        found.convert("annotations left out, with a box of no size", place)
         return False
     left, top = max(x, 0), max(y, 0)
     right, bottom = min(x + w, image["width"]), min(y + h, image["height"])
     if right <= left or bottom <= top:
-        found.convert("annotations left out: a box outside of its image", place)
+        found.convert("annotations left out, with a box outside of their image", place)
         return False
     if max(left - x, top - y, x + w - right, y + h - bottom) > SLACK:
         found.convert("boxes cut at the edge of their image", place)
@@ -140,7 +139,9 @@ def _flags(found: Instances, entry: dict[str, Any]) -> bool:
         entry["iscrowd"] = 0
     if entry.get("ignore"):
         if not entry["iscrowd"]:
-            found.convert("annotations with ignore, taken as crowds: neither learnt nor scored", place)
+            found.convert(
+                "annotations with ignore, taken as crowds, which are neither learnt nor scored", place
+            )
         entry.update(iscrowd=1, ignore=0)
     return True
 
@@ -153,7 +154,7 @@ def _mask(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> 
         why = masks.polygons_problem(mask)
         polygons = [] if why else [polygon for polygon in mask if masks.has_area(polygon)]
         if not why and not polygons:
-            found.convert("annotations left out: no polygon with an area", place)
+            found.convert("annotations left out, with no polygon that has an area", place)
             return False
         if not why and len(polygons) < len(mask):
             found.convert("masks without their polygons of no area", place)
@@ -168,7 +169,7 @@ def _mask(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> 
         found.refuse("unreadable mask", place, why)
         return False
     if not masks.has_pixels(entry["segmentation"], image):
-        found.convert("annotations left out: a mask of no pixel", place)
+        found.convert("annotations left out, with a mask of no pixel", place)
         return False
     return _area(found, entry, image)
 
@@ -196,7 +197,7 @@ def _area(found: Instances, entry: dict[str, Any], image: Mapping[str, Any]) -> 
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value of JSON is a finite number; a whole number beyond the floating-point range is none."""
+    """Whether a value of JSON is a finite number; a whole number beyond the floating-point range is not."""
     if type(value) not in (int, float):
         return False
     try:

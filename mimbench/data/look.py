@@ -1,7 +1,7 @@
 """What is found out about an image file: whether it decodes, how large it is, what a run converts.
 
-To decode millions of images takes hours. So a run decodes, before it starts, those whose file does not end as
-its format ends, and those of a kind that is refused; and those that it reads only at its end.
+To decode millions of images takes hours. So before it starts, a run decodes only images that look cut off or
+empty, images of a refused kind, and the images of the evaluation split.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _header(path: str) -> tuple[int, ...]:
 
 
 def _depth(path: str) -> tuple[int, ...]:
-    """Of the first bytes; of the header in formats that need it."""
+    """Depth, from the first bytes or, if needed, the header."""
     if not _is_image(path):
         return _facts(deep=0)
     try:
@@ -102,13 +102,13 @@ def _depth(path: str) -> tuple[int, ...]:
         if deep < 0:
             with Image.open(path) as image:
                 deep = _has_16_bits(image)
-    except UNREADABLE:  # whoever decodes it says so
+    except UNREADABLE:  # decoding will report it
         deep = 0
     return _facts(deep=deep)
 
 
 def _ends(path: str) -> tuple[int, ...]:
-    """Whether the file may be cut off or of a kind that is refused, and its depth; of as little as tells."""
+    """Whether the file may be cut off or of a refused kind, and its depth, reading as little as needed."""
     if not _is_image(path):
         return _facts(deep=0, suspect=0)
     try:
@@ -126,7 +126,7 @@ def _ends(path: str) -> tuple[int, ...]:
 
 
 def _least_bytes(image: Image.Image) -> int:
-    """How long the file must be by its header at least; 0 if that says nothing."""
+    """The least size of the file by its header; 0 if unknown."""
     least = 0
     for tile, coding in zip(getattr(image, "tile", ()), codings(image), strict=False):
         if tile[0] == "raw":
@@ -152,7 +152,7 @@ def why(path: Path, read: Callable[[Path], object] = decode) -> UserError:
         return error
     except OSError as error:
         return UserError("image", str(path), remedy=f"It cannot be read ({error.strerror}).")
-    return UserError("image", str(path), remedy="It has changed a moment ago: run the command again.")
+    return UserError("image", str(path), remedy="It changed while it was read: run the command again.")
 
 
 def _has_16_bits(image: Image.Image) -> int:

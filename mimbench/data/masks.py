@@ -18,7 +18,7 @@ def polygons_problem(polygons: list[list[Any]]) -> str:
         except OverflowError:  # a whole number of hundreds of digits
             sound = False
         if not sound:
-            return "segmentation holds something that is no number."
+            return "segmentation holds a value that is not a number."
         if polygon and (min(polygon) < -FAR or max(polygon) > FAR):
             return f"segmentation holds a point far from its image: numbers must be pixels, within {FAR}."
     return ""
@@ -73,7 +73,7 @@ def run_lengths_problem(mask: Mapping[str, Any], image: Mapping[str, Any]) -> st
 
 
 def _unpacked(text: str) -> list[int] | None:
-    """Packed run lengths as a list (maskApi's rleFrString); None for a text that is none."""
+    """Packed run lengths as a list (maskApi's rleFrString); None if the text is not valid."""
     counts: list[int] = []
     value = shift = 0
     for character in text:

@@ -60,7 +60,8 @@ class Memory:
     def _load(self) -> None:
         if self.file is None or not self.file.is_file():
             return
-        with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):  # it costs time
+        # without a cache it only takes longer
+        with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):
             values = load_file(self.file)
             content = values.pop("seal")
             if content.tobytes() != _seal(values):
@@ -168,7 +169,10 @@ def _seal(values: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _merged(old: Folder, new: Folder) -> Folder:
-    """Both folders' files: another stage may read other files of the same folder. `new` is right on both."""
+    """Both folders' files: another stage may read other files of the same folder.
+
+    Where both have a file, `new` counts.
+    """
     entries: dict[bytes, tuple[Folder, int]] = {}
     for folder in (old, new):
         for index, name in enumerate(folder.each()):

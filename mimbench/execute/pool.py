@@ -206,9 +206,8 @@ class _Execution:
         now, before = time.monotonic(), self._looked
         self._looked = now
         for worker in list(self.pool.workers):
-            if (
-                now - before > SILENT_SECONDS / 4
-            ):  # this process slept itself, and has not read their lines yet
+            # this process was asleep and has not read their lines yet
+            if now - before > SILENT_SECONDS / 4:
                 worker.heard = now
             worker.end_if_silent()
 

@@ -70,7 +70,7 @@ class Progress:
             self._print(f"{node.label}{where} ({node.spec.folder})", soft_wrap=True)
 
     def drop(self, node: Node, why: str = "") -> None:
-        """The run stopped without an end; it will be started again. Prints why, if that is given."""
+        """The run stopped before it was done; it will be started again. Prints why, if that is given."""
         self.time_left.drop(node)
         if why:
             self._print(f"{node.label}: {why}", style="yellow", soft_wrap=True)

@@ -96,7 +96,7 @@ class TimeLeft:
         return track
 
     def drop(self, node: Node) -> None:
-        """The run stopped without an end; it will be started again."""
+        """The run stopped before it was done; it will be started again."""
         if self.tracks.pop(node.key, None):
             self.waiting[node.key] = node
 

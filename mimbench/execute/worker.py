@@ -1,8 +1,8 @@
 """A worker: one process that computes runs, one after another, and imports torch once for all of them.
 
 It reads and writes JSON lines. In: `{"run": folder, "rerun": bool}`. Out: `{"event": ..., ...}`, where the
-event is ready, done, busy, failed, or every few seconds alive. The end of input means that the parent process
-is gone; then the worker exits at once.
+event is ready, done, busy, failed, or alive (every few seconds). The end of input means that the parent
+process is gone; then the worker exits at once.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def check(request: Request) -> None:
 
 
 def check_weights(weights: Mapping[str, Path], known: Iterable[str]) -> None:
-    """Raises UserError for an unknown name, and for a file whose beginning or header is no checkpoint's.
+    """Raises UserError for an unknown name, and for a file that is not a checkpoint, by its start or header.
 
     Args:
         weights: name to file, as given with --weights.

@@ -24,7 +24,7 @@ STATES = ("done", "stale", "running", "interrupted", "failed", "missing", "damag
 """The values of `state`."""
 
 Line = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
-"""A run's columns before those of its recipe, its recipe's, and those after them. Runs share a recipe's."""
+"""A run's columns: before its recipe's, its recipe's, after them. Runs share a recipe's."""
 
 Extra = Mapping[str, Mapping[str, Any]]
 """Further columns: run name to {column: value}."""

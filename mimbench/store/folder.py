@@ -223,7 +223,7 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether some process computes this run right now."""
-        return self._lock.is_held() or self._lock.is_deleted_by_force(self.status)
+        return self._lock.is_held() or self._lock.is_held_without_file(self.status)
 
     def outcome(self) -> Outcome:
         """missing (not done), running (locked), failed, done, stale (code or a parent changed), damaged (a

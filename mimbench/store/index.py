@@ -31,10 +31,10 @@ from mimbench.store.spec import RunSpec
 FILES = ("spec.json", "result.json", "status.json", "env.json")
 STAMP = 3  # numbers for each of them
 FRESH_NS = 2 * 10**9
-"""A file that changed so shortly before it was read may change again without another time of change."""
+"""A file read within 2 s of its change may change again without a new time."""
 
 WORTH, SHARE = 20, 50
-"""The index is written again when it lacks WORTH runs, or one of SHARE if these are more."""
+"""The index is rewritten when WORTH runs, and one in SHARE of all, are missing."""
 
 
 class Snapshot(Store):
@@ -201,7 +201,7 @@ class _Index:
         return self._numbers[text]
 
     def save(self, count: int) -> None:
-        """Write the index if it lacks so many runs that this saves the next command time."""
+        """Write the index if enough runs are new."""
         if self.file is None or self._new < max(WORTH, count // SHARE):
             return
         settled = {name: entry for name, entry in self._used.items() if self._is_settled(entry)}

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from mimbench.store.records import Status
 
 NAME = ".lock"
-RECENT_SECONDS = 60.0  # a heartbeat says for so long that a process computes the run
+RECENT_SECONDS = 60.0  # how long a heartbeat counts as a sign of life
 
 
 class RunLocked(Exception):
@@ -41,7 +41,7 @@ class RunLock:
         Args:
             status: the run's last heartbeat; it counts if there is no file.
         """
-        if self.is_deleted_by_force(status):
+        if self.is_held_without_file(status):
             raise RunLocked(self.folder.name)
         try:
             with self._lock.acquire(timeout=0):
@@ -56,7 +56,7 @@ class RunLock:
         """Whether the file of the lock that this object holds was deleted: another process may hold one."""
         return self._inode is not None and _inode(self.file) != self._inode
 
-    def is_deleted_by_force(self, status: Status) -> bool:
+    def is_held_without_file(self, status: Status) -> bool:
         """Whether there is no file although a process computes the run, by its last heartbeat."""
         recent = abs(time.time() - status.time) < RECENT_SECONDS
         if self.file.exists() or status.state != "running" or status.pid == os.getpid() or not recent:

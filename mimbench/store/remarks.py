@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NOT_RECORDED = "content_not_recorded"  # roles whose content nobody knew when the run was computed
+NOT_RECORDED = "content_not_recorded"  # roles whose content was not recorded when the run was computed
 KEY_BEFORE = "key_before"  # the run's key before `mimbench runs migrate`
 BY_STAMP = "identified_by_size_and_time"
 CONVERTED = "converted_images"  # sentences, see mimbench.data.look.conversions; `converted`: of annotations
@@ -13,8 +13,8 @@ CONVERTED = "converted_images"  # sentences, see mimbench.data.look.conversions;
 
 def of_data(details: Mapping[str, Any]) -> dict[str, str]:
     """How the data of a result was identified, by role, unless by its content."""
-    found = dict.fromkeys(_list(details, BY_STAMP), "identified by its files' sizes and times (--trust-stat)")
-    older = "its content was not recorded when this was computed, only the names and sizes of its files"
+    found = dict.fromkeys(_list(details, BY_STAMP), "identified by sizes and times of files (--trust-stat)")
+    older = "content was not recorded when this was computed, only names and sizes of files"
     return found | dict.fromkeys(_list(details, NOT_RECORDED), older)
 
 

@@ -78,7 +78,7 @@ class RunSpec:
 
 
 class PerRecipe(Generic[Value]):
-    """What `make` gives for a recipe, made once for each recipe object: runs may share one."""
+    """Caches `make(recipe)` for each recipe object: runs may share one."""
 
     def __init__(self, make: Callable[[Mapping[str, Any]], Value]) -> None:
         self.make = make

@@ -158,7 +158,7 @@ def _text(path: Path, where: str) -> str:
 
 
 def _check(line: Reported, here: str) -> None:
-    """Raises UserError if a line's value is no number, or a percentage that cannot be."""
+    """Raises UserError if a line's value is not a number, or a percentage that cannot be."""
     try:
         value = line.value
     except ValueError:

@@ -309,6 +309,6 @@ def test_a_signal_stops_cleanly_and_the_next_command_goes_on(
         time.sleep(0.05)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == status and words in errors and "goes on from the last checkpoints" in errors
+    assert process.returncode == status and words in errors and "continue from the last checkpoints" in errors
     assert "Traceback" not in errors
     assert not any(folder.is_locked() for folder in bench.store)

@@ -129,11 +129,11 @@ def test_todays_commands_find_the_runs_of_an_old_store(old: Bench, own: Path) ->
     assert table.exit_code == 0, table.output
     assert {path: path.stat().st_mtime_ns for path in old.root.glob("runs/*/result.json")} == made
     page = (old.root / "reports" / "out" / "plain" / "main-smoke.html").read_text()
-    assert "note on imagenet, note on captions" in page or "note on captions, note on imagenet" in page
+    assert "<dt>imagenet, captions</dt>" in page or "<dt>captions, imagenet</dt>" in page
     assert "content was not recorded when this was computed" in page
     run = next(run for run in old.store if run.spec.name == "echo")
     shown = " ".join(old.call("runs", "show", run.path.name).stdout.split())
-    assert "imagenet: its content was not recorded" in shown and run.result is not None
+    assert "imagenet: content was not recorded" in shown and run.result is not None
     assert f"its key was {run.result.details['key_before']} before" in shown
     found = json.loads(old.call("runs", "show", run.path.name, "--json").stdout)
     assert "imagenet" in found["result"]["details"]["content_not_recorded"]

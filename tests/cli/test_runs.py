@@ -329,7 +329,7 @@ def test_gc_takes_what_no_table_has_and_nothing_else(bench: Bench) -> None:
     done = bench.call("runs", "gc", "--yes")
     assert done.exit_code == 0 and done.stdout.endswith("0.1 MB freed\n")
     assert {folder.path.name for folder in bench.store} == kept and not old.exists()
-    assert bench.call("runs", "gc").stdout == "Nothing to collect.\n"
+    assert bench.call("runs", "gc").stdout == "Nothing to delete.\n"
 
 
 def test_sizes(tmp_path: Path) -> None:

@@ -161,11 +161,15 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 NOTED: dict[str, tuple[str, Callable[[Path], object]]] = {  # allowed, or converted by a run
     "imagenet empty class": (
-        "holds no images",
+        "holds no images: it is never measured",
         lambda r: [p.unlink() for p in (r / "imagenet/val/dotted-disc").iterdir()],
     ),
+    "imagenet missing class": (
+        "it is trained and never measured",
+        lambda r: shutil.rmtree(r / "imagenet/val/dotted-disc"),
+    ),
     "captions extra": (
-        "that are not there",
+        "that are not there: 1 (first: x)",
         lambda r: edit_json(r / "imagenet/captions.json", lambda captions: captions.update(x="a disc")),
     ),
     "ade no image": (
@@ -173,13 +177,13 @@ NOTED: dict[str, tuple[str, Callable[[Path], object]]] = {  # allowed, or conver
         lambda r: first(r, "ade20k/images/training/*.jpg").unlink(),
     ),
     "coco unlisted": (
-        "does not list",
+        "does not list: 1",
         lambda r: shutil.copy(first(r, "coco/train2017/*.jpg"), r / "coco/train2017/new.jpg"),
     ),
     "coco box beyond": ("cut at the edge", annotation(bbox=[60.0, 3.0, 9.0, 9.0])),
     "coco box negative": ("cut at the edge", annotation(bbox=[-2.0, 3.0, 9.0, 9.0])),
     "coco box flat": ("a box of no size", annotation(bbox=[3.0, 3.0, 0.0, 9.0])),
-    "coco flat polygon": ("no polygon with an area", annotation(segmentation=[[1, 1, 5, 5, 9, 9]])),
+    "coco flat polygon": ("with no polygon that has an area", annotation(segmentation=[[1, 1, 5, 5, 9, 9]])),
     "coco empty runs": ("a mask of no pixel", annotation(segmentation={"size": [64, 64], "counts": [4096]})),
 }
 
@@ -230,7 +234,7 @@ def test_report_shows_the_first_and_counts_the_rest(data: Path) -> None:
 def test_unlabelled_image_is_a_note(data: Path) -> None:
     relabel(data, 0)
     report = check(data / "ade20k")
-    assert report.ok and "1 annotations" in report.notes[0]
+    assert report.ok and "annotations/training that label no pixel: 1" in report.notes[0]
 
 
 def test_nothing_to_check(tmp_path: Path) -> None:
@@ -263,6 +267,9 @@ def test_require_accepts_sound_data(role: str, smoke_data: Path) -> None:
         ("coco", "coco", TRAIN_JSON, "instances_train2017.json.*no such file"),
         ("captions", "imagenet", "imagenet/captions.json", "does not exist"),
         ("imagnet", "imagenet", None, "Did you mean 'imagenet'"),
+        ("imagenet", ".", None, "/data/train.*no such folder.*Did you mean '.*/data/imagenet'"),
+        ("captions", ".", None, "Did you mean '.*/data/imagenet'"),
+        ("coco", ".", None, "Did you mean '.*/data/coco'"),
     ],
 )
 def test_require_stops_before_a_run(

@@ -101,7 +101,7 @@ LEFT_OUT = {
 def test_masks_without_a_pixel_are_left_out(tmp_path: Path, name: str, stated: float | None) -> None:
     found = read(tmp_path, entry(segmentation=LEFT_OUT[name], area=stated))
     assert not found.problems and [each["id"] for each in found.document["annotations"]] == [2]
-    assert "1 annotations left out: a mask of no pixel (first: annotation 1)" in found.notes[0]
+    assert "annotations left out, with a mask of no pixel: 1 (first: annotation 1)" in found.notes[0]
 
 
 def test_whether_a_polygon_has_pixels_is_what_pycocotools_draws() -> None:
@@ -129,17 +129,17 @@ def test_masks_with_one_pixel_are_kept(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Change, str, str]] = {
-    "all are crowds": (every(iscrowd=1), "", "2 crowds (by iscrowd or ignore), which are neither"),
-    "all have ignore": (every(ignore=1), "", "no annotation that can be used: 2 crowds"),
+    "all are crowds": (every(iscrowd=1), "", "which are neither learnt nor scored: 2). Each"),
+    "all have ignore": (every(ignore=1), "", "no annotation that can be used (crowds"),
     "no mask has a pixel": (
-        every(segmentation=packed(NO_PIXEL)), "", "used: 2 annotations left out: a mask of no pixel. Each",
+        every(segmentation=packed(NO_PIXEL)), "", "(annotations left out, with a mask of no pixel: 2). Each",
     ),
-    "all boxes are thin": (every(bbox=[9, 9, 0.5, 9]), "", "boxes thinner than 1 pixel. Check that bbox is"),
+    "all boxes are thin": (every(bbox=[9, 9, 0.5, 9]), "", "thinner than 1 pixel: 2). Check that bbox is"),
     "ignore of two": (entry(ignore=2), "annotation 1", "ignore must be 0 or 1, not 2"),
     "half a crowd": (entry(iscrowd=0.5), "annotation 1", "iscrowd must be 0 or 1, not 0.5"),
     "a huge box": (entry(bbox=[HUGE, 1, 2, 3]), "annotation 1", "bbox must be"),
     "a huge area": (entry(area=HUGE), "annotation 1", "area must be a number"),
-    "a huge polygon": (entry(segmentation=[[1, HUGE, 3, 4, 5, 6]]), "annotation 1", "no number"),
+    "a huge polygon": (entry(segmentation=[[1, HUGE, 3, 4, 5, 6]]), "annotation 1", "not a number"),
     "a far polygon": (entry(segmentation=[[1, 1e9, 3, 4, 5, 6]]), "annotation 1", "far from its image"),
     "a huge category": (lambda d: d["categories"][0].update(id=HUGE), "categories[0]", "id must be at most"),
     "a huge width": (lambda d: d["images"][0].update(width=HUGE), "images[0]", "width must be a positive"),
@@ -149,7 +149,7 @@ REFUSED: dict[str, tuple[Change, str, str]] = {
         lambda d: d["images"].append({**d["images"][0], "id": 2, "file_name": ".//1.jpg"}),
         "1.jpg", "2 images have this file_name",
     ),
-    "a name with a zero byte": (lambda d: d["images"][0].update(file_name="a\0"), "images[0]", "no name"),
+    "a name with a zero byte": (lambda d: d["images"][0].update(file_name="a\0"), "images[0]", "not a valid"),
 }  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def test_captioned_images(root: Path) -> None:
 
 def test_captions_are_needed(root: Path) -> None:
     (root / "captions.json").write_text("{}")
-    with pytest.raises(UserError, match="without caption"):
+    with pytest.raises(UserError, match="has no caption"):
         CaptionedImages(ImageFolder(root, "train"), PretrainAugment(32, 0.2, 0.0))
     (root / "captions.json").unlink()
     with pytest.raises(UserError, match="does not exist"):

@@ -64,8 +64,8 @@ def test_a_sound_file_stays_as_it_is(tmp_path: Path) -> None:
 CONVERTED = {
     "no area": (entry(area=None), "areas computed", {"area": 100.0}),
     "no iscrowd": (entry(iscrowd=None), "taken as 0", {"iscrowd": 0}),
-    "id 0": (entry(id=0), "renumbered", {"id": 1}),
-    "negative id": (entry(id=-4), "renumbered", {"id": 1}),
+    "id 0": (entry(id=0), "renumbered from 1: 1 (first: annotation 0)", {"id": 1}),
+    "negative id": (entry(id=-4), "renumbered from 1: 1 (first: annotation -4)", {"id": 1}),
     "beyond right": (entry(bbox=[60, 10, 10, 10]), "cut at the edge", {"bbox": [60, 10, 4, 10]}),
     "beyond left": (entry(bbox=[-6, 10, 10, 10]), "cut at the edge", {"bbox": [0, 10, 4, 10]}),
     "two points": (
@@ -82,8 +82,8 @@ CONVERTED = {
 }
 LEFT_OUT = {
     "no size": (entry(bbox=[10, 10, 0, 10]), "a box of no size"),
-    "outside": (entry(bbox=[70, 10, 10, 10]), "outside of its image"),
-    "no polygon": (entry(segmentation=[[1, 1, 9, 9]]), "no polygon with an area"),
+    "outside": (entry(bbox=[70, 10, 10, 10]), "with a box outside of their image"),
+    "no polygon": (entry(segmentation=[[1, 1, 9, 9]]), "with no polygon that has an area"),
     "no pixel": (entry(segmentation={"size": [48, 64], "counts": [48 * 64]}), "a mask of no pixel"),
 }
 REFUSED = {
@@ -92,7 +92,7 @@ REFUSED = {
     "a short box": (entry(bbox=[1, 2, 3]), "annotation 1", "bbox must be"),
     "no segmentation": (entry(segmentation=None), "annotation 1", "polygons or run lengths"),
     "empty segmentation": (entry(segmentation=[]), "annotation 1", "polygons or run lengths"),
-    "infinite polygon": (entry(segmentation=[[1e400] * 6]), "annotation 1", "no number"),
+    "infinite polygon": (entry(segmentation=[[1e400] * 6]), "annotation 1", "not a number"),
     "runs of another size": (entry(segmentation={"size": [8, 8], "counts": [64]}), "annotation 1", "size"),
     "runs too short": (entry(segmentation={"size": [48, 64], "counts": [9]}), "annotation 1", "9 pixels"),
     "runs that are none": (entry(segmentation={"size": [48, 64], "counts": "?!x"}), "annotation 1", "pixels"),
@@ -103,8 +103,8 @@ REFUSED = {
     "an image's id as text": (lambda d: d["images"][0].update(id="1"), "images[0]", "id must be"),
     "a width as text": (lambda d: d["images"][0].update(width="64"), "images[0]", "width must be"),
     "a width of zero": (lambda d: d["images"][0].update(width=0), "images[0]", "width must be"),
-    "a path outside": (lambda d: d["images"][0].update(file_name="../1.jpg"), "images[0]", "leads out"),
-    "an absolute path": (lambda d: d["images"][0].update(file_name="/etc/x"), "images[0]", "leads out"),
+    "a path outside": (lambda d: d["images"][0].update(file_name="../1.jpg"), "images[0]", "points outside"),
+    "an absolute path": (lambda d: d["images"][0].update(file_name="/etc/x"), "images[0]", "points outside"),
     "a name that is none": (lambda d: d["categories"][0].update(name=None), "categories[0]", "be a text"),
     "an unknown category": (entry(category_id=9), "annotation 1", "category, 9, is not listed"),
     "an unknown image": (entry(image_id=9), "annotation 1", "image, 9, is not listed"),
@@ -381,7 +381,7 @@ def test_a_task_needs_two_classes(tmp_path: Path) -> None:
 
 
 CAPTIONS: dict[str, tuple[str, str]] = {
-    "one is missing": ("{}", "train/a/1.jpg' is not valid. Add its caption"),
+    "one is missing": ("{}", "captions.json: 'train/a/1.jpg' has no caption. Add one"),
     "two of one image": ('{"train/a/1.jpg": "a", "train/a/1.jpg": "b"}', "has 'train/a/1.jpg' twice"),
     "no texts": ('{"train/a/1.jpg": 3}', "Write {"),
     "cut off": ('{"train', "It is not JSON"),

@@ -16,7 +16,7 @@ def test_every_remark_is_a_sentence() -> None:
         "key_before": "f" * 16,
     }
     found = remarks(details)
-    assert len(found) == 6 and "ade20k: identified by its files' sizes and times (--trust-stat)" in found
+    assert len(found) == 6 and "ade20k: identified by sizes and times of files (--trust-stat)" in found
     assert "images left out because they do not decode: 2 (first: train/a/y.jpg)" in found
     assert "not recorded" in of_data(details)["imagenet"]
 
