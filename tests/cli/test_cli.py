@@ -111,6 +111,18 @@ def test_results_name_no_path_of_a_failed_run(bench: Bench) -> None:
     assert "seed 0 failed" in written and str(bench.root) not in written
 
 
+def test_only_commands_that_compute_say_how_to_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("mimbench.data.check.check", "mimbench.commands.run.run_one"):
+        monkeypatch.setattr(place, interrupt)
+    checked = bench.call("data", "check", str(bench.data))
+    assert (checked.exit_code, checked.stderr) == (130, "mimbench: stopped.\n")
+    run = bench.call("run", "plain", "--scale", "smoke")
+    assert run.exit_code == 130 and "last checkpoints" in run.stderr
+
+
 def test_ablations_go_into_a_document_of_their_own(bench: Bench) -> None:
     ablations = ("results", str(bench.root / "README.md"), "--scale", "smoke", "--ablations")
     bench.call("reproduce-table", "plain", "--scale", "smoke")
