@@ -23,6 +23,8 @@ WORDS = "mimbench.words"
 
 GO_ON = "Run the same command again to continue from the last checkpoints."
 
+RESUMED = ("reproduce-table", "reproduce-all", "run")  # commands whose runs have checkpoints
+
 
 class Stopped(BaseException):
     """A signal ends the command; the workers are closed on the way out."""
@@ -61,9 +63,14 @@ class Guarded(TyperGroup):
             raise _end(found.message, found.status) from None
         except Stopped as stop:
             name = signal.Signals(stop.number).name
-            raise _end(f"stopped by {name}. {GO_ON}", 128 + stop.number) from None
+            raise _end(_stopped(f"stopped by {name}.", ctx), 128 + stop.number) from None
         except KeyboardInterrupt:
-            raise _end(f"stopped. {GO_ON}", 130) from None
+            raise _end(_stopped("stopped.", ctx), 130) from None
+
+
+def _stopped(words: str, ctx: Any) -> str:
+    """The message after a signal; only commands that compute runs go on from checkpoints."""
+    return f"{words} {GO_ON}" if ctx.invoked_subcommand in RESUMED else words
 
 
 def _chosen(words: Sequence[str]) -> list[Path]:

@@ -234,7 +234,7 @@ def remove_runs(
 ) -> None:  # fmt: skip
     """Delete runs. The runs that start from them keep their numbers."""
     from mimbench import paths
-    from mimbench.commands.remove import dependants, megabytes, size
+    from mimbench.commands.remove import dependants, readable_size, size
     from mimbench.plan.names import find_run
     from mimbench.store.index import snapshot
     from mimbench.store.runs import RunStore
@@ -247,17 +247,17 @@ def remove_runs(
             _refuse_running(folder)
     sizes = {folder.path: size(folder.path) for folder in folders}
     for folder in folders:
-        typer.echo(f"to delete: {folder.path.name} ({megabytes(sizes[folder.path])})")
+        typer.echo(f"to delete: {folder.path.name} ({readable_size(sizes[folder.path])})")
     if children := dependants(snapshot(store), folders):
         typer.echo(f"{counted(children, 'run')} in the store started from these; the numbers stay:")
         for child in children[:10]:
             typer.echo(f"  {child.path.name}")
         if len(children) > 10:
             typer.echo(f"  and {len(children) - 10} more")
-    confirm(f"Delete {counted(folders, 'run')}, {megabytes(sum(sizes.values()))}?", yes=yes)
+    confirm(f"Delete {counted(folders, 'run')}, {readable_size(sum(sizes.values()))}?", yes=yes)
     for folder in folders:
         _remove(store, folder)
-    typer.echo(f"{megabytes(sum(sizes.values()))} freed")
+    typer.echo(f"{readable_size(sum(sizes.values()))} freed")
 
 
 @command("gc", group=runs, examples="mimbench runs gc --dry-run\nmimbench runs gc --yes")
@@ -268,7 +268,7 @@ def collect(
     """Delete the runs that no table refers to (changed recipes, --set), and leftover temporary files."""
     from mimbench import paths
     from mimbench.commands.gc import unreferenced
-    from mimbench.commands.remove import megabytes, size
+    from mimbench.commands.remove import readable_size, size
     from mimbench.commands.workspace import read_catalog
     from mimbench.store.index import snapshot
     from mimbench.store.runs import RunStore
@@ -283,12 +283,12 @@ def collect(
     sizes = [size(path) for path in places]
     for path, bytes_ in zip(places, sizes, strict=True):
         typer.echo(
-            f"{'would delete' if dry_run else 'to delete'}: {visible(str(path))} ({megabytes(bytes_)})"
+            f"{'would delete' if dry_run else 'to delete'}: {visible(str(path))} ({readable_size(bytes_)})"
         )
     if not places:
         typer.echo("Nothing to delete.")
         return
-    total = megabytes(sum(sizes))
+    total = readable_size(sum(sizes))
     what = f"{counted(folders, 'run')} and {counted(leftovers, 'leftover')}, {total}"
     if dry_run:
         typer.echo(f"{what} in all")

@@ -13,7 +13,7 @@ from rich.text import Text
 from mimbench.cli.console import TextConsole
 from mimbench.cli.listing import ListConsole, aligned, cell, flat, is_roomy, stack
 from mimbench.commands.list_runs import Listed
-from mimbench.commands.remove import megabytes, size
+from mimbench.commands.remove import readable_size, size
 from mimbench.plan.show import duration
 from mimbench.store.folder import UNREADABLE, RunFolder
 from mimbench.store.remarks import remarks
@@ -107,7 +107,7 @@ def show(listed: Listed, children: Iterable[RunFolder]) -> None:
             ("remarks", _remarks(listed)),
             ("recipe", [f"{name}={canonical_json(value)}" for name, value in spec.recipe.items()]),
         ]
-    lines.append(("size", [megabytes(size(folder.path))]))
+    lines.append(("size", [readable_size(size(folder.path))]))
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")

@@ -32,10 +32,10 @@ def verify_runs(
     ] = False,
     yes: YesOption = False,
 ) -> None:  # fmt: skip
-    """Check all files of the runs: specs, results, encoders, checkpoints. Ends with status 1 at damage."""
+    """Check all files of the runs: specs, results, encoders, checkpoints. Status 1 if there is anything to repair."""
     from mimbench import paths
     from mimbench.commands import verify
-    from mimbench.commands.remove import megabytes
+    from mimbench.commands.remove import readable_size
     from mimbench.commands.workspace import read_catalog
     from mimbench.plan.names import find_run
     from mimbench.store.runs import RunStore
@@ -44,7 +44,7 @@ def verify_runs(
     chosen = [find_run(store, name) for name in names] if names else None
     found = []
     for problem in verify.check(store, read_catalog(make_notices()), chosen):
-        typer.echo(visible(problem.message))
+        typer.echo(visible(problem.without_remedy() if repair else problem.message))
         found.append(problem)
     if not found:
         typer.echo(f"{counted(chosen or list(store), 'run')}: sound")
@@ -57,9 +57,11 @@ def verify_runs(
         typer.echo(visible(f"set aside: {place}"))
     if sizes := verify.deletions(found):
         for what, bytes_ in sizes.items():
-            typer.echo(visible(f"to delete: {what} ({megabytes(bytes_)})"))
-        confirm(f"Delete {megabytes(sum(sizes.values()))}?", yes=yes)
+            typer.echo(visible(f"to delete: {what} ({readable_size(bytes_)})"))
+        confirm(f"Delete {readable_size(sum(sizes.values()))}?", yes=yes)
         verify.delete(store, found)
+        for what, bytes_ in sizes.items():
+            typer.echo(visible(f"deleted: {what} ({readable_size(bytes_)})"))
     if left := [problem for problem in found if not problem.repair]:
         typer.echo(f"{counted(left, 'problem')} left: see above.", err=True)
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mimbench import paths, plugin
-from mimbench.commands.remove import megabytes, size
+from mimbench.commands.remove import readable_size, size
 from mimbench.errors import visible
 from mimbench.execute.machine import num_cores
 from mimbench.store.runs import RunStore
@@ -204,7 +204,7 @@ def check_places() -> Iterable[Check]:
 def _runs_in(place: Path) -> str:
     """`, 120 runs (3.4 GB)`."""
     count = sum(1 for _ in RunStore(place))
-    return f", {count} run{'' if count == 1 else 's'} ({megabytes(size(place))})"
+    return f", {count} run{'' if count == 1 else 's'} ({readable_size(size(place))})"
 
 
 def check_cache() -> Check:
@@ -217,7 +217,7 @@ def check_cache() -> Check:
         remedy = "not writable, so nothing is cached: set MIMBENCH_CACHE to a folder that is"
         return Check("note", "cache", str(place), remedy)
     return Check(
-        "ok", "cache", f"{place} ({megabytes(size(place))})" if place.is_dir() else f"{place}, not made yet"
+        "ok", "cache", f"{place} ({readable_size(size(place))})" if place.is_dir() else f"{place}, not made yet"
     )
 
 

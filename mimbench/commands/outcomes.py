@@ -14,7 +14,7 @@ from mimbench.plan.graph import Node, Plan
 from mimbench.plan.request import Request, settings
 from mimbench.render import Context, UsedRecipe
 from mimbench.store.folder import UNREADABLE
-from mimbench.store.records import Damaged, impossible, remedy
+from mimbench.store.records import Damaged, impossible
 from mimbench.store.remarks import of_data
 from mimbench.store.runs import RunStore
 from mimbench.store.spec import canonical_json
@@ -22,6 +22,9 @@ from mimbench.table import aggregate as aggregation
 from mimbench.table import reported
 from mimbench.table.cell import SeedOutcome, Table
 from mimbench.table.spec import TableSpec
+
+SEE = "see `mimbench runs verify`"
+"""The note of a damaged run: its own message is long, and names a path of this machine."""
 
 
 def outcomes(
@@ -50,23 +53,23 @@ def _start(plan: Plan, node: Node) -> str:
 
 def _outcome(node: Node, metric: str, about: Description, report: Report, store: RunStore) -> SeedOutcome:
     run = node.spec.folder
+    folder = store.get(node.key)
+    status = folder.outcome() if folder else "missing"
+    if status in UNREADABLE:
+        return SeedOutcome("damaged", run=run, note=SEE)
     if node.key in report.failed:
         return SeedOutcome("failed", run=run, note=report.failed[node.key])
     if node.key in report.unreached:
         return SeedOutcome("failed", run=run, note=report.unreached[node.key])
-    folder = store.get(node.key)
-    status = folder.outcome() if folder else "missing"
     if folder is None or status == "missing":
         return SeedOutcome("missing", run=run)
     if status == "running":
         return SeedOutcome("running", run=run)
     if status == "failed":
         return SeedOutcome("failed", run=run, note=folder.status.message)
-    if status in UNREADABLE:
-        return SeedOutcome("failed", run=run, note=" ".join(folder.damage()))
     value = folder.result.metrics.get(metric) if folder.result else None
-    if value is not None and (wrong := impossible({metric: value}, about.percentages)):
-        return SeedOutcome("failed", run=run, note=f"{wrong}: {remedy(folder.path)}")
+    if value is not None and impossible({metric: value}, about.percentages):
+        return SeedOutcome("damaged", run=run, note=SEE)
     if value is None:
         return SeedOutcome("not_runnable", run=run, note=f"this run cannot give {metric}")
     return SeedOutcome("stale" if status == "stale" else "ok", value=value, run=run)

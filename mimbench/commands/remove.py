@@ -63,11 +63,15 @@ def size(path: Path) -> int:
     return total
 
 
-def megabytes(count: int) -> str:
-    """`12.3 MB`, `850 MB`, `4.2 GB`."""
+def readable_size(count: int) -> str:
+    """`1 byte`, `2.5 KB`, `12.3 MB`, `850 MB`, `4.2 GB`."""
     million = count / 1e6
     if million >= 1000:
         return f"{million / 1000:.1f} GB"
+    if count < 1000:
+        return f"{count} byte{'' if count == 1 else 's'}"
+    if million < 0.1:
+        return f"{count / 1000:.1f} KB"
     return f"{million:.{0 if million >= 100 else 1}f} MB"
 
 

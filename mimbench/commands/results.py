@@ -24,10 +24,12 @@ def results(document: Path, request: Request, console: Console, *, excerpt: str 
         excerpt: a paper; the document shows only its finished rows.
 
     Raises:
-        UserError: no table is computed, or not the one of `excerpt`; or the document lacks its marks.
+        UserError: no table is computed, or not the one of `excerpt`; or the document lacks its marks; or a
+            result is stale or damaged.
     """
     readme.around(document)
-    known = stored_tables(request, console)
+    known = list(stored_tables(request, console))
+    refuse_damaged(known)
     found = [stored for stored in known if any(cell.complete for cell in stored.cells)]
     refuse_mixture(found)
     if excerpt:
@@ -47,9 +49,10 @@ def ablations(document: Path, request: Request, console: Console) -> int:
     """Write the ablation tables without open cells into ABLATIONS.md beside a document.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none; or a result is stale or damaged.
     """
-    known = stored_tables(request, console, ablations=True)
+    known = list(stored_tables(request, console, ablations=True))
+    refuse_damaged(known)
     found = [stored for stored in known if not any(cell.open for cell in stored.cells)]
     if not found:
         remedy = "No ablation table is complete. Make one: mimbench reproduce-table METHOD --table TABLE."
@@ -68,6 +71,19 @@ def refuse_mixture(found: Sequence[Stored]) -> None:
                 table = f"{stored.method}/{stored.spec.name}, {row.spec.label}"
                 remedy = "It was computed by older code: compute it again with --rerun-stale."
                 raise UserError("stale result", table, remedy=remedy)
+
+
+def refuse_damaged(known: Sequence[Stored]) -> None:
+    """Raises UserError if a cell has a damaged or edited result: its row would look as if it was never run."""
+    for stored in known:
+        for row in stored.table.rows:
+            if any(each.status == "damaged" for cell in row.cells for each in cell.outcomes.values()):
+                table = f"{stored.method}/{stored.spec.name}, {row.spec.label}"
+                remedy = (
+                    "`mimbench runs verify` names the files, `mimbench runs verify --repair` deletes what can "
+                    "be computed again."
+                )
+                raise UserError("damaged result", table, remedy=remedy)
 
 
 def computed_by(found: Sequence[Stored]) -> str:

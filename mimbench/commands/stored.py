@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -51,4 +51,10 @@ def stored_tables(request: Request, console: Console, *, ablations: bool = False
         plan = plan_table(method, spec, request, catalog, store)
         where = f"tables/{method}/{name}.toml"
         found = outcomes(spec, plan, Report(), request, store)
+        found = {place: {n: _brief(each) for n, each in by_seed.items()} for place, by_seed in found.items()}
         yield Stored(method, spec, plan, found, tabulate(spec, plan, found, request, where=where))
+
+
+def _brief(outcome: SeedOutcome) -> SeedOutcome:
+    """An outcome for a document: without the message of a failed run, which may name paths of this machine."""
+    return replace(outcome, note="") if outcome.status == "failed" else outcome

@@ -13,7 +13,7 @@ from mimbench.atomic import read_json
 from mimbench.catalog import Catalog
 from mimbench.commands.list_runs import no_percentage
 from mimbench.commands.remove import size
-from mimbench.errors import UserError
+from mimbench.errors import UserError, visible
 from mimbench.store import checkpoints, records
 from mimbench.store.folder import RESULTS, RunFolder
 from mimbench.store.lock import RunLocked
@@ -38,6 +38,11 @@ class Problem:
     message: str
     repair: Repair
     run: Path
+
+    def without_remedy(self) -> str:
+        """The message for `verify --repair`, which need not name itself."""
+        remedy = visible(f": {records.remedy(self.run)}", lines=True)
+        return self.message.removesuffix(remedy)
 
 
 def check(store: RunStore, catalog: Catalog, chosen: Sequence[RunFolder] | None = None) -> Iterator[Problem]:

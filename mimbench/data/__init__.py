@@ -10,6 +10,8 @@ from mimbench.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as in torchvision
 STAMP = "stamp-"  # begins an identity by sizes and times of modification
+ALL_PROBLEMS = "`mimbench data check` lists all problems."
+"""The advice after the first problem that a run finds; the check itself does not give it."""
 
 
 @dataclass(frozen=True)

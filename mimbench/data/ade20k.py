@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimbench.data import EXTENSIONS, Problem, read_lines
+from mimbench.data import ALL_PROBLEMS, EXTENSIONS, Problem, read_lines
 from mimbench.data.decode import label_map
 from mimbench.data.files import HEIGHT, LABEL, WIDTH, Folder
 from mimbench.data.look import why
@@ -85,15 +85,15 @@ def read_labels(path: Path, num_classes: int) -> np.ndarray:
     labels[labels == 255] = 0
     wrong = labels[(labels < 0) | (labels > num_classes)]
     if wrong.size:
-        raise UserError(str(path), int(wrong.max()), remedy=_allowed(num_classes))
+        remedy = f"{_allowed(num_classes)} {ALL_PROBLEMS}"
+        raise UserError(str(path), int(wrong.max()), remedy=remedy)
     return np.where(labels == 0, 255, labels - 1)
 
 
 def _allowed(num_classes: int) -> str:
     return (
         f"With {num_classes} classes (the lines of classes.txt; {DEFAULT_CLASSES} without it), labels are "
-        f"0 (other) to {num_classes}, and 255 (none). "
-        "`mimbench data check` lists all such files."
+        f"0 (other) to {num_classes}, and 255 (none)."
     )
 
 

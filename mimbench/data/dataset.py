@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.atomic import digest, read_json, write_json
-from mimbench.data import STAMP, Identity, ade20k, coco, imagenet, look
+from mimbench.data import ALL_PROBLEMS, STAMP, Identity, ade20k, coco, imagenet, look
 from mimbench.data.decode import decode, label_map
 from mimbench.data.files import Folder, Look, Progress, fill, identity, left_out, scan
 from mimbench.data.image_folder import caption_of, cut_captions, read_captions
@@ -138,7 +138,7 @@ class Dataset:
             find_out(look.SIZES, [folder for folder in folders if _is_in(folder, "images")])
             find_out(look.LABELS, [folder for folder in folders if _is_in(folder, "annotations")])
             for problem in ade20k.contents(self.root, folders, skip_corrupt=self.skip_corrupt):
-                raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
+                raise UserError(f"{field}, {problem.entry}", remedy=f"{problem.message} {ALL_PROBLEMS}")
         if self.skip_corrupt:
             self._require_some(field, starts, folders)
 

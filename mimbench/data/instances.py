@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mimbench.data import Problem, masks
+from mimbench.data import ALL_PROBLEMS, Problem, masks
 from mimbench.errors import UserError
 
 SLACK = 0.5  # pixels that a box may lie beyond the image: official boxes are rounded
@@ -54,7 +54,7 @@ class Instances:
         """Raises UserError for the first problem; `where` is what the user gave."""
         for problem in self.problems:
             place = ", ".join(filter(None, (f"{where}, {self.source}", problem.entry)))
-            raise UserError(place, remedy=f"{problem.message} `mimbench data check` lists all problems.")
+            raise UserError(place, remedy=f"{problem.message} {ALL_PROBLEMS}")
 
 
 def examine(found: Instances) -> None:

@@ -238,7 +238,7 @@ def _seeds(table: Table, places: Places) -> list[dict[str, Any]]:
 
 def _folder(outcome: SeedOutcome, places: Places) -> str:
     """The link to the run's folder; empty if there is none."""
-    made = outcome.status in ("ok", "stale", "failed", "running")
+    made = outcome.status in ("ok", "stale", "failed", "damaged", "running")
     return address(f"{places.runs}/{outcome.run}/") if made and outcome.run and places.runs else ""
 
 

@@ -12,7 +12,7 @@ from mimbench.table.spec import Claim, Row, TableSpec
 from mimbench.table.stats import Estimate, estimate, paired
 from mimbench.table.verdict import Verdict
 
-_WORST_FIRST: tuple[Status, ...] = ("not_runnable", "failed", "running", "missing", "stale", "ok")
+_WORST_FIRST: tuple[Status, ...] = ("not_runnable", "damaged", "failed", "running", "missing", "stale", "ok")
 
 
 def aggregate(

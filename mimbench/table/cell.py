@@ -12,8 +12,8 @@ from mimbench.table.spec import Claim, Row, TableSpec
 from mimbench.table.stats import Estimate
 from mimbench.table.verdict import Verdict
 
-Status = Literal["ok", "missing", "stale", "failed", "running", "not_runnable"]
-CellStatus = Literal["ok", "missing", "stale", "failed", "running", "not_runnable", "reported_only"]
+Status = Literal["ok", "missing", "stale", "failed", "damaged", "running", "not_runnable"]
+CellStatus = Literal["ok", "missing", "stale", "failed", "damaged", "running", "not_runnable", "reported_only"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Cell:
     @property
     def open(self) -> bool:
         """Whether the cell lacks a run that can be run here."""
-        return self.status in ("missing", "running", "failed")
+        return self.status in ("missing", "running", "failed", "damaged")
 
     @property
     def stale(self) -> bool:

@@ -6,7 +6,7 @@ The first rule that applies gives the word:
 |---|---|
 | row without a method (reported only) | none |
 | not runnable here | `not runnable` (with the reason) |
-| any seed missing, running or failed | `not run` (with the reason); dropping failed seeds would flatter |
+| any seed missing, running, failed or damaged | `not run` (with the reason); dropping it would flatter |
 | scale `paper`: nothing reported, or a figure of another protocol | none |
 | scale `paper`: absolute difference to the reported value at most the seed noise | `reproduced` |
 | scale `paper`: a larger difference, but our 95 % interval contains the reported value | `within noise` |
@@ -50,7 +50,7 @@ MEANINGS: dict[Word, str] = {
     "same direction": "row minus baseline, paired, has the paper's sign; its 95 % interval excludes 0",
     "opposite direction": "row minus baseline, paired, has the other sign; its 95 % interval excludes 0",
     "inconclusive": "the difference has no interval (one paired seed, or all equal), or it contains 0",
-    "not run": "at least one seed is missing, running or failed",
+    "not run": "at least one seed is missing, running, failed or damaged",
     "not runnable": "cannot be run here, or is left out at this scale, for the reason given",
 }
 

@@ -81,6 +81,48 @@ def test_results_say_which_code_computed_them_and_refuse_a_mixture(bench: Bench,
     assert document.read_text() == before
 
 
+@pytest.mark.parametrize("option", [(), ("--ablations",)])
+def test_results_refuse_a_damaged_result(bench: Bench, option: tuple[str, ...]) -> None:
+    if option:
+        main = bench.root / "share" / "tables" / "plain" / "main.toml"
+        (main.parent / "second.toml").write_text(main.read_text().replace('"main"', '"second"'))
+    bench.finish()
+    document = bench.root / "README.md"
+    document.write_text("<!-- results:begin --><!-- results:end -->")
+    command = ("results", str(document), "--scale", "smoke", *option)
+    assert bench.call(*command).exit_code == 0
+    before = {path: path.read_text() for path in bench.root.glob("*.md")}
+    file = bench.run().path / "result.json"
+    file.write_text(file.read_text().replace("40.0", "45.0"))
+    done = bench.call(*command)
+    assert done.exit_code == 2 and "damaged result" in done.output and "runs verify" in done.output
+    assert {path: path.read_text() for path in bench.root.glob("*.md")} == before
+
+
+def test_results_name_no_path_of_a_failed_run(bench: Bench) -> None:
+    bench.finish()
+    for name in ("result.json", "status.json"):
+        (bench.run().path / name).unlink()
+    bench.run().fail(f"{bench.root}/data/a.jpg cannot be decoded")
+    document = bench.root / "README.md"
+    document.write_text("<!-- results:begin --><!-- results:end -->")
+    assert bench.call("results", str(document), "--scale", "smoke").exit_code == 0
+    written = (bench.root / "RESULTS.md").read_text()
+    assert "seed 0 failed" in written and str(bench.root) not in written
+
+
+def test_only_commands_that_compute_say_how_to_go_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("mimbench.data.check.check", "mimbench.commands.run.run_one"):
+        monkeypatch.setattr(place, interrupt)
+    checked = bench.call("data", "check", str(bench.data))
+    assert (checked.exit_code, checked.stderr) == (130, "mimbench: stopped.\n")
+    run = bench.call("run", "plain", "--scale", "smoke")
+    assert run.exit_code == 130 and "last checkpoints" in run.stderr
+
+
 def test_ablations_go_into_a_document_of_their_own(bench: Bench) -> None:
     ablations = ("results", str(bench.root / "README.md"), "--scale", "smoke", "--ablations")
     bench.call("reproduce-table", "plain", "--scale", "smoke")

@@ -19,7 +19,7 @@ from mimbench import paths
 from mimbench.catalog import Catalog
 from mimbench.cli import options
 from mimbench.commands.list_runs import Reader
-from mimbench.commands.remove import dependants, megabytes, size
+from mimbench.commands.remove import dependants, readable_size, size
 from mimbench.store.folder import Inputs
 from mimbench.store.spec import RunSpec
 from tests.cli.bench import Bench
@@ -257,7 +257,7 @@ def test_rm_asks_where_somebody_can_answer(bench: Bench, monkeypatch: pytest.Mon
     monkeypatch.setattr(options, "sys", type("sys", (), {"stdin": type("tty", (), {"isatty": lambda: True})}))
     run = bench.run("pretrain")
     assert bench.call("runs", "rm", run.path.name).exit_code == 1
-    assert asked and asked[0].startswith("Delete 1 run, 0.0 MB?") and run.path.exists()
+    assert asked and re.match(r"Delete 1 run, \d\.\d KB\?", asked[0]) and run.path.exists()
 
 
 def test_rm_refuses_a_run_that_is_being_computed_before_it_deletes_any(bench: Bench) -> None:
@@ -338,5 +338,5 @@ def test_sizes(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"x" * 500)
     os.symlink(tmp_path, tmp_path / "a" / "loop")
     assert size(tmp_path) >= 1500 and size(tmp_path / "c") == 500 and size(tmp_path / "none") == 0
-    words = [megabytes(count) for count in (0, 12_340_000, 850_000_000, 4_200_000_000)]
-    assert words == ["0.0 MB", "12.3 MB", "850 MB", "4.2 GB"]
+    words = [readable_size(count) for count in (0, 1, 2_500, 12_340_000, 850_000_000, 4_200_000_000)]
+    assert words == ["0 bytes", "1 byte", "2.5 KB", "12.3 MB", "850 MB", "4.2 GB"]

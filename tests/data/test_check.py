@@ -228,6 +228,7 @@ def test_report_shows_the_first_and_counts_the_rest(data: Path) -> None:
     text = io.StringIO()
     print_report(report, Console(file=text, width=60))
     assert "label out of range: 8" in text.getvalue() and "... and 6 more" in text.getvalue()
+    assert "data check" not in text.getvalue()  # the check does not advise itself; a run's start does
     assert report.first["label out of range"][0] in text.getvalue()  # whole: a path is not broken over lines
 
 

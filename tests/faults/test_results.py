@@ -153,6 +153,9 @@ def test_an_edited_number_stands_in_no_list_and_no_table(bench: Bench) -> None:
     for done in (listed, shown, exported, planned, table):
         assert "88.3" not in done.output and "its seal does not fit" in done.output.replace("\n", " ")
     assert table.exit_code == 1 and "40.0" in table.stdout, "the other row"
+    page = (bench.root / "reports" / "out" / "plain" / "main-smoke.html").read_text()
+    assert "seed 0 damaged: see `mimbench runs verify`" in page and "damaged" in table.stdout
+    assert "does not fit" not in page and str(run.path / "result.json") not in page
     assert [found.exit_code for found in (listed, shown, exported, planned)] == [0] * 4
     for written in (bench.root / "reports" / "out").rglob("*.*"):
         assert b"88.3" not in written.read_bytes(), written
@@ -179,7 +182,8 @@ def test_an_older_result_with_an_impossible_percentage_is_no_number(bench: Bench
     )
     assert table.exit_code == 0
     written = (bench.root / "reports" / "out" / "plain" / "main-smoke.md").read_text()
-    for told in (listed.stderr, shown.stderr, written):
+    assert "seed 0 damaged: see" in written and "a percentage lies between" not in written
+    for told in (listed.stderr, shown.stderr):
         assert "score is 250, but a percentage lies between 0 and 100" in told
     assert "**250" not in written and "| 250" not in written
     assert "damaged" in listed.stdout and "250" not in listed.stdout

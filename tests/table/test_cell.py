@@ -141,6 +141,7 @@ def test_paper_scale(values, expected):
         (SeedOutcome("missing"), "missing", "not run (2 of 3 seeds)"),
         (SeedOutcome("running"), "running", "not run (seed 2 running)"),
         (SeedOutcome("failed", note="NaN"), "failed", "not run (seed 2 failed: NaN)"),
+        (SeedOutcome("damaged", note="see"), "damaged", "not run (seed 2 damaged: see)"),
         (SeedOutcome("not_runnable", note="no GPU"), "not_runnable", "not runnable (no GPU)"),
     ],
 )
