@@ -1,4 +1,4 @@
-"""Data as files in the field's formats: one file of rules a format, what a run reads, readers, toy data."""
+"""Data as files in the field's formats: the rules of each format, what a run reads, readers, toy data."""
 
 from __future__ import annotations
 
