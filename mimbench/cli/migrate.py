@@ -91,8 +91,8 @@ def migrate_runs(
     typer.echo(f"{counted(done, 'run')} migrated, {len(left) + len(failed)} left as they are")
     if count := num_stale(store, done):
         typer.echo(
-            f"{count} of them {'is' if count == 1 else 'are'} stale, for the code has changed: `mimbench runs "
-            'restamp --because "..."` compares their numbers with those of today\'s code.'
+            f"{count} of them {'is' if count == 1 else 'are'} stale: the code has changed since. "
+            '`mimbench runs restamp --because "..."` compares their numbers with those of today\'s code.'
         )
     if failed:
         raise typer.Exit(1)

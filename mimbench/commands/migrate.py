@@ -196,7 +196,7 @@ class Examination:
         return {role: self._root(run, role) for role in _old_roles(run.spec)}
 
     def _root(self, run: RunFolder, role: str) -> Path:
-        """The recorded folder if it has the data that the run read, else where --data says that it is today."""
+        """The recorded folder if it has the data that the run read, else the one that --data gives."""
         given = self.moved.get(role)
         if given is None and role == "captions":  # as for every command, captions.json may lie in imagenet's
             imagenet = self.moved.get("imagenet")

@@ -293,7 +293,7 @@ class RunFolder:
         self._write_status("running", message="", source=source, parents=parents)
 
     def steps_done(self) -> int:
-        """The step of the checkpoint that today's code goes on from; 0 if the run starts from its beginning."""
+        """The step of the checkpoint that today's code goes on from; 0 if there is none."""
         for path in checkpoints.present(self.path):
             with suppress(Damaged, UserError):
                 origin = checkpoints.read_origin(path)

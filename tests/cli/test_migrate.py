@@ -228,7 +228,7 @@ def test_captions_moved_with_the_images(old: Bench, own: Path) -> None:
 
 
 def test_one_of_two_datasets_has_moved(old: Bench, own: Path) -> None:
-    """Each run is migrated with the dataset that it read, whether that is where it was or at the new place."""
+    """Each run is migrated with the dataset that it read, at its old or its new place."""
     shutil.rmtree(old.root / "runs")
     other = Path(shutil.copytree(own, own.parent / "other"))
     for split in ("train", "val"):
