@@ -95,6 +95,11 @@ class Description:
         """The names of a task's metrics that lie between 0 and 100."""
         return [metric["name"] for metric in self.metrics if metric["unit"] == "%"]
 
+    def in_order(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """A run's metrics in the order of the task's card, the headline first; others after them."""
+        names = [metric["name"] for metric in self.metrics if metric["name"] in numbers]
+        return {name: numbers[name] for name in dict.fromkeys((*names, *numbers))}
+
 
 @dataclass(frozen=True)
 class Resolved:

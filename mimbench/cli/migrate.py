@@ -44,7 +44,7 @@ def migrate_runs(
     from rich.console import Console
 
     from mimbench import paths
-    from mimbench.commands.migrate import Examination, Left, clear, migrate
+    from mimbench.commands.migrate import Examination, Left, clear, migrate, num_stale
     from mimbench.commands.workspace import Reading
     from mimbench.plan.request import ROLES, parse_paths
     from mimbench.store.runs import RunStore
@@ -76,16 +76,24 @@ def migrate_runs(
         typer.echo(f"{counted(moves, 'run')} in all")
         return
     confirm(f"Migrate {counted(moves, 'run')}?", yes=yes)
+    done: list[Move] = []
+
+    def tell(move: Move) -> None:
+        done.append(move)
+        typer.echo(f"migrated: {move.run.path.name} is {move.spec.folder} now")
+
     try:
-        failed = migrate(
-            moves, store, lambda move: typer.echo(f"migrated: {move.run.path.name} is {move.spec.folder} now")
-        )
+        failed = migrate(moves, store, tell)
     finally:
         clear(store)
     for other in failed:
         _tell_left(other)
-    count = len(moves) - len(failed)
-    typer.echo(f"{counted(moves[:count], 'run')} migrated, {len(left) + len(failed)} left as they are")
+    typer.echo(f"{counted(done, 'run')} migrated, {len(left) + len(failed)} left as they are")
+    if count := num_stale(store, done):
+        typer.echo(
+            f"{count} of them {'is' if count == 1 else 'are'} stale: the code has changed since. "
+            '`mimbench runs restamp --because "..."` compares their numbers with those of today\'s code.'
+        )
     if failed:
         raise typer.Exit(1)
 

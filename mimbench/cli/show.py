@@ -79,7 +79,7 @@ def _cells(listed: Listed) -> Sequence[Sequence[str]]:
 
 
 def outcome(listed: Listed) -> list[str]:
-    """How far a run is, or its first two numbers."""
+    """How far a run is, or its first two numbers, the headline first."""
     if listed.state in ("running", "interrupted") and listed.total:
         return [f"step {listed.step} of {listed.total}"]
     return [f"{name} {value:.4g}" for name, value in listed.metrics.items() if name != "lr"][:2]

@@ -32,7 +32,10 @@ def verify_runs(
     ] = False,
     yes: YesOption = False,
 ) -> None:  # fmt: skip
-    """Check all files of the runs: specs, results, encoders, checkpoints. Status 1 if there is anything to repair."""
+    """Check all files of the runs: specs, results, encoders, checkpoints.
+
+    Ends with status 1 if there is anything to repair.
+    """
     from mimbench import paths
     from mimbench.commands import verify
     from mimbench.commands.remove import readable_size

@@ -217,7 +217,9 @@ def check_cache() -> Check:
         remedy = "not writable, so nothing is cached: set MIMBENCH_CACHE to a folder that is"
         return Check("note", "cache", str(place), remedy)
     return Check(
-        "ok", "cache", f"{place} ({readable_size(size(place))})" if place.is_dir() else f"{place}, not made yet"
+        "ok",
+        "cache",
+        f"{place} ({readable_size(size(place))})" if place.is_dir() else f"{place}, not made yet",
     )
 
 

@@ -210,7 +210,7 @@ class Reader:
             "step": status.step,
             "total": status.total,
             "message": status.message,
-            "metrics": result.metrics if result else {},
+            "metrics": metrics_of(folder, result, self.catalog) if result else {},
             "damage": tuple(damage),
         }
         if not _is_readable(folder):
@@ -299,6 +299,15 @@ def no_percentage(folder: RunFolder, result: Result, catalog: Catalog) -> str:
         if wrong := impossible(result.metrics, catalog.describe("task", spec.name).percentages):
             return f"{folder.path}/result.json is damaged ({wrong}): {remedy(folder.path)}"
     return ""
+
+
+def metrics_of(folder: RunFolder, result: Result, catalog: Catalog) -> Mapping[str, float]:
+    """A run's metrics, the task's headline first, if there is a card for the task today."""
+    spec = folder.spec
+    if spec.stage == "downstream" and spec.name in discovery.names("task"):
+        with suppress(UserError):  # a plug-in's card that does not import
+            return catalog.describe("task", spec.name).in_order(result.metrics)
+    return result.metrics
 
 
 def _given(spec: RunSpec) -> list[str]:

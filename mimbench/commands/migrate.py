@@ -71,7 +71,7 @@ class Examination:
     """Finds the runs of a store with old keys, and what their new keys are. It writes nothing.
 
     Args:
-        moved: role to the dataset's root today; without it, the recorded path counts.
+        moved: role to the dataset's root today, for data that is no longer at the recorded path.
         trust_stat: identify the data by sizes and times, for commands with --trust-stat.
         cache: where digests of files are remembered. progress: told how many files are read.
     """
@@ -193,13 +193,22 @@ class Examination:
 
     def _roots(self, run: RunFolder) -> dict[str, Path]:
         """Where the data is whose identity is old. Raises Refused if nobody knows."""
-        found = {}
-        for role in _old_roles(run.spec):
-            path = self.moved.get(role) or run.inputs.data.get(role)
-            if not path:
-                raise Refused(f"it does not say where its data is: give --data {role}=PATH.")
-            found[role] = Path(path).expanduser().resolve()
-        return found
+        return {role: self._root(run, role) for role in _old_roles(run.spec)}
+
+    def _root(self, run: RunFolder, role: str) -> Path:
+        """The recorded folder if it has the data that the run read, else the one that --data gives."""
+        given = self.moved.get(role)
+        if given is None and role == "captions":  # as for every command, captions.json may lie in imagenet's
+            imagenet = self.moved.get("imagenet")
+            given = imagenet if imagenet and (imagenet.expanduser() / "captions.json").is_file() else None
+        named = [path for path in (run.inputs.data.get(role), given) if path]
+        if not named:
+            raise Refused(f"it does not say where its data is: give --data {role}=PATH.")
+        recorded, *rest = [Path(path).expanduser().resolve() for path in named]
+        with contextlib.suppress(Refused):
+            self._require_same(run.spec, role, recorded)
+            return recorded
+        return rest[0] if rest else recorded  # `_identity` says what is wrong with it
 
     def _identity(self, run: RunFolder, result: Result, role: str, root: Path) -> Identity:
         """Today's identity of a run's data. Raises Refused if it is not the data that the run read."""
@@ -362,6 +371,15 @@ def _copy(folder: Path, new: Path) -> None:
 
     hidden_or_rewritten = shutil.ignore_patterns(".*", *REWRITTEN)
     shutil.copytree(folder, new, symlinks=True, copy_function=link, ignore=hidden_or_rewritten)
+
+
+def num_stale(store: RunStore, moves: Iterable[Move]) -> int:
+    """How many of the migrated runs are stale."""
+    count = 0
+    for move in moves:
+        with contextlib.suppress(UserError):  # its method is gone
+            count += store.folder(move.spec.key).outcome() == "stale"
+    return count
 
 
 def clear(store: RunStore) -> None:

@@ -74,14 +74,14 @@ def refuse_mixture(found: Sequence[Stored]) -> None:
 
 
 def refuse_damaged(known: Sequence[Stored]) -> None:
-    """Raises UserError if a cell has a damaged or edited result: its row would look as if it was never run."""
+    """Raises UserError if a cell has a damaged result: its row would look as if it was never run."""
     for stored in known:
         for row in stored.table.rows:
             if any(each.status == "damaged" for cell in row.cells for each in cell.outcomes.values()):
                 table = f"{stored.method}/{stored.spec.name}, {row.spec.label}"
                 remedy = (
-                    "`mimbench runs verify` names the files, `mimbench runs verify --repair` deletes what can "
-                    "be computed again."
+                    "`mimbench runs verify` names the files, `mimbench runs verify --repair` deletes what "
+                    "can be computed again."
                 )
                 raise UserError("damaged result", table, remedy=remedy)
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from mimbench import discovery, paths
+from mimbench.commands.list_runs import metrics_of
 from mimbench.commands.plan import refuse
 from mimbench.commands.reproduce import compute, tell_damage, tell_failures
 from mimbench.commands.workspace import dataset, read_catalog
@@ -76,8 +77,8 @@ def run_one(
     tell_failures(plan, report, store, console)
     for key in plan.targets:
         folder = store.get(key)
-        if folder and key not in report.failed and folder.result:
-            for metric, value in folder.result.metrics.items():
+        if folder and key not in report.failed and (result := folder.result):
+            for metric, value in metrics_of(folder, result, catalog).items():
                 console.print(f"{metric} {value:.4g}", markup=False)
             if folder.outcome() == "stale":
                 console.print("stale: older code computed this; --rerun-stale computes it again")

@@ -56,5 +56,5 @@ def stored_tables(request: Request, console: Console, *, ablations: bool = False
 
 
 def _brief(outcome: SeedOutcome) -> SeedOutcome:
-    """An outcome for a document: without the message of a failed run, which may name paths of this machine."""
+    """An outcome for a document: without the message of a failed run, which may name local paths."""
     return replace(outcome, note="") if outcome.status == "failed" else outcome

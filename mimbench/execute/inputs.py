@@ -16,11 +16,24 @@ DIGITS = 32  # of an identity by content; shorter ones are of older versions, wh
 AGAIN = "Run the command again: it plans with the data as it is now."
 
 
+class Changed(UserError):
+    """What a run reads is not what the run was planned with.
+
+    Attributes:
+        what: the option, its path and the first changed file, if that is known.
+    """
+
+    def __init__(self, option: str, path: str, first: str = "") -> None:
+        where = f" (first: {first})" if first else ""
+        super().__init__(f"{option}, {path}", remedy=f"It has changed{where}. {AGAIN}")
+        self.what = f"{option}, {path}{where}"
+
+
 def check(folder: RunFolder) -> None:
     """Check what the run reads against its spec; decode, once, what it reads only at its end.
 
     Raises:
-        UserError: it has changed, or an image for the evaluation does not decode.
+        Changed: it has changed. UserError: an image for the evaluation does not decode.
     """
     labels = folder.spec.stage == "downstream"
     for run in (folder, *folder.parents.values()):
@@ -42,17 +55,17 @@ def check(folder: RunFolder) -> None:
             folder.details[BY_STAMP] = sorted(folder.spec.data)
         if found.digest != planned:
             first = dataset.changed(role, labels=labels)
-            where = f" (first: {dataset.root / first})" if first else ""
-            raise UserError(f"--data {role}", str(dataset.root), remedy=f"It has changed{where}. {AGAIN}")
+            named = str(dataset.root / first) if first else ""
+            raise Changed(f"--data {role}", str(dataset.root), named)
         dataset.require(role, labels=labels)
         if converted := dataset.conversions(role, labels=labels):
             folder.details[CONVERTED] = converted
 
 
 def _check_weights(folder: RunFolder) -> None:
-    """Raises UserError if a checkpoint given with --weights is not the one that the run was planned with."""
+    """Raises Changed if a checkpoint given with --weights is not the one that the run was planned with."""
     for role, planned in folder.spec.data.items():
         if role.startswith(WEIGHTS):
             path = folder.weights[role.removeprefix(WEIGHTS)]
             if file_digest(path, field=f"--{role}") != planned:
-                raise UserError(f"--{role}", str(path), remedy=f"It has changed. {AGAIN}")
+                raise Changed(f"--{role}", str(path))

@@ -66,8 +66,12 @@ class Progress:
         self._folders[node.key] = folder, time.time()
         self.time_left.start(node, self.clock(), elsewhere=elsewhere)
         if not self.display:
-            where = f" is being computed by {_holder(folder)}: waiting" if elsewhere else " started"
-            self._print(f"{node.label}{where} ({node.spec.folder})", soft_wrap=True)
+            if elsewhere:
+                what = f"is being computed by {_holder(folder)}: waiting"
+            else:
+                step = folder.steps_done()
+                what = f"goes on from step {step}" if step else "started"
+            self._print(f"{node.label} {what} ({node.spec.folder})", soft_wrap=True)
 
     def drop(self, node: Node, why: str = "") -> None:
         """The run stopped before it was done; it will be started again. Prints why, if that is given."""

@@ -122,9 +122,13 @@ def _check_again(folder: RunFolder) -> None:
     """Raises RunFailed if data changed while the run read it; what was computed is deleted."""
     try:
         inputs.check(folder)
+    except inputs.Changed as error:
+        folder.reset()
+        message = f"What it reads changed while it ran: {error.what}. Run the command again."
+        raise RunFailed(message) from error
     except UserError as error:
         folder.reset()
-        raise RunFailed(f"What it reads has changed while it ran. {error}") from error
+        raise RunFailed(f"What it reads changed while it ran. {error}") from error
 
 
 def _plugin(folder: RunFolder) -> dict[str, Any]:

@@ -310,6 +310,15 @@ class RunFolder:
         write_json(self.path / "env.json", environment)
         self._write_status("running", message="", source=source, parents=parents)
 
+    def steps_done(self) -> int:
+        """The step of the checkpoint that today's code goes on from; 0 if there is none."""
+        for path in checkpoints.present(self.path):
+            with suppress(Damaged, UserError):
+                origin = checkpoints.read_origin(path)
+                is_current = (origin.source, origin.parents) == (self.source, self.lineages())
+                return origin.step if is_current else 0
+        return 0
+
     def progress(self, step: int, total: int, **scalars: float) -> None:
         """Heartbeat (at most once a second), and one line of metrics.jsonl when there are scalars."""
         now = time.time()

@@ -13,7 +13,9 @@ from mimbench.table.stats import Estimate
 from mimbench.table.verdict import Verdict
 
 Status = Literal["ok", "missing", "stale", "failed", "damaged", "running", "not_runnable"]
-CellStatus = Literal["ok", "missing", "stale", "failed", "damaged", "running", "not_runnable", "reported_only"]
+CellStatus = Literal[
+    "ok", "missing", "stale", "failed", "damaged", "running", "not_runnable", "reported_only"
+]
 
 
 @dataclass(frozen=True)

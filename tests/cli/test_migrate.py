@@ -22,7 +22,7 @@ from mimbench.store import records
 from mimbench.store.folder import RunFolder
 from mimbench.store.runs import RunStore
 from tests.cli.bench import TABLE, Bench
-from tests.world import alter
+from tests.world import alter, forget
 
 TAUGHT = """
 [[rows]]
@@ -218,6 +218,45 @@ def test_only_the_runs_whose_data_is_the_same_are_migrated(old: Bench, own: Path
     assert all(f"left as it is: {name}: " in done.stderr for name in changed)
     assert "their names or sizes differ" in done.stderr
     assert set(states(old, data={"imagenet": own}).values()) == {"done"}
+
+
+def test_captions_moved_with_the_images(old: Bench, own: Path) -> None:
+    new = own.rename(own.with_name("new"))
+    done = old.call("runs", "migrate", "--yes", "--data", f"imagenet={new}")
+    assert done.exit_code == 0 and done.stdout.endswith("7 runs migrated, 0 left as they are\n"), done.stderr
+    assert set(states(old, data={"imagenet": new}).values()) == {"done"}
+
+
+def test_one_of_two_datasets_has_moved(old: Bench, own: Path) -> None:
+    """Each run is migrated with the dataset that it read, at its old or its new place."""
+    shutil.rmtree(old.root / "runs")
+    other = Path(shutil.copytree(own, own.parent / "other"))
+    for split in ("train", "val"):
+        image = sorted((other / split).rglob("*.jpg"))[0]
+        image.write_bytes(image.read_bytes() + b"x")
+    stores = []
+    for place in (own, other):
+        old.finish(data={"imagenet": place})
+        age(old.store, {"imagenet": place, "captions": place})
+        stores.append((old.root / "runs").rename(old.root / place.name))
+    (old.root / "runs").mkdir()
+    for each in stores:
+        for path in each.iterdir():
+            path.rename(old.root / "runs" / path.name)
+    new = other.rename(other.with_name("new"))
+    done = old.call("runs", "migrate", "--yes", "--data", f"imagenet={new}")
+    assert done.exit_code == 0 and "14 runs migrated, 0 left" in done.stdout, done.stderr
+    for place in (own, new):
+        assert set(states(old, data={"imagenet": place}).values()) == {"done"}
+
+
+def test_migrated_runs_that_are_stale_are_counted(old: Bench, own: Path, world: Path) -> None:
+    file = world / "downstream" / "echo.py"
+    file.write_text(file.read_text() + "\nOTHER = 1\n")
+    forget()
+    done = old.call("runs", "migrate", "--yes")
+    assert "3 of them are stale" in done.stdout and "runs restamp --because" in done.stdout
+    assert list(states(old, data={"imagenet": own}).values()).count("stale") == 3
 
 
 KINDS: dict[str, Callable[[RunFolder], object]] = {

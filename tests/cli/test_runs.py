@@ -233,6 +233,16 @@ def test_a_damaged_run_is_listed_as_such_and_can_be_collected(bench: Bench) -> N
     assert bench.call("runs", "rm", "--yes", first.name).exit_code == 0 and not first.exists()
 
 
+def test_the_headline_is_the_first_number(filled: Bench) -> None:
+    """result.json has its numbers in alphabetical order."""
+    run = next(folder for folder in filled.store if folder.spec.name == "echo")
+    assert run.result is not None and list(run.result.metrics) == ["other", "score"]
+    for words in (("runs", "list"), ("runs", "show", run.path.name), ("run", "plain", "echo")):
+        scale = ("--scale", "smoke") if words[0] == "run" else ()
+        told = filled.call(*words, *scale).stdout
+        assert 0 <= told.index("score 4") < told.index("other 1"), words
+
+
 def test_rm_names_what_depends_on_a_run_and_what_it_frees(filled: Bench) -> None:
     run = next(folder for folder in filled.store if folder.spec.name == "plain" and folder.spec.seed == 1)
     child = next(f for f in filled.store if run.spec.key in f.spec.parents.values())

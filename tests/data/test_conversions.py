@@ -18,8 +18,8 @@ from mimbench.data import files, look, memory
 from mimbench.data.check import check
 from mimbench.data.dataset import Dataset
 from mimbench.data.decode import decode
-from mimbench.errors import UserError
-from mimbench.execute import inputs
+from mimbench.errors import RunFailed
+from mimbench.execute import inputs, worker
 from mimbench.store.folder import Inputs
 from mimbench.store.remarks import remarks
 from mimbench.store.runs import RunStore
@@ -170,8 +170,11 @@ def test_a_file_that_changed_during_a_run_is_named(
         image.unlink()
     else:
         image = Path(shutil.copy(image, image.with_name("new.jpg")))
-    with pytest.raises(UserError, match=rf"{place}' is not valid. It has changed \(first: {image}\)"):
-        inputs.check(folder)
+    with pytest.raises(RunFailed) as caught:
+        worker._check_again(folder)
+    what = f"--data imagenet, {place} (first: {image})"
+    assert str(caught.value) == f"What it reads changed while it ran: {what}. Run the command again."
+    assert f"--data imagenet, {place}: It has changed (first: {image}). Run" in str(caught.value.__cause__)
 
 
 def test_the_check_of_data_notes_the_same(root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from mimbench.data import toy
 from mimbench.data.toy import draw
-from mimbench.data.toy.make import ensure
+from mimbench.data.toy.make import _lock, ensure
 from mimbench.errors import UserError
 
 
@@ -44,7 +45,7 @@ def test_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy, "VERSION", toy.VERSION + 1)
     ensure(root, size="smoke")  # what an older version made is replaced as a whole
     assert not (root / "imagenet" / "mark").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".toy.lock", "toy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
 
 
 def test_a_change_of_what_is_drawn_raises_the_version(smoke_data: Path) -> None:
@@ -73,6 +74,23 @@ def test_two_processes_make_it_once(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "toy" / "toy.json").read_text())["size"] == "smoke"
 
 
+def _count_up(folder: Path) -> None:
+    for _ in range(20):
+        with _lock(folder / ".lock"):
+            count = int((folder / "count").read_text())
+            time.sleep(0.001)
+            (folder / "count").write_text(str(count + 1))
+
+
+def test_a_lock_whose_file_is_deleted_still_excludes(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    with ProcessPoolExecutor(3) as pool:
+        for job in [pool.submit(_count_up, tmp_path) for _ in range(3)]:
+            job.result()
+    assert (tmp_path / "count").read_text() == "60"
+    assert [path.name for path in tmp_path.iterdir()] == ["count"]
+
+
 def test_refuses_a_folder_of_other_files(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="not empty"):
@@ -93,7 +111,7 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError, match="No space") as caught:
         ensure(tmp_path / "toy", size="smoke")
     assert caught.value.filename == str(tmp_path / "toy")
-    assert [path.name for path in tmp_path.iterdir()] == [".toy.lock"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
@@ -102,7 +120,7 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path: Path)
     for folder in (*left, *others):
         folder.mkdir(parents=True)
     ensure(tmp_path / "toy", size="smoke")
-    kept = {".toy.lock", "toy", *(folder.name for folder in others)}
+    kept = {"toy", *(folder.name for folder in others)}
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 

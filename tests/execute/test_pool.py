@@ -348,6 +348,33 @@ def test_a_resumed_run_counts_only_its_new_steps(
     assert progress.seconds_left == pytest.approx(10.0, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("sound", "goes on from step 80 ("),
+        ("newest damaged", "goes on from step 40 ("),
+        ("other code", "started ("),
+        ("none", "started ("),
+    ],
+)
+def test_a_run_that_goes_on_is_shown_with_its_step(
+    world: Path, store: RunStore, kind: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = next(iter(graph("ok").nodes.values()))
+    folder = store.create(node.spec, node.inputs)
+    folder.begin({})
+    for step in (40, 80) if kind != "none" else ():
+        folder.save_checkpoint(step, lambda file: file.write(b"state"))
+    if kind == "newest damaged":
+        folder.trainer_path.write_bytes(b"state")
+    again = store.folder(node.key)
+    if kind == "other code":
+        monkeypatch.setattr(again, "source", "0" * 64)
+    console = Console(record=True, width=100, file=open(os.devnull, "w"))
+    Progress(console, [node]).start(node, again)
+    assert f"{node.label} {words}" in console.export_text()
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_labels_are_shown_as_they_are_written(world: Path, store: RunStore, is_terminal: bool) -> None:
     node = next(iter(graph("ok").nodes.values()))

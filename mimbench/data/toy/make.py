@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +38,7 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
     if _stamp_of(root) == stamp:
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.parent / f".{root.name}.lock"):
+    with _lock(root.parent / f".{root.name}.lock"):
         if _stamp_of(root) == stamp:
             return root
         there = _stamp_of(root)
@@ -61,6 +63,20 @@ def ensure(root: Path, seed: int = 0, size: Literal["toy", "smoke"] = "toy") -> 
                 root.rename(Path(workshop) / "old")
             made.rename(root)
     return root
+
+
+@contextlib.contextmanager
+def _lock(file: Path) -> Iterator[None]:
+    """Hold a lock, and leave no file: the folder is the user's.
+
+    The file is deleted while the lock is held. Processes that wait for it notice that, and lock a new file.
+    """
+    with FileLock(file):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def _stamp_of(root: Path) -> dict[str, Any] | None:
