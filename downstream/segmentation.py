@@ -169,6 +169,14 @@ def build_dataset(root: Path, split: str, recipe: SegmentationRecipe) -> Any:
     class Dataset(BaseSegDataset):  # type: ignore[misc]
         converted: tuple[str, ...] = ()
 
+        def load_data_list(self) -> list[dict[str, Any]]:
+            """The files of our rules; mmseg's own list has those of hidden folders, too."""
+            same = {"label_map": self.label_map, "reduce_zero_label": self.reduce_zero_label}
+            return [
+                {"img_path": image, "seg_map_path": labels, **same, "seg_fields": []}
+                for image, labels in ade20k.pairs(root, split)
+            ]
+
     return Dataset(
         data_root=str(root),
         data_prefix={"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"},

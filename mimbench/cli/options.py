@@ -95,7 +95,7 @@ TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-stat",
-        help="Identify your data by its files' sizes and times instead of their contents; results say so.",
+        help="Identify images and label maps by size and time instead of content; results say so.",
     ),
 ]
 StaleOption = Annotated[bool, typer.Option("--rerun-stale", help="Recompute results whose code has changed.")]

@@ -43,10 +43,12 @@ def read_lines(file: Path, what: str) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, stripped, with their numbers from 1.
 
     Raises:
-        UserError: it is not UTF-8; `what` names it.
+        UserError: it cannot be read, or is not UTF-8; `what` names it.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(what, str(file), remedy=f"It cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise UserError(what, str(file), remedy=f"It is not UTF-8: {error}.") from error
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

@@ -16,7 +16,8 @@ import numpy as np
 from mimbench.data import ALL_PROBLEMS, EXTENSIONS, Problem, read_lines
 from mimbench.data.decode import label_map
 from mimbench.data.files import HEIGHT, LABEL, WIDTH, Folder
-from mimbench.data.look import why
+from mimbench.data.look import NEGATIVE, why
+from mimbench.data.walk import is_there, walk
 from mimbench.errors import UserError
 
 IMAGE, LABELS = ".jpg", ".png"  # mmsegmentation reads no others
@@ -29,10 +30,10 @@ def classes(root: Path) -> list[str] | None:
     """The names in `classes.txt`, one a line; None without that file.
 
     Raises:
-        UserError: it is not UTF-8, names a class twice, or not between 2 and 254 classes.
+        UserError: it is no ordinary file, is not UTF-8, repeats a class, or names not between 2 and 254.
     """
     file = root / "classes.txt"
-    if not file.is_file():
+    if not is_there(file, "classes"):
         return None
     names = [name for _, name in read_lines(file, "classes")]
     for name, count in Counter(names).items():
@@ -58,11 +59,20 @@ def images(root: Path, split: str) -> Iterator[tuple[str, list[str]]]:
 def files(root: Path, part: str, split: str) -> Iterator[tuple[str, list[str]]]:
     """As `images`, also for the part `annotations`."""
     suffix = IMAGE if part == "images" else LABELS
-    for folder, below, names in os.walk(root / part / split, followlinks=True):
-        below[:] = sorted(name for name in below if name[0] != ".")
-        found = sorted(name for name in names if name.endswith(suffix) and name[0] != ".")
+    for folder, names in walk(root / part / split):
+        found = [name for name in names if name.endswith(suffix)]
         if found:
             yield os.path.relpath(folder, root).replace(os.sep, "/"), found
+
+
+def pairs(root: Path, split: str) -> list[tuple[str, str]]:
+    """The paths of a split's images and of their label maps, as mmsegmentation orders them."""
+    found = [
+        (f"{root / folder}/{name}", f"{root / labels_of(folder)}/{label_name(name)}")
+        for folder, names in images(root, split)
+        for name in names
+    ]
+    return sorted(found)
 
 
 def labels_of(folder: str) -> str:
@@ -104,34 +114,24 @@ def layout(root: Path) -> Iterator[Problem]:
             if not (root / part / split).is_dir():
                 yield Problem("missing folder", str(root / part / split), "There is no such folder.")
                 continue
-            for file in wrong_type(root / part / split, suffix):
-                message = f"Only {suffix} files are read in {root / part / split}: convert it, or remove it."
-                yield Problem("wrong file type", str(file), message)
-            for folder in folders_like_files(root / part / split, suffix):
-                yield Problem(
-                    "wrong file type", str(folder), f"It is a folder, not a {suffix} file: remove it."
-                )
+            yield from _odd_files(root / part / split, suffix)
         for part, suffix in (("images", IMAGE), ("annotations", LABELS)):
             folder = root / part / split
             if folder.is_dir() and not any(True for _ in files(root, part, split)):
                 yield Problem("empty folder", str(folder), f"{folder} holds no {suffix} files.")
 
 
-def wrong_type(folder: Path, suffix: str) -> list[Path]:
-    """The images in `folder` that are not read because of their suffix (upper and lower case differ)."""
-    names = sorted(entry.name for entry in os.scandir(folder))
-    return [
-        folder / name
-        for name in names
-        if name[0] != "." and name.lower().endswith(EXTENSIONS) and not name.endswith(suffix)
-    ]
-
-
-def folders_like_files(root: Path, suffix: str) -> Iterator[Path]:
-    """Folders below `root` with the name of a file that is read."""
-    for folder, below, _ in os.walk(root, followlinks=True):
-        below[:] = sorted(name for name in below if name[0] != ".")
-        yield from (Path(folder, name) for name in below if name.endswith(suffix))
+def _odd_files(top: Path, suffix: str) -> Iterator[Problem]:
+    """Images that are not read because of their suffix (upper and lower case differ), and odd folders."""
+    problems: list[Problem] = []
+    for folder, names in walk(top, problems):
+        if folder.endswith(suffix) and folder != str(top):
+            yield Problem("wrong file type", folder, f"It is a folder, not a {suffix} file: remove it.")
+        for name in names:
+            if name.lower().endswith(EXTENSIONS) and not name.endswith(suffix):
+                message = f"Only {suffix} files are read in {top}: convert it, or remove it."
+                yield Problem("wrong file type", f"{folder}/{name}", message)
+    yield from problems
 
 
 def notes(root: Path, maps: Sequence[Folder]) -> Iterator[str]:
@@ -169,7 +169,8 @@ def contents(root: Path, folders: Sequence[Folder], *, skip_corrupt: bool = Fals
                     yield Problem("size mismatch", file, message)
                 highest = int(maps.facts[there, LABEL])
                 if highest > most:
-                    message = f"It has the label {highest}. {_allowed(most)}"
+                    has = "a negative label" if highest == NEGATIVE else f"the label {highest}"
+                    message = f"It has {has}. {_allowed(most)}"
                     yield Problem("label out of range", file, message)
                 total, blank = total + 1, blank + (highest == 0)
         if total and blank == total:

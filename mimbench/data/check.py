@@ -128,7 +128,7 @@ class Check:
             imagenet.listed(root)
         except UserError as error:
             report.take_error("broken reference", error)
-        if (root / "captions.json").is_file():
+        if os.path.lexists(root / "captions.json"):
             self.captions(
                 {f"{folder.path}/{os.fsdecode(name)}" for folder in folders for name in folder.each()}
             )
@@ -192,15 +192,21 @@ class Check:
             if not images.is_dir():
                 report.add("missing folder", f"{images}: There is no such folder.")
                 continue
-            names = [image["file_name"] for image in instances.document.get("images", ())]
+            every = coco.listed(instances, split)
+            broken = bool(instances.problems)  # which images have annotations is not known
+            names = [name for name, _, _, is_read in every if is_read or broken]
             for name in sorted(name for name in names if not (images / name).exists()):
                 report.add("broken reference", f"{instances.source} lists {name}, which is not in {images}.")
             folders += [
                 self.files(path, inside)
                 for path, inside in coco.by_folder(split, [n for n in names if (images / n).exists()])
             ]
-            unlisted = len(set(imagenet.image_names(images)) - set(names))
-            if unlisted and not instances.problems:
+            if len(every) > len(names):
+                unread = next(name for name, _, _, is_read in every if not is_read)
+                note = f"images without an annotation, not read: {len(every) - len(names)} (first: {unread})"
+                report.notes.append(f"{instances.source}: {note}")
+            unlisted = len(set(imagenet.image_names(images)) - {name for name, *_ in every})
+            if unlisted and not broken:
                 note = f"{images} holds images that {instances.source.name} does not list: {unlisted}"
                 report.notes.append(note)
         report.take(coco.differences(found["train"], found["val"]))
@@ -324,8 +330,6 @@ def require(role: str, path: Path) -> None:
         raise UserError(where, problem.entry, remedy=f"{problem.message} {layout}{hint}")
     if role == "captions":
         read_captions(path)
-    if role == "imagenet":
-        imagenet.listed(path)
     if role == "ade20k":
         ade20k.classes(path)
     if role == "coco" and all(

@@ -19,6 +19,7 @@ from mimbench.atomic import digest
 from mimbench.data import Problem, instances, masks
 from mimbench.data.files import HEIGHT, WIDTH, Folder
 from mimbench.data.instances import EXACT, Instances, examine, shown
+from mimbench.data.walk import is_there
 from mimbench.errors import UserError
 
 FIELDS = {
@@ -40,9 +41,13 @@ def read(root: Path, split: str) -> Instances:
     """Read and examine the annotations of a split, `train` or `val`; no image is opened."""
     found = Instances(source_of(root, split), split)
     try:
+        is_there(found.source, "annotations")
         document = json.loads(found.source.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         found.problems.append(Problem("missing file", "", "There is no such file."))
+        return found
+    except UserError as error:
+        found.problems.append(Problem("missing file", "", error.remedy))
         return found
     except OSError as error:
         found.problems.append(Problem("missing file", "", f"It cannot be read ({error.strerror})."))
@@ -179,8 +184,11 @@ def layout(root: Path) -> Iterator[Problem]:
             yield Problem("missing folder", str(folder), "There is no such folder.")
         elif not any(os.scandir(folder)):
             yield Problem("empty folder", str(folder), "It holds no images.")
-        if not source.is_file():
-            yield Problem("missing file", str(source), "There is no such file.")
+        try:
+            if not is_there(source, "annotations"):
+                yield Problem("missing file", str(source), "There is no such file.")
+        except UserError as error:
+            yield Problem("missing file", str(source), error.remedy)
 
 
 def rules() -> str:

@@ -18,6 +18,7 @@ from mimbench.data.decode import decode, label_map
 from mimbench.data.files import Folder, Look, Progress, fill, identity, left_out, scan
 from mimbench.data.image_folder import caption_of, cut_captions, read_captions
 from mimbench.data.memory import Memory, difference
+from mimbench.data.walk import is_there
 from mimbench.errors import UserError
 
 
@@ -76,12 +77,15 @@ class Dataset:
         """The identity of what a stage reads.
 
         Args:
-            trust_stat: sizes and times of modification decide instead of contents.
+            trust_stat: of images and label maps, sizes and times of modification decide, not contents.
 
         Raises:
             UserError: a file cannot be read.
         """
         folders, extra = self.reads(role, labels=labels)
+        if trust_stat:
+            lists = [folder for folder in folders if folder.holds_lists]
+            fill(self.root, lists, self.memory, field=f"--data {role}")
         if not trust_stat or self.skip_corrupt:
             fill(
                 self.root,
@@ -135,6 +139,8 @@ class Dataset:
             for problem in coco.sizes(self.root, _listed(self), folders):
                 raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
         if role == "ade20k":
+            for problem in ade20k.layout(self.root):
+                raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
             find_out(look.SIZES, [folder for folder in folders if _is_in(folder, "images")])
             find_out(look.LABELS, [folder for folder in folders if _is_in(folder, "annotations")])
             for problem in ade20k.contents(self.root, folders, skip_corrupt=self.skip_corrupt):
@@ -265,7 +271,7 @@ def _captions(dataset: Dataset, labels: bool) -> Found:
 def _ade20k(dataset: Dataset, labels: bool) -> Found:
     del labels
     root = dataset.root
-    if (root / "classes.txt").is_file():
+    if is_there(root / "classes.txt", "classes"):
         yield "", ["classes.txt"]
     for split in ade20k.SPLITS:
         for folder, names in ade20k.images(root, split):

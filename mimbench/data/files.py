@@ -86,6 +86,11 @@ class Folder:
         """[N] of bool: what is known not to decode."""
         return self.facts[:, DECODES] == 0
 
+    @property
+    def holds_lists(self) -> bool:
+        """Whether these are lists and annotations, which are small or decide labels; images lie elsewhere."""
+        return self.path in ("", "annotations")
+
     def __len__(self) -> int:
         return len(self.stamps)
 
@@ -245,7 +250,7 @@ def identity(
 
     Args:
         extra: further texts that decide numbers, such as the names of the classes.
-        by_stamp: sizes and times of modification decide instead of contents.
+        by_stamp: sizes and times of modification decide instead of contents, except of lists.
         skip_corrupt: of files that do not decode only the names count.
     """
     total = hashlib.sha256(f"files 1 {'stamp' if by_stamp else ALGORITHM}\n".encode())
@@ -255,7 +260,8 @@ def identity(
         if not len(folder):
             continue
         kept = ~folder.corrupt | (not skip_corrupt)
-        names, content = folder.names, folder.stamps[:, :2] if by_stamp else folder.digests
+        stamps = by_stamp and not folder.holds_lists
+        names, content = folder.names, folder.stamps[:, :2] if stamps else folder.digests
         if not kept.all():
             parts = folder.each()
             left_out = b"\0".join(parts[index] for index in np.flatnonzero(~kept))

@@ -16,6 +16,7 @@ from PIL import Image
 from mimbench.data import imagenet
 from mimbench.data.captions import LENGTH, Tokenizer, is_cut, words
 from mimbench.data.decode import CorruptImage, decode
+from mimbench.data.walk import is_there
 from mimbench.errors import UserError
 
 CACHE_BYTES = 2**30  # decoded images kept in memory
@@ -187,10 +188,11 @@ def read_captions(root: Path) -> dict[str, str]:
     """`captions.json`: relative path to caption.
 
     Raises:
-        UserError: the file is missing, is not such a JSON object, or gives an image two captions.
+        UserError: it is missing or no ordinary file, is no such JSON object, or gives an image two captions.
     """
     path = root / "captions.json"
     try:
+        is_there(path, "captions")
         captions = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
     except FileNotFoundError:
         raise UserError(

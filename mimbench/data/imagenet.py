@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mimbench.data import EXTENSIONS, Problem, read_lines
+from mimbench.data.walk import is_folder, is_there, links_to_nothing, walk
 from mimbench.errors import UserError
 
 LABELLED = "train_labelled.txt"
@@ -19,7 +20,8 @@ def class_folders(split_folder: Path) -> list[str]:
     """The class names of one split, in the order of their labels; [] without the folder."""
     if not split_folder.is_dir():
         return []
-    return sorted(entry.name for entry in os.scandir(split_folder) if entry.is_dir() and entry.name[0] != ".")
+    with os.scandir(split_folder) as entries:
+        return sorted(entry.name for entry in entries if entry.name[0] != "." and is_folder(entry))
 
 
 def image_names(folder: Path | str) -> list[str]:
@@ -36,7 +38,10 @@ def layout(root: Path, splits: tuple[str, ...] = SPLITS) -> Iterator[Problem]:
         folder = root / split
         if not folder.is_dir():
             yield Problem("missing folder", str(folder), "There is no such folder.")
-        elif not names:
+            continue
+        with os.scandir(folder) as entries:
+            yield from links_to_nothing(sorted(entries, key=lambda entry: entry.name))
+        if not names:
             but = "It holds images, but no" if image_names(folder) else "It has no"
             yield Problem(
                 "empty folder", str(folder), f"{but} class folders: the layout is {split}/<class>/<image>."
@@ -68,7 +73,7 @@ def _is_image(name: str) -> bool:
 def _without_images(folder: Path, split: str) -> Problem | None:
     """What is wrong with a class folder without images; nothing if it is empty."""
     with os.scandir(folder) as entries:
-        others = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
+        others = sorted((entry.name, is_folder(entry)) for entry in entries if entry.name[0] != ".")
     if not others:
         return None
     nested = next((name for name, is_folder in others if is_folder), None)
@@ -82,15 +87,16 @@ def _without_images(folder: Path, split: str) -> Problem | None:
 
 
 def images_of(folder: Path) -> tuple[list[str], list[Problem]]:
-    """The names of a class's images; and its folders of images, which would drop out."""
+    """The names of a class's images; and folders of images below, which torchvision would read."""
     names, problems = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_image(entry.name):
                 names.append(entry.name)
-            elif entry.name[0] != "." and entry.is_dir(follow_symlinks=False) and has_images(entry.path):
+            elif entry.name[0] != "." and is_folder(entry):
                 message = "It is a folder of images in a class folder: move its images up, or remove it."
-                problems.append(Problem("nested folder", entry.path, message))
+                inside = (path for path, files in walk(entry.path) if any(map(_is_image, files)))
+                problems += [Problem("nested folder", path, message) for path in inside]
     return sorted(names), problems
 
 
@@ -134,11 +140,11 @@ def listed(root: Path) -> list[str] | None:
     SimCLR's lists of 1 % and 10 % of ImageNet.
 
     Raises:
-        UserError: the file is not UTF-8, or lists nothing, or one class alone; a line names no image of
-            `train`, or several, or one that another line names.
+        UserError: the file is no ordinary file or not UTF-8, or lists nothing, or one class alone; a line
+            names no image of `train`, or several, or one that another line names.
     """
     file = root / LABELLED
-    if not file.is_file():
+    if not is_there(file, "list of labelled images"):
         return None
     numbered = read_lines(file, "list of labelled images")
     if not numbered:

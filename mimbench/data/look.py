@@ -31,6 +31,7 @@ from mimbench.data.heads import HEAD, TAIL, is_deep, is_suspect
 from mimbench.errors import UserError
 
 VOID = 255  # no label, see mimbench.data.ade20k
+NEGATIVE = 2**31 - 1  # the highest label of a map that has a negative one: -1 says that it is not known
 ORIENTATION = 0x0112  # the EXIF tag
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 UNKNOWN_RANGE = ("I", "F")  # Pillow's modes of 32 bits: `decode` refuses most
@@ -176,6 +177,8 @@ def _labels(path: str) -> tuple[int, ...]:
     except CorruptImage:
         return _facts(decodes=0)
     highest = int(np.where(labels == VOID, 0, labels).max(initial=0))
+    if labels.min(initial=0) < 0:
+        highest = NEGATIVE
     return _facts(decodes=1, width=labels.shape[1], height=labels.shape[0], label=highest)
 
 

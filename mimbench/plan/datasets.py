@@ -118,8 +118,12 @@ class Data:
         given = self.request.data
         if role in given:
             return given[role].expanduser().resolve()
-        if role == "captions" and "imagenet" in given and (given["imagenet"] / "captions.json").is_file():
-            return given["imagenet"].expanduser().resolve()
+        if role == "captions" and "imagenet" in given:
+            from mimbench.data.walk import is_there
+
+            root = given["imagenet"].expanduser().resolve()
+            if is_there(root / "captions.json", "captions"):
+                return root
         return None
 
     def _is_toy(self, role: str) -> bool:

@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from mimbench.data.check import check, print_report, require
+from mimbench.data.dataset import Dataset
 from mimbench.errors import UserError
 
 TRAIN_JSON = "coco/annotations/instances_train2017.json"
@@ -334,5 +335,7 @@ def test_require_wants_every_labelled_image(line: str, data: Path) -> None:
     listed = root / "train_labelled.txt"
     listed.write_text(f"train/dotted-disc/0000.jpg\n\n  ./train/dotted-disc/0001.jpg\n{line}\n")
     with pytest.raises(UserError, match=f"line 4 of {listed}: '{line}' is not valid.*remove the line"):
-        require("imagenet", root)
-    require("captions", root)  # which trains on all of them
+        Dataset(root, None).identity("imagenet", labels=True)
+    assert not check(root).ok
+    require("imagenet", root)  # a pretraining does not read the list
+    Dataset(root, None).require("imagenet", labels=False)

@@ -283,10 +283,33 @@ def test_what_was_just_found_out_is_not_forgotten(root: Path, tmp_path: Path) ->
 def test_by_size_and_time_only_what_the_evaluation_needs_is_looked_at(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "hash_file", None)
+    hashed, real = [], files.hash_file
+    monkeypatch.setattr(files, "hash_file", lambda name, *rest: hashed.append(name) or real(name, *rest))
     found = Dataset(root / "ade20k", None)
     found.identity("ade20k", labels=True, trust_stat=True)
     found.require("ade20k", labels=True)
+    assert hashed == [b"classes.txt"]
+
+
+LISTS = {  # what decides labels, and is small: who reads it, and another content of the same size
+    "coco/annotations/instances_train2017.json": (
+        "coco", lambda text: text.replace('"iscrowd": 0', '"iscrowd": 1', 1)
+    ),
+    "imagenet/train_labelled.txt": ("imagenet", lambda text: "\n".join(reversed(text.splitlines())) + "\n"),
+    "imagenet/captions.json": ("captions", lambda text: text.replace("disc", "dusk")),
+    "ade20k/classes.txt": ("ade20k", lambda text: text.replace("disc", "dusk")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_by_size_and_time_lists_count_by_content(root: Path, name: str) -> None:
+    """An editor may keep the size, and a copy the time of modification."""
+    file, (role, change) = root / name, LISTS[name]
+    before, stamp = digest(root, role, True, trust=True), file.stat()
+    file.write_text(change(file.read_text()))
+    assert file.stat().st_size == stamp.st_size
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert digest(root, role, True, trust=True) != before
 
 
 @pytest.mark.parametrize("odd", ["fifo", "link"])
