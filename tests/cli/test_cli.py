@@ -332,9 +332,9 @@ def test_a_cached_table_loads_no_deep_learning_library(bench: Bench, world: Path
 @pytest.mark.parametrize(
     ("number", "status", "words"),
     [
-        (signal.SIGINT, 130, "stopped. The same command"),
-        (signal.SIGTERM, 143, "stopped by SIGTERM. The same command"),
-        (signal.SIGHUP, 129, "stopped by SIGHUP. The same command"),
+        (signal.SIGINT, 130, "stopped. Run the same command again"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM. Run the same command again"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP. Run the same command again"),
     ],
 )
 def test_a_signal_stops_cleanly_and_the_next_command_goes_on(
