@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from mimbench.atomic import append_line, digest, opened, read_json, sha256, write_json, write_text
+from mimbench.atomic import append_line, digest, read_json, sha256, write_json, write_text
 from mimbench.errors import RunFailed, UserError
 from mimbench.store import checkpoints, records
 from mimbench.store.checkpoints import Origin
@@ -96,10 +96,7 @@ class RunFolder:
                 f"{self.path / 'spec.json'} belongs to another run ({spec.key}): {remedy(self.path)}"
             )
         if spec.folder != self.path.name:
-            raise Misnamed(
-                f"{self.path} is the run {spec.folder} under another name: give it that name, or remove it "
-                f"with `mimbench runs rm {self.path.name}`."
-            )
+            raise Misnamed(self.path, spec.folder)
         return spec
 
     def is_blank(self) -> bool:
@@ -188,8 +185,7 @@ class RunFolder:
 
     def odd_files(self) -> list[Path]:
         """What is no ordinary file where the run writes one."""
-        places = [self.path / name for name in WRITTEN]
-        return [place for place in places if os.path.lexists(place) and not place.is_file()]
+        return [path for name in WRITTEN if os.path.lexists(path := self.path / name) and not path.is_file()]
 
     def artefacts(self) -> dict[str, str]:
         """The SHA-256 of each file here that other runs read, by the file's name."""
@@ -298,8 +294,8 @@ class RunFolder:
         Raises:
             Damaged: a folder or a pipe stands where a file of the run belongs.
         """
-        for file in self.odd_files():
-            raise Damaged(f"{file} is no ordinary file: {remedy(self.path)}")
+        if odd := self.odd_files():
+            raise Damaged(f"{odd[0]} is no ordinary file: {remedy(self.path)}")
         source, parents = self.source, self.lineages()
         for path in checkpoints.present(self.path):
             with suppress(Damaged):  # it is set aside when it is read
@@ -338,7 +334,7 @@ class RunFolder:
     def metrics_text(self) -> str:
         """The content of metrics.jsonl without broken lines."""
         path = self.path / "metrics.jsonl"
-        return "".join(line + "\n" for line, _ in _lines(path)) if path.exists() else ""
+        return "".join(line + "\n" for line, _ in records.metrics_lines(path)) if path.exists() else ""
 
     def restore_metrics(self, text: str) -> None:
         """Write metrics.jsonl as it was at a checkpoint: lines after it go, and damaged ones are mended."""
@@ -349,7 +345,7 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, each with its `step`."""
         path = self.path / "metrics.jsonl"
-        return [values for _, values in _lines(path)] if path.exists() else []
+        return [values for _, values in records.metrics_lines(path)] if path.exists() else []
 
     def last_metrics(self) -> dict[str, float]:
         """The scalars of the last line of metrics.jsonl; {} where there is none."""
@@ -400,16 +396,3 @@ class RunFolder:
         at = {"time": now, "seconds": seconds, "pid": os.getpid(), "host": socket.gethostname()}
         self._beat = now
         records.write_status(self.path, replace(old, state=state, **{**at, **changes}))
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of metrics.jsonl with their values. Broken lines, of a kill or a bad disk, are left out."""
-    with opened(path) as file:
-        text = file.read().decode("utf-8", errors="replace")
-    for line in text.splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and isinstance(values.get("step"), int):
-            yield line, values

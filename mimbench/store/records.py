@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AllowInfNan, Field, Strict, TypeAdapter, ValidationError
 
-from mimbench.atomic import read_json, write_json
+from mimbench.atomic import opened, read_json, write_json
 from mimbench.errors import RunFailed, visible
 from mimbench.store.spec import RunSpec, canonical_json
 
@@ -51,6 +51,12 @@ class Newer(Damaged):
 
 class Misnamed(Damaged):
     """A sound run in a folder with the name of another: a copy, or renamed."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(
+            f"{folder} is the run {name} under another name: give it that name, or remove it with "
+            f"`mimbench runs rm {folder.name}`."
+        )
 
 
 class Edited(Damaged):
@@ -224,6 +230,19 @@ def read_inputs(folder: Path) -> Inputs | None:
     path = folder / "inputs.json"
     values = _json(path, None)
     return None if values is None else _typed(INPUTS, path, values)
+
+
+def metrics_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of metrics.jsonl with their values. Broken lines, of a kill or a bad disk, are left out."""
+    with opened(path) as file:
+        text = file.read().decode("utf-8", errors="replace")
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            yield line, values
 
 
 def read_spec(folder: Path) -> RunSpec | None:
