@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from mimbench.errors import UserError
 
+THINNEST = 100  # how many times its width an image may be high, or its height wide, for dense tasks
+THIN = "It is {}x{} pixels: too thin to be resized. Crop it, or leave it out."
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as in torchvision
 STAMP = "stamp-"  # begins an identity by sizes and times of modification
 ALL_PROBLEMS = "`mimbench data check` lists all problems."
@@ -37,6 +39,11 @@ class Problem(NamedTuple):
     kind: str
     entry: str
     message: str
+
+
+def is_thin(width: int, height: int) -> bool:
+    """Whether a dense task, which fits an image into its size, may leave no pixel of a side."""
+    return max(width, height) > THINNEST * min(width, height)
 
 
 def read_lines(file: Path, what: str) -> list[tuple[int, str]]:

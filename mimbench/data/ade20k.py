@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimbench.data import ALL_PROBLEMS, EXTENSIONS, Problem, read_lines
+from mimbench.data import ALL_PROBLEMS, EXTENSIONS, THIN, Problem, is_thin, read_lines
 from mimbench.data.decode import label_map
 from mimbench.data.files import HEIGHT, LABEL, WIDTH, Folder
 from mimbench.data.look import NEGATIVE, why
@@ -167,6 +167,9 @@ def contents(root: Path, folders: Sequence[Folder], *, skip_corrupt: bool = Fals
                 if not folder.corrupt[index] and (size != own).any():
                     message = f"It is {own[0]}x{own[1]} pixels; its image is {size[0]}x{size[1]}."
                     yield Problem("size mismatch", file, message)
+                elif not folder.corrupt[index] and is_thin(*size.tolist()):
+                    image = str(root / folder.path / os.fsdecode(name))
+                    yield Problem("thin image", image, THIN.format(*size))
                 highest = int(maps.facts[there, LABEL])
                 if highest > most:
                     has = "a negative label" if highest == NEGATIVE else f"the label {highest}"

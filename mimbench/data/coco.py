@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.atomic import digest
-from mimbench.data import Problem, instances, masks
+from mimbench.data import THIN, Problem, instances, is_thin, masks
 from mimbench.data.files import HEIGHT, WIDTH, Folder
 from mimbench.data.instances import EXACT, Instances, examine, shown
 from mimbench.data.walk import is_there
@@ -282,3 +282,5 @@ def sizes(root: Path, images: Mapping[str, Sequence[Listed]], folders: Sequence[
                 said = f"{source_of(root, split).name} says {stated[0]}x{stated[1]}"
                 message = f"It is {actual[0]}x{actual[1]} pixels; {said}."
                 yield Problem("size mismatch", str(root / path / name), message)
+            elif is_thin(*actual):
+                yield Problem("thin image", str(root / path / name), THIN.format(*actual))

@@ -15,7 +15,7 @@ from typing import Any
 from mimbench.atomic import digest, read_json, write_json
 from mimbench.data import ALL_PROBLEMS, STAMP, Identity, ade20k, coco, imagenet, look
 from mimbench.data.decode import decode, label_map
-from mimbench.data.files import Folder, Look, Progress, fill, identity, left_out, scan
+from mimbench.data.files import LISTS, Folder, Look, Progress, fill, identity, left_out, scan
 from mimbench.data.image_folder import caption_of, cut_captions, read_captions
 from mimbench.data.memory import Memory, difference
 from mimbench.data.walk import is_there
@@ -61,7 +61,8 @@ class Dataset:
                 there, blob = known.get(path), b"\0".join(sorted(map(os.fsencode, names)))
                 if there is None or there.names != blob:
                     field = f"--data {role}"
-                    there = scan(self.root, path, names, field, skip_missing=self.skip_corrupt)
+                    skips = self.skip_corrupt and path not in LISTS
+                    there = scan(self.root, path, names, field, skip_missing=skips)
                 folders.append(there)
             self._scanned[role, labels] = folders, extra
         return self._scanned[role, labels]

@@ -8,13 +8,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mimbench.errors import UserError
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, AttributeError, LookupError, ArithmeticError,
+    RuntimeError, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises for damaged files."""
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow opens 16-bit grey as one of these
 FEW_BITS = {"L;2": 85, "L;4": 17}  # Pillow multiplies grey of 2 and 4 bits by this, so that white is 255
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What shows an image of an orientation upright."""
 LABEL_MODES = ("1", "L", "P", *SIXTEEN_BITS)  # one number a pixel
 
 
@@ -32,15 +47,50 @@ def decode(path: Path, *, upright: bool = False) -> np.ndarray:
         CorruptImage: it does not decode, or its pixels have no known range.
     """
     with _reading(path) as image:
-        shown = ImageOps.exif_transpose(image) if upright else image
-        return np.asarray(_rgb(shown, path))
+        if image.mode == "I" and not has_16_bits(image):
+            raise _odd(path, "Its pixels have 32 bits, of unknown range")
+        turn = TURNS.get(orientation(image)) if upright else None
+        pixels = _rgb(image, path)
+        return np.asarray(pixels if turn is None else pixels.transpose(turn))
+
+
+def orientation(image: Image.Image) -> int:
+    """How mmcv turns an image: by the EXIF entry of a JPEG or PNG file, and not by XMP; 1 leaves it.
+
+    Pillow and mmcv turn a TIFF image, too, but Pillow does so when it opens the file.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        image.load()  # the entry may stand behind the pixels
+    content = image.info.get("exif") if image.format in ("JPEG", "MPO", "PNG") else None
+    if not content:
+        return 1
+    try:
+        exif = Image.Exif()
+        exif.load(content)
+        found = exif.get(ORIENTATION)
+    except UNREADABLE:
+        return 1
+    return found if isinstance(found, int) and found in TURNS else 1
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel; ask before it is decoded. Pillow gives colours as 8 bits."""
+    found = [tile[3] for tile in getattr(image, "tile", ())]
+    return (
+        image.mode in SIXTEEN_BITS[1:]
+        or any(";16" in str(coding) for coding in found)
+        or (image.format == "PPM" and any(_highest(coding) > 255 for coding in found))
+    )
+
+
+def _highest(coding: object) -> int:
+    """The value of white in a PPM file."""
+    return coding[1] if isinstance(coding, tuple) and isinstance(coding[1], int) else 255
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode in SIXTEEN_BITS:
         grey = np.asarray(image).astype(np.int64)
-        if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
-            raise _odd(path, "Its pixels have 32 bits, of unknown range")
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
         raise _odd(path, "Its pixels are floating-point numbers, of unknown range")
@@ -75,6 +125,8 @@ def _reading(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except (FileNotFoundError, PermissionError):
+        raise
+    except UserError:
         raise
     except UNREADABLE as error:
         remedy = "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."

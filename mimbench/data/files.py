@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from mimbench.data import EXTENSIONS
 from mimbench.data.heads import HEAD, TAIL, is_deep, is_suspect
 from mimbench.errors import UserError
 
@@ -36,6 +35,7 @@ DECODES, WIDTH, HEIGHT, LABEL, DEEP, TURNED, SUSPECT = range(7)  # columns of Fo
 STAMPS = 4  # numbers that a stamp has
 MODIFIED, CHANGED = 1, 3  # columns of Folder.stamps
 NOTHING = (-1,) * 7  # no fact is known
+LISTS = ("", "annotations")  # the folders of lists and annotations, which are no images
 
 Progress = Callable[[int, int], None]  # files done, files to do
 
@@ -55,6 +55,8 @@ class Look(NamedTuple):
     def missing(self, folder: Folder) -> np.ndarray:
         """[N] of bool: files of which one of these facts is not known."""
         unknown = (folder.facts[:, list(self.columns)] < 0).any(axis=1) & ~folder.corrupt
+        if folder.holds_lists:  # these are no images
+            unknown[:] = False
         return unknown if self.only is None else unknown & (folder.facts[:, self.only] == 1)
 
 
@@ -89,7 +91,7 @@ class Folder:
     @property
     def holds_lists(self) -> bool:
         """Whether these are lists and annotations, which are small or decide labels; images lie elsewhere."""
-        return self.path in ("", "annotations")
+        return self.path in LISTS
 
     def __len__(self) -> int:
         return len(self.stamps)
@@ -104,7 +106,7 @@ def scan(root: Path, path: str, names: Iterable[str], field: str, *, skip_missin
 
     Args:
         field: what the user gave, for messages.
-        skip_missing: count an image that is not there as one that does not decode.
+        skip_missing: the files are images; count one that is not there as one that does not decode.
 
     Raises:
         UserError: a file is missing, cannot be read, or is no ordinary file.
@@ -121,7 +123,7 @@ def scan(root: Path, path: str, names: Iterable[str], field: str, *, skip_missin
             try:
                 found = os.stat(name, dir_fd=descriptor)
             except OSError as error:
-                if skip_missing and name.lower().endswith(tuple(map(os.fsencode, EXTENSIONS))):
+                if skip_missing:
                     missing.append(index)
                     continue
                 remedy = f"It cannot be read ({error.strerror}): restore it, or what it links to."

@@ -13,8 +13,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mimbench.data import EXTENSIONS
-from mimbench.data.decode import SIXTEEN_BITS, UNREADABLE, CorruptImage, codings, decode, label_map
+from mimbench.data.decode import (
+    ORIENTATION,
+    TURNS,
+    UNREADABLE,
+    CorruptImage,
+    codings,
+    decode,
+    has_16_bits,
+    label_map,
+    orientation,
+)
 from mimbench.data.files import (
     DECODES,
     DEEP,
@@ -32,7 +41,6 @@ from mimbench.errors import UserError
 
 VOID = 255  # no label, see mimbench.data.ade20k
 NEGATIVE = 2**31 - 1  # the highest label of a map that has a negative one: -1 says that it is not known
-ORIENTATION = 0x0112  # the EXIF tag
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 UNKNOWN_RANGE = ("I", "F")  # Pillow's modes of 32 bits: `decode` refuses most
 BYTES = {
@@ -46,7 +54,6 @@ BYTES = {
     "BGRA": 4,
 }  # a pixel, uncompressed
 STRIPS = ((273, 279), (324, 325))  # TIFF's tags: where strips or tiles begin, and how long they are
-TURNS = (2, 3, 4, *SIDEWAYS)
 
 
 def _facts(**known: int) -> tuple[int, ...]:
@@ -65,13 +72,7 @@ def _facts(**known: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(EXTENSIONS)
-
-
 def _decodes(path: str) -> tuple[int, ...]:
-    if not _is_image(path):
-        return _facts(decodes=1)
     try:
         height, width = decode(Path(path), upright=True).shape[:2]
     except CorruptImage:
@@ -84,25 +85,24 @@ def _header(path: str) -> tuple[int, ...]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            deep = _has_16_bits(image)  # first: getexif decodes a PNG file, which forgets its coding
-            orientation = image.getexif().get(ORIENTATION)
+            deep = int(has_16_bits(image))  # first: `orientation` may decode the image
+            turned = orientation(image)
+            is_turned = turned in TURNS or getattr(image, "tag_v2", {}).get(ORIENTATION) in TURNS
     except UNREADABLE:
         return _facts(decodes=0)
-    if orientation in SIDEWAYS:
+    if turned in SIDEWAYS:
         width, height = height, width
-    return _facts(width=width, height=height, deep=deep, turned=int(orientation in TURNS))
+    return _facts(width=width, height=height, deep=deep, turned=int(is_turned))
 
 
 def _depth(path: str) -> tuple[int, ...]:
     """Depth, from the first bytes or, if needed, the header."""
-    if not _is_image(path):
-        return _facts(deep=0)
     try:
         with open(path, "rb") as file:
             deep = is_deep(file.read(HEAD))
         if deep < 0:
             with Image.open(path) as image:
-                deep = _has_16_bits(image)
+                deep = int(has_16_bits(image))
     except UNREADABLE:  # decoding will report it
         deep = 0
     return _facts(deep=deep)
@@ -110,8 +110,6 @@ def _depth(path: str) -> tuple[int, ...]:
 
 def _ends(path: str) -> tuple[int, ...]:
     """Whether the file may be cut off or of a refused kind, and its depth, reading as little as needed."""
-    if not _is_image(path):
-        return _facts(deep=0, suspect=0)
     try:
         with open(path, "rb") as file:
             head, size = file.read(HEAD), os.fstat(file.fileno()).st_size
@@ -119,7 +117,7 @@ def _ends(path: str) -> tuple[int, ...]:
             deep, suspect = is_deep(head), is_suspect(head, file.read(TAIL), size)
         if deep < 0 or suspect < 0:
             with Image.open(path) as image:
-                deep = _has_16_bits(image)
+                deep = int(has_16_bits(image))
                 suspect = max(suspect, int(image.mode in UNKNOWN_RANGE or _least_bytes(image) > size))
     except UNREADABLE:
         return _facts(deep=0, suspect=1)
@@ -154,21 +152,6 @@ def why(path: Path, read: Callable[[Path], object] = decode) -> UserError:
     except OSError as error:
         return UserError("image", str(path), remedy=f"It cannot be read ({error.strerror}).")
     return UserError("image", str(path), remedy="It changed while it was read: run the command again.")
-
-
-def _has_16_bits(image: Image.Image) -> int:
-    """Whether the file has 16 bits a channel, colours or grey; Pillow gives colours as 8 bits."""
-    codings = [tile[3] for tile in getattr(image, "tile", ())]
-    return int(
-        image.mode in SIXTEEN_BITS
-        or any(";16" in str(coding) for coding in codings)
-        or (image.format == "PPM" and any(_highest(coding) > 255 for coding in codings))
-    )
-
-
-def _highest(coding: object) -> int:
-    """The value of white in a PPM file."""
-    return coding[1] if isinstance(coding, tuple) and isinstance(coding[1], int) else 255
 
 
 def _labels(path: str) -> tuple[int, ...]:
