@@ -76,8 +76,8 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode in SIXTEEN_BITS:
         white = _white(image)
         if white is None:
-            what = "signed numbers" if "I;16S" in "".join(codings(image)) else "numbers of 32 bits"
-            raise _odd(path, f"Its pixels are {what}, of unknown range")
+            what = "are signed numbers" if "I;16S" in "".join(codings(image)) else "have 32 bits"
+            raise _odd(path, f"Its pixels {what}, of unknown range")
         grey = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((510 * grey + white) // (2 * white)).astype(np.uint8))
     return image.convert("RGB")
@@ -112,7 +112,7 @@ def opened(path: Path) -> Iterator[tuple[Image.Image, BinaryIO]]:
     exchanged if the image lies on its side.
     """
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open(path, "rb") as file, _image(file) as image:
             if image.format == "TIFF":
                 _without_metadata(image)
             yield image, file
@@ -121,6 +121,14 @@ def opened(path: Path) -> Iterator[tuple[Image.Image, BinaryIO]]:
     except Exception as error:  # damaged files make Pillow raise errors of many kinds
         remedy = "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."
         raise CorruptImage("image", str(path), remedy=remedy) from error
+
+
+def _image(file: BinaryIO) -> Image.Image:
+    """The image, of which the header alone was read."""
+    try:
+        return Image.open(file)
+    except MemoryError as error:  # a header is short
+        raise OSError("The header gives a size beyond any memory.") from error
 
 
 def _without_metadata(image: Any) -> None:

@@ -57,35 +57,34 @@ def orientation(file: BinaryIO) -> int:
 def _first_segment(file: BinaryIO) -> bytes:
     """The first APP1 segment of a JPEG file."""
     file.seek(2)
-    while byte := file.read(1):
-        while byte == b"\xff":
-            byte = file.read(1)
-            if byte in (b"\xd9", b"\xda"):  # the end, the pixels
-                return b""
-            if byte in (b"\xff", b"\x00", b"\x01") or b"\xd0" <= byte <= b"\xd7":  # fill bytes, no segments
-                continue
-            size = max(int.from_bytes(file.read(2), "big") - 2, 0)
-            if byte == b"\xe1":
-                return file.read(size)
-            file.seek(size, 1)
+    while len(start := file.read(4)) == 4:
+        marker = start[1]
+        if start[0] != 0xFF or marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7:
+            file.seek(-3, 1)  # no segment begins here
+            continue
+        if marker in (0xD9, 0xDA):  # the end, the pixels
+            break
+        size = max(int.from_bytes(start[2:], "big") - 2, 0)
+        if marker == 0xE1:
+            return file.read(size)
+        file.seek(size, 1)
     return b""
 
 
 def _first_chunk(file: BinaryIO) -> bytes:
-    """The first eXIf chunk of a PNG file; it may stand behind the pixels."""
+    """The first eXIf chunk of a PNG file, which may stand behind the pixels; empty if libpng refuses it."""
     while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
         size = int.from_bytes(start[:4], "big")
         if start[4:] == b"eXIf":
-            return file.read(size)
+            found = file.read(size)
+            return found if found.startswith((b"II", b"MM")) else b""
         file.seek(size + 4, 1)
     return b""
 
 
 def _by_exif(exif: bytes) -> int:
-    """The orientation in an EXIF block, which begins with its order of bytes; 1 without one."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None:
-        return 1
+    """The orientation in an EXIF block; 1 without one. After II, numbers begin with their lowest byte."""
+    order = "<" if exif.startswith(b"II") else ">"
     try:
         mark, start = struct.unpack_from(f"{order}HI", exif, 2)
         (count,) = struct.unpack_from(f"{order}H", exif, start)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mimbench.atomic import file_digest
-from mimbench.data import files, look, memory
+from mimbench.data import files, heads, look, memory
 from mimbench.data.check import check
 from mimbench.data.dataset import Dataset
 from mimbench.data.decode import decode
@@ -79,7 +79,6 @@ def test_every_format_says_whether_it_has_16_bits(tmp_path: Path, name: str) -> 
     if name.split(".")[0] not in ("broken", "empty"):
         assert look.SIZES.at(str(tmp_path / name))[:6] == (-1, 16, 16, -1, deep, 0)
         assert decode(tmp_path / name).dtype == np.uint8
-    assert look.DEPTH.at(str(tmp_path / "README"))[files.DEEP] == 0
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def root(smoke_data: Path, tmp_path: Path) -> Path:
         for image in sorted((root / "imagenet" / split).rglob("*.jpg"))[:count]:
             image.write_bytes(saved(grey, "PNG"))
     exif = Image.Exif()
-    exif[look.ORIENTATION] = 3
+    exif[heads.ORIENTATION] = 3
     image = sorted((root / "ade20k" / "images" / "training").rglob("*.jpg"))[0]
     with Image.open(image) as found:
         image.write_bytes(saved(found.copy(), "JPEG", exif=exif))
