@@ -30,7 +30,8 @@ def classes(root: Path) -> list[str] | None:
     """The names in `classes.txt`, one a line; None without that file.
 
     Raises:
-        UserError: it is no ordinary file, is not UTF-8, names a class twice, or not between 2 and 254 classes.
+        UserError: it is no ordinary file, is not UTF-8, names a class twice, or fewer than 2 or more than
+            254 classes.
     """
     file = root / "classes.txt"
     if not is_there(file, "classes"):

@@ -188,7 +188,8 @@ def read_captions(root: Path) -> dict[str, str]:
     """`captions.json`: relative path to caption.
 
     Raises:
-        UserError: it is missing or no ordinary file, is not such a JSON object, or gives an image two captions.
+        UserError: it is missing or no ordinary file, is not such a JSON object, or gives an image two
+            captions.
     """
     path = root / "captions.json"
     try:
