@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from mimbench.data.heads import ORIENTATION, orientation
 from mimbench.errors import UserError
 
-UNREADABLE = (
-    OSError, SyntaxError, ValueError, EOFError, TypeError, AttributeError, LookupError, ArithmeticError,
-    RuntimeError, struct.error, Image.DecompressionBombError,
-)  # fmt: skip
-"""What Pillow raises for damaged files."""
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow opens 16-bit grey as one of these
 FEW_BITS = {"L;2": 85, "L;4": 17}  # Pillow multiplies grey of 2 and 4 bits by this, so that white is 255
-ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,31 +41,10 @@ def decode(path: Path, *, upright: bool = False) -> np.ndarray:
     Raises:
         CorruptImage: it does not decode, or its pixels have no known range.
     """
-    with _reading(path) as image:
-        if image.mode == "I" and not has_16_bits(image):
-            raise _odd(path, "Its pixels have 32 bits, of unknown range")
-        turn = TURNS.get(orientation(image)) if upright else None
+    with opened(path) as (image, file):
         pixels = _rgb(image, path)
+        turn = TURNS.get(orientation(file)) if upright else None
         return np.asarray(pixels if turn is None else pixels.transpose(turn))
-
-
-def orientation(image: Image.Image) -> int:
-    """How mmcv turns an image: by the EXIF entry of a JPEG or PNG file, and not by XMP; 1 leaves it.
-
-    Pillow and mmcv turn a TIFF image, too, but Pillow does so when it opens the file.
-    """
-    if image.format == "PNG" and "exif" not in image.info:
-        image.load()  # the entry may stand behind the pixels
-    content = image.info.get("exif") if image.format in ("JPEG", "MPO", "PNG") else None
-    if not content:
-        return 1
-    try:
-        exif = Image.Exif()
-        exif.load(content)
-        found = exif.get(ORIENTATION)
-    except UNREADABLE:
-        return 1
-    return found if isinstance(found, int) and found in TURNS else 1
 
 
 def has_16_bits(image: Image.Image) -> bool:
@@ -88,12 +62,24 @@ def _highest(coding: object) -> int:
     return coding[1] if isinstance(coding, tuple) and isinstance(coding[1], int) else 255
 
 
+def _white(image: Image.Image) -> int | None:
+    """The value of white in grey of more than 8 bits, by the header; None if that does not say it."""
+    if image.mode in SIXTEEN_BITS[1:]:
+        return 4095 if "I;12" in codings(image) else 65535
+    known = image.format == "PPM" or any(coding in SIXTEEN_BITS[1:] for coding in codings(image))
+    return 65535 if known else None  # Pillow scales PPM to 16 bits
+
+
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode in SIXTEEN_BITS:
-        grey = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
+    if image.mode == "F":
         raise _odd(path, "Its pixels are floating-point numbers, of unknown range")
+    if image.mode in SIXTEEN_BITS:
+        white = _white(image)
+        if white is None:
+            what = "signed numbers" if "I;16S" in "".join(codings(image)) else "numbers of 32 bits"
+            raise _odd(path, f"Its pixels are {what}, of unknown range")
+        grey = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(((510 * grey + white) // (2 * white)).astype(np.uint8))
     return image.convert("RGB")
 
 
@@ -103,7 +89,7 @@ def label_map(path: Path) -> np.ndarray:
     Raises:
         CorruptImage: it does not decode, or is an image of colours.
     """
-    with _reading(path) as image:
+    with opened(path) as (image, _):
         if image.mode not in LABEL_MODES:
             raise CorruptImage(
                 "image", str(path), remedy=f"It is a {image.mode} image, not one label a pixel."
@@ -119,18 +105,34 @@ def codings(image: Image.Image) -> list[str]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[Image.Image]:
-    """The opened file; whatever decoding it raises becomes CorruptImage."""
+def opened(path: Path) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """The image, of which the header alone was read, and its file; what decoding raises is CorruptImage.
+
+    Pillow gets the file, not its name: by name it maps a TIFF file into memory, with width and height
+    exchanged if the image lies on its side.
+    """
     try:
-        with Image.open(path) as image:
-            yield image
-    except (FileNotFoundError, PermissionError):
+        with open(path, "rb") as file, Image.open(file) as image:
+            if image.format == "TIFF":
+                _without_metadata(image)
+            yield image, file
+    except (FileNotFoundError, PermissionError, UserError, MemoryError):
         raise
-    except UserError:
-        raise
-    except UNREADABLE as error:
+    except Exception as error:  # damaged files make Pillow raise errors of many kinds
         remedy = "It cannot be decoded: replace the file, or leave such images out with --skip-corrupt."
         raise CorruptImage("image", str(path), remedy=remedy) from error
+
+
+def _without_metadata(image: Any) -> None:
+    """Leave a TIFF image the orientation alone: Pillow reads the rest when it decodes, and may fail there.
+
+    mmcv turns TIFF images by this entry, too, and not by XMP.
+    """
+    tag, exif = image.tag_v2.get(ORIENTATION), Image.Exif()
+    if tag in TURNS:
+        exif[ORIENTATION] = int(tag)
+    image.info.pop("xmp", None)
+    image.getexif = lambda: exif
 
 
 def _odd(path: Path, why: str) -> CorruptImage:

@@ -1,6 +1,9 @@
-"""What the first and the last bytes of an image's file tell."""
+"""What the bytes of an image's file tell without a decoder: depth, whether it is cut off, orientation."""
 
 from __future__ import annotations
+
+import struct
+from typing import BinaryIO
 
 HEAD = TAIL = 32  # bytes at a file's beginning, and at its end
 JPEG, PNG, BMP, RIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF"  # WebP is RIFF
@@ -30,3 +33,71 @@ def is_suspect(head: bytes, tail: bytes, size: int) -> int:
     if head.startswith(BMP) and int.from_bytes(head[2:6], "little") > size:
         return 1
     return -1
+
+
+ORIENTATION = 0x0112  # the EXIF entry
+TEXTS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x8298)  # EXIF entries: as long as they say
+NUMBERS = {0x011A: 8, 0x011B: 8, 0x013E: 16, 0x013F: 48, 0x0211: 24, 0x0214: 48}  # EXIF entries to bytes
+
+
+def orientation(file: BinaryIO) -> int:
+    """How OpenCV, and mmcv with it, turns a JPEG or PNG image: EXIF's 1 to 8. Other formats have 1.
+
+    OpenCV takes the first APP1 segment of a JPEG file for EXIF, and the first eXIf chunk of a PNG file. It
+    reads entries up to one that leads beyond the end, and takes the orientation for a number of 16 bits,
+    whatever its type. No entry but these is looked at: malformed ones do not matter.
+    """
+    file.seek(0)
+    head = file.read(8)
+    if head.startswith(JPEG):
+        return _by_exif(_first_segment(file)[6:])
+    return _by_exif(_first_chunk(file)) if head == PNG else 1
+
+
+def _first_segment(file: BinaryIO) -> bytes:
+    """The first APP1 segment of a JPEG file."""
+    file.seek(2)
+    while byte := file.read(1):
+        while byte == b"\xff":
+            byte = file.read(1)
+            if byte in (b"\xd9", b"\xda"):  # the end, the pixels
+                return b""
+            if byte in (b"\xff", b"\x00", b"\x01") or b"\xd0" <= byte <= b"\xd7":  # fill bytes, no segments
+                continue
+            size = max(int.from_bytes(file.read(2), "big") - 2, 0)
+            if byte == b"\xe1":
+                return file.read(size)
+            file.seek(size, 1)
+    return b""
+
+
+def _first_chunk(file: BinaryIO) -> bytes:
+    """The first eXIf chunk of a PNG file; it may stand behind the pixels."""
+    while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
+        size = int.from_bytes(start[:4], "big")
+        if start[4:] == b"eXIf":
+            return file.read(size)
+        file.seek(size + 4, 1)
+    return b""
+
+
+def _by_exif(exif: bytes) -> int:
+    """The orientation in an EXIF block, which begins with its order of bytes; 1 without one."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 1
+    try:
+        mark, start = struct.unpack_from(f"{order}HI", exif, 2)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12) if mark == 42 else ():
+            (tag,) = struct.unpack_from(f"{order}H", exif, place)
+            if tag == ORIENTATION:
+                (found,) = struct.unpack_from(f"{order}H", exif, place + 8)
+                return found if 1 <= found <= 8 else 1
+            if tag in NUMBERS or tag in TEXTS:
+                length, where = struct.unpack_from(f"{order}II", exif, place + 4)
+                if (tag in NUMBERS or length > 4) and where + NUMBERS.get(tag, length) > len(exif):
+                    return 1
+    except struct.error:  # it is cut off
+        pass
+    return 1

@@ -14,15 +14,13 @@ import numpy as np
 from PIL import Image
 
 from mimbench.data.decode import (
-    ORIENTATION,
     TURNS,
-    UNREADABLE,
     CorruptImage,
     codings,
     decode,
     has_16_bits,
     label_map,
-    orientation,
+    opened,
 )
 from mimbench.data.files import (
     DECODES,
@@ -36,7 +34,7 @@ from mimbench.data.files import (
     Folder,
     Look,
 )
-from mimbench.data.heads import HEAD, TAIL, is_deep, is_suspect
+from mimbench.data.heads import HEAD, ORIENTATION, TAIL, is_deep, is_suspect, orientation
 from mimbench.errors import UserError
 
 VOID = 255  # no label, see mimbench.data.ade20k
@@ -83,12 +81,11 @@ def _decodes(path: str) -> tuple[int, ...]:
 def _header(path: str) -> tuple[int, ...]:
     """Size as the image is shown, depth and orientation; of the header alone."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            deep = int(has_16_bits(image))  # first: `orientation` may decode the image
-            turned = orientation(image)
+        with opened(Path(path)) as (image, file):
+            (width, height), deep = image.size, int(has_16_bits(image))
+            turned = orientation(file)  # of a TIFF image, Pillow gives the size when it is upright
             is_turned = turned in TURNS or getattr(image, "tag_v2", {}).get(ORIENTATION) in TURNS
-    except UNREADABLE:
+    except CorruptImage:
         return _facts(decodes=0)
     if turned in SIDEWAYS:
         width, height = height, width
@@ -101,9 +98,9 @@ def _depth(path: str) -> tuple[int, ...]:
         with open(path, "rb") as file:
             deep = is_deep(file.read(HEAD))
         if deep < 0:
-            with Image.open(path) as image:
+            with opened(Path(path)) as (image, _):
                 deep = int(has_16_bits(image))
-    except UNREADABLE:  # decoding will report it
+    except CorruptImage:  # decoding will report it
         deep = 0
     return _facts(deep=deep)
 
@@ -116,26 +113,29 @@ def _ends(path: str) -> tuple[int, ...]:
             file.seek(max(size - TAIL, 0))
             deep, suspect = is_deep(head), is_suspect(head, file.read(TAIL), size)
         if deep < 0 or suspect < 0:
-            with Image.open(path) as image:
+            with opened(Path(path)) as (image, _):
                 deep = int(has_16_bits(image))
-                suspect = max(suspect, int(image.mode in UNKNOWN_RANGE or _least_bytes(image) > size))
-    except UNREADABLE:
+                sound = image.mode not in UNKNOWN_RANGE and 0 < _least_bytes(image) <= size
+                suspect = max(suspect, int(not sound))
+    except CorruptImage:
         return _facts(deep=0, suspect=1)
     return _facts(deep=deep, suspect=suspect)
 
 
 def _least_bytes(image: Image.Image) -> int:
-    """The least size of the file by its header; 0 if unknown."""
-    least = 0
-    for tile, coding in zip(getattr(image, "tile", ()), codings(image), strict=False):
-        if tile[0] == "raw":
-            left, upper, right, lower = tile[1]
-            least = max(least, tile[2] + (right - left) * (lower - upper) * BYTES.get(coding, 0))
+    """The least size of the file by its header; 0 if only decoding tells whether it is cut off."""
     tags = getattr(image, "tag_v2", {})
-    for starts, lengths in STRIPS:
-        parts = zip(_numbers(tags.get(starts)), _numbers(tags.get(lengths)), strict=False)
-        least = max([least, *(start + length for start, length in parts)])
-    return least
+    ends = [
+        start + length
+        for starts, lengths in STRIPS
+        for start, length in zip(_numbers(tags.get(starts)), _numbers(tags.get(lengths)), strict=False)
+    ]
+    for tile, coding in zip(image.tile, codings(image), strict=False) if not ends else ():
+        if tile[0] != "raw" or coding not in BYTES:
+            return 0
+        left, upper, right, lower = tile[1]
+        ends.append(tile[2] + (right - left) * (lower - upper) * BYTES[coding])
+    return max(ends, default=0)
 
 
 def _numbers(value: object) -> tuple[int, ...]:
