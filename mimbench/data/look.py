@@ -130,7 +130,7 @@ def _least_bytes(image: Image.Image) -> int:
         for starts, lengths in STRIPS
         for start, length in zip(_numbers(tags.get(starts)), _numbers(tags.get(lengths)), strict=False)
     ]
-    for tile, coding in zip(image.tile, codings(image), strict=False) if not ends else ():
+    for tile, coding in zip(getattr(image, "tile", ()), codings(image), strict=False) if not ends else ():
         if tile[0] != "raw" or coding not in BYTES:
             return 0
         left, upper, right, lower = tile[1]

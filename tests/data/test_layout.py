@@ -207,7 +207,7 @@ def test_the_check_does_not_look_at_images_that_no_run_reads(root: Path, content
     file.unlink() if content is None else file.write_text(content)
     report = check(root)
     assert report.ok, report.first
-    assert any(f"not read, such as {image['file_name']}" in note for note in report.notes)
+    assert any(f"not read: 1 (first: {image['file_name']})" in note for note in report.notes)
     Dataset(root, None).require("coco", labels=True)
 
 
@@ -227,4 +227,54 @@ def test_a_pretraining_does_not_read_the_labelled_list(root: Path) -> None:
     data = Data(Request(scale="smoke", data={"imagenet": root / "imagenet"}), Path)
     assert data.size("imagenet", labelled=False) == 48 and data.identity("imagenet", labels=False).digest
     with pytest.raises(UserError, match="line 1 of .*train_labelled.txt"):
+        data.identity("imagenet", labels=True)
+
+
+def test_a_thin_image_is_refused_by_dense_tasks(root: Path) -> None:
+    image = first(root, "ade20k/images/validation/*.jpg")
+    Image.new("RGB", (707, 7)).save(image)
+    Image.new("L", (707, 7), 1).save(root / f"ade20k/annotations/validation/{image.stem}.png")
+    assert "thin image" in check(root / "ade20k").counts
+    with pytest.raises(UserError, match=rf"{image.name}.*707x7 pixels: too thin"):
+        Dataset(root / "ade20k", None).require("ade20k", labels=True)
+    Image.new("RGB", (700, 7)).save(image)
+    Image.new("L", (700, 7), 1).save(root / f"ade20k/annotations/validation/{image.stem}.png")
+    Dataset(root / "ade20k", None).require("ade20k", labels=True)
+
+
+@pytest.mark.parametrize("name", ["x", "picture.jfif", "moving.gif"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_image_of_any_name_is_decoded(root: Path, name: str, is_there: bool) -> None:
+    """COCO's file names need no ending of an image."""
+    coco_root = root / "coco"
+    (coco_root / "toy.json").unlink(missing_ok=True)
+    file = coco_root / "annotations/instances_val2017.json"
+    document = json.loads(file.read_text())
+    used = {entry["image_id"] for entry in document["annotations"]}
+    entry = next(entry for entry in document["images"] if entry["id"] in used)
+    image = coco_root / "val2017" / entry["file_name"]
+    entry["file_name"] = name
+    file.write_text(json.dumps(document))
+    content = image.read_bytes()
+    image.unlink()
+    if is_there:
+        (image.parent / name).write_bytes(content[: len(content) // 2])
+    assert not check(coco_root).ok
+    left = Dataset(coco_root, None, skip_corrupt=True)
+    assert left.identity("coco", labels=True).left_out == (f"val2017/{name}",)
+    left.require("coco", labels=True)
+    with pytest.raises(UserError, match=name):
+        strict = Dataset(coco_root, None)
+        strict.identity("coco", labels=True)
+        strict.require("coco", labels=True)
+
+
+def test_a_plan_refuses_what_a_task_refuses(root: Path) -> None:
+    """A flat validation folder is found by its names, so a plan need not wait for the run."""
+    val = root / "imagenet" / "val"
+    for image in list(val.glob("*/*.jpg")):
+        image.rename(val / f"{image.parent.name}-{image.name}")
+    data = Data(Request(data={"imagenet": root / "imagenet"}), Path)
+    data.identity("imagenet", labels=False)
+    with pytest.raises(UserError, match="val"):
         data.identity("imagenet", labels=True)
