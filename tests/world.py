@@ -34,7 +34,7 @@ class Recipe(PretrainRecipe):
         return 100.0
 
 BASE = dict(
-    arch="vit_smoke", img_size=32, patch_size=8, epochs=2.0, warmup_epochs=0.0, global_batch_size=8,
+    arch="vit_smoke", img_size=32, patch_size=8, epochs={epochs}, warmup_epochs=0.0, global_batch_size=8,
     base_lr=1e-3, lr_rule="absolute", min_lr=0.0, betas=(0.9, 0.95), weight_decay=0.05, clip_grad=None,
     drop_path=0.0, min_crop_scale=0.2, color_jitter=0.0, precision="fp32", {extra}=HALF,
 )
@@ -112,6 +112,7 @@ def method_source(name: str, *, extra: str = "mask_ratio", **changes: object) ->
         "stage": "pretrain",
         "weights": "",
         "transfer": {},
+        "epochs": 2.0 if changes.get("trains", True) else 0.0,
     }
     return METHOD.format(name=name, extra=extra, **{**facts, **changes})
 

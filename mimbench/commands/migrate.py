@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +22,7 @@ from mimbench.data.files import Progress
 from mimbench.errors import RunFailed, UserError
 from mimbench.plan.datasets import Data
 from mimbench.plan.request import Request
+from mimbench.store import old_keys
 from mimbench.store.folder import RunFolder
 from mimbench.store.lock import RunLocked
 from mimbench.store.records import Damaged, Inputs, Result, write_result
@@ -30,8 +30,6 @@ from mimbench.store.remarks import BY_STAMP, KEY_BEFORE, NOT_RECORDED
 from mimbench.store.runs import WORKSHOP, RunStore
 from mimbench.store.spec import RunSpec
 
-OLD = re.compile(r"[0-9a-f]{16}")  # an identity by names and sizes; by content there are 32 digits
-OWN_DIGITS = 64  # of the identity of the project's own data, which has not changed
 REWRITTEN = ("spec.json", "inputs.json", "result.json")
 
 
@@ -113,7 +111,8 @@ class Examination:
             try:
                 move = self._move(run, running)
             except (Refused, RunFailed, UserError) as error:
-                self._left[run.spec.key] = run
+                if run.spec.key not in self._renamed:
+                    self._left[run.spec.key] = run
                 yield Left(run, str(error))
                 continue
             self._renamed[run.spec.key] = move.spec.key
@@ -130,7 +129,8 @@ class Examination:
     def _is_old(self, spec: RunSpec) -> bool:
         """Whether today's planner gives a run with this spec another key."""
         above = set(spec.parents.values())
-        return bool(_old_roles(spec) or above & (self._renamed.keys() | self._left.keys()) or _skips(spec))
+        moved = above & (self._renamed.keys() | self._left.keys())
+        return bool(old_keys.old_roles(spec) or old_keys.unread(spec) or moved or old_keys.skips(spec))
 
     def _move(self, run: RunFolder, running: Collection[Path]) -> Move:
         """The run's new spec and result. Raises Refused, RunFailed or UserError."""
@@ -140,13 +140,16 @@ class Examination:
             assert made.result is not None
             return Move(run, made.spec, made.inputs, made.result, is_made=True)
         parents = {role: self._parent(role, key) for role, key in spec.parents.items()}
-        old, roots = _old_roles(spec), self._roots(run)
+        old, roots = old_keys.old_roles(spec), self._roots(run)
         found = {role: self._identity(run, result, role, roots[role]) for role in old}
-        skips = (
-            any(each.left_out for each in found.values()) if old else spec.skip_corrupt and not _skips(spec)
-        )
-        digests = {role: each.digest for role, each in found.items()}
-        new = replace(spec, data={**spec.data, **digests}, parents=parents, skip_corrupt=skips)
+        unread = old_keys.unread(spec)
+        kept = spec.skip_corrupt and not (unread or old_keys.skips(spec))
+        skips = any(each.left_out for each in found.values()) if old else kept
+        data = {role: told for role, told in spec.data.items() if role not in unread}
+        data |= {role: each.digest for role, each in found.items()}
+        new = replace(spec, data=data, parents=parents, skip_corrupt=skips)
+        if unread and (new.key in self._claimed or self.store.get(new.key)):
+            self._renamed[spec.key] = new.key  # that run has the same encoder
         self._require_free(new)
         told = {*old, *(role for key in parents.values() for role in self._not_recorded.get(key, ()))}
         details = {**result.details, KEY_BEFORE: spec.key}
@@ -156,8 +159,8 @@ class Examination:
             details[BY_STAMP] = old
         inputs = replace(run.inputs, data={**run.inputs.data, **{role: str(roots[role]) for role in old}})
         # Older results have no digests of their files; from now on these are checked.
-        artefacts = result.artefacts or run.artefacts()
-        return Move(run, new, inputs, replace(result, details=details, artefacts=artefacts))
+        result = replace(result, details=details, artefacts=result.artefacts or run.artefacts())
+        return Move(run, new, inputs, result)
 
     def _parent(self, role: str, key: str) -> str:
         """The new key of a run that another starts from. Raises Refused if it is not known."""
@@ -193,7 +196,7 @@ class Examination:
 
     def _roots(self, run: RunFolder) -> dict[str, Path]:
         """Where the data is whose identity is old. Raises Refused if nobody knows."""
-        return {role: self._root(run, role) for role in _old_roles(run.spec)}
+        return {role: self._root(run, role) for role in old_keys.old_roles(run.spec)}
 
     def _root(self, run: RunFolder, role: str) -> Path:
         """The recorded folder if it has the data that the run read, else the one that --data gives."""
@@ -242,19 +245,6 @@ class Examination:
                 f"the files in {root} are not those that it read: their names or sizes differ. Restore "
                 f"them or give --data {role}=PATH; otherwise compute it again."
             )
-
-
-def _old_roles(spec: RunSpec) -> list[str]:
-    """The roles whose identity is by names and sizes. A checkpoint's digest is by content."""
-    return sorted(
-        role for role, told in spec.data.items() if OLD.fullmatch(told) and not role.startswith("weights ")
-    )
-
-
-def _skips(spec: RunSpec) -> bool:
-    """Whether its key has skip_corrupt although it left nothing out: it reads the project's data or none."""
-    read = [told for role, told in spec.data.items() if not role.startswith("weights ")]
-    return spec.skip_corrupt and all(len(told) == OWN_DIGITS for told in read)
 
 
 def _stems(files: Iterable[str]) -> set[str]:

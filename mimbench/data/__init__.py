@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mimbench.errors import UserError
 
@@ -44,6 +44,19 @@ class Problem(NamedTuple):
 def is_thin(width: int, height: int) -> bool:
     """Whether a dense task, which fits an image into its size, may leave no pixel of a side."""
     return max(width, height) > THINNEST * min(width, height)
+
+
+class Twice(Exception):
+    """A name that a JSON object has twice."""
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `object_pairs_hook`; raises Twice. Of two values, json takes the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Twice(next(name for index, name in enumerate(names) if name in names[:index]))
+    return found
 
 
 def read_lines(file: Path, what: str) -> list[tuple[int, str]]:

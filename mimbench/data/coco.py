@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mimbench.atomic import digest
-from mimbench.data import THIN, Problem, instances, is_thin, masks
+from mimbench.data import THIN, Problem, Twice, each_once, instances, is_thin, masks
 from mimbench.data.files import HEIGHT, WIDTH, Folder
 from mimbench.data.instances import EXACT, Instances, examine, shown
 from mimbench.data.walk import is_there
@@ -42,7 +42,7 @@ def read(root: Path, split: str) -> Instances:
     found = Instances(source_of(root, split), split)
     try:
         is_there(found.source, "annotations")
-        document = json.loads(found.source.read_bytes().decode("utf-8-sig"))
+        document = json.loads(found.source.read_bytes().decode("utf-8-sig"), object_pairs_hook=each_once)
     except FileNotFoundError:
         found.problems.append(Problem("missing file", "", "There is no such file."))
         return found
@@ -51,6 +51,10 @@ def read(root: Path, split: str) -> Instances:
         return found
     except OSError as error:
         found.problems.append(Problem("missing file", "", f"It cannot be read ({error.strerror})."))
+        return found
+    except Twice as error:
+        message = f"An object in it has {error.args[0]!r} twice: remove one."
+        found.problems.append(Problem("bad JSON", "", message))
         return found
     except (ValueError, RecursionError) as error:
         found.problems.append(Problem("bad JSON", "", f"It is not JSON: {error}."))

@@ -234,6 +234,8 @@ def _imagenet(dataset: Dataset, labels: bool) -> Found:
     if not labels:
         yield from _classes(root, "train")
         return
+    for problem in imagenet.layout(root):
+        raise UserError(f"--data imagenet, {problem.entry}", remedy=problem.message)
     for name in classes:
         yield f"class {name}"
     listed = imagenet.listed(root)

@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from mimbench.data import imagenet
+from mimbench.data import Twice, each_once, imagenet
 from mimbench.data.captions import LENGTH, Tokenizer, is_cut, words
 from mimbench.data.decode import CorruptImage, decode
 from mimbench.data.walk import is_there
@@ -193,7 +193,7 @@ def read_captions(root: Path) -> dict[str, str]:
     path = root / "captions.json"
     try:
         is_there(path, "captions")
-        captions = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
+        captions = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=each_once)
     except FileNotFoundError:
         raise UserError(
             "captions", str(path), remedy="The file does not exist; map images to sentences in it."
@@ -201,7 +201,7 @@ def read_captions(root: Path) -> dict[str, str]:
     except OSError as error:
         remedy = f"It cannot be read ({error.strerror}); map images to sentences in it."
         raise UserError("captions", str(path), remedy=remedy) from error
-    except _Twice as error:
+    except Twice as error:
         remedy = f"It has {error.args[0]!r} twice; give each image one caption."
         raise UserError("captions", str(path), remedy=remedy) from None
     except (ValueError, RecursionError) as error:
@@ -209,18 +209,6 @@ def read_captions(root: Path) -> dict[str, str]:
     if not isinstance(captions, dict) or not all(isinstance(text, str) for text in captions.values()):
         raise UserError("captions", str(path), remedy='Write {"train/<class>/<image>": "<sentence>", ...}.')
     return captions
-
-
-class _Twice(Exception):
-    """A name that a JSON object has twice."""
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Twice(next(name for index, name in enumerate(names) if name in names[:index]))
-    return found
 
 
 def caption_of(captions: Mapping[str, str], root: Path, name: str) -> str:

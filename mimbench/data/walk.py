@@ -58,6 +58,12 @@ def walk(top: Path | str, problems: list[Problem] | None = None) -> Iterator[tup
     yield from _walk(os.fspath(top), (), [] if problems is None else problems)
 
 
+def _leads_round(link: str, above: tuple[str, ...]) -> bool:
+    """Whether a link leads to one of the folders that it is reached by, or to one above them."""
+    target = Path(os.path.realpath(link))
+    return any(Path(os.path.realpath(each)).is_relative_to(target) for each in above)
+
+
 def _walk(folder: str, above: tuple[str, ...], problems: list[Problem]) -> Iterator[tuple[str, list[str]]]:
     try:
         with os.scandir(folder) as entries:
@@ -71,7 +77,7 @@ def _walk(folder: str, above: tuple[str, ...], problems: list[Problem]) -> Itera
     for entry in found:
         if not is_folder(entry):
             names.append(entry.name)
-        elif entry.is_symlink() and any(os.path.samefile(entry.path, each) for each in above):
+        elif entry.is_symlink() and _leads_round(entry.path, above):
             message = "It links to a folder that it lies in: remove the link."
             problems.append(Problem("folders in a circle", entry.path, message))
         else:

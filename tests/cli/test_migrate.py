@@ -19,8 +19,9 @@ from mimbench.commands import migrate
 from mimbench.commands.remove import parents_first
 from mimbench.plan.datasets import Data
 from mimbench.store import records
-from mimbench.store.folder import RunFolder
+from mimbench.store.folder import Inputs, RunFolder
 from mimbench.store.runs import RunStore
+from mimbench.store.spec import RunSpec
 from tests.cli.bench import TABLE, Bench
 from tests.world import alter, forget
 
@@ -67,6 +68,8 @@ def age(store: RunStore, roots: dict[str, Path], **changes: Any) -> None:
         data = {
             role: names_and_sizes(roots[role]) if role in roots else told for role, told in spec.data.items()
         }
+        if spec.stage == "pretrain" and not data and "imagenet" in roots:
+            data = {"imagenet": names_and_sizes(roots["imagenet"])}  # it counted data that it does not read
         parents = {role: keys[key] for role, key in spec.parents.items()}
         aged = replace(spec, data=data, parents=parents, **changes)
         keys[spec.key] = aged.key
@@ -101,7 +104,7 @@ def assert_migrated(bench: Bench, own: Path) -> None:
         lineage = {plan.nodes[key].spec.name for key in plan.lineage(run.spec.key)}
         roles = [role for role, name in (("captions", "wise"), ("imagenet", "echo")) if name in lineage]
         roles = sorted({*roles, *run.spec.data})
-        assert run.result.details["content_not_recorded"] == roles
+        assert run.result.details.get("content_not_recorded", []) == roles
         assert len(run.result.details["key_before"]) == 16
         if run.spec.stage == "downstream":
             assert run.result.metrics == {"score": 40.0, "other": 1.0}
@@ -158,6 +161,19 @@ def test_a_child_that_reads_only_the_projects_own_data_follows_its_encoder(old: 
     assert child.result.details["content_not_recorded"] == ["imagenet"]
 
 
+def test_training_from_scratch_counted_data_that_it_does_not_read(old: Bench, own: Path) -> None:
+    """Older keys of it and of its tasks depend on images that it never opens."""
+    spec = RunSpec("pretrain", "none-at-all", "vit_smoke", {"epochs": 0.0}, {"imagenet": "0" * 64}, 0)
+    run = old.store.create(spec, Inputs())
+    run.finish({})
+    gone = replace(spec, data={"imagenet": "0" * 16}, seed=1)  # the user's own, which is gone
+    old.store.create(gone, Inputs(data={"imagenet": "/nowhere"})).finish({})
+    old.call("runs", "migrate", "--yes")
+    for seed in (0, 1):
+        assert old.store.outcome(replace(spec, data={}, seed=seed).key) in ("done", "stale")
+    assert old.store.get(spec.key) is None and old.store.get(gone.key) is None
+
+
 def test_where_there_are_no_hard_links(old: Bench, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: str, target: str) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted", source)
@@ -193,7 +209,7 @@ def test_trust_stat_and_data_that_moved(old: Bench, own: Path) -> None:
     words = ["--data", f"imagenet={new}", "--data", f"captions={new}"]
     assert old.call("runs", "migrate", "--yes", "--trust-stat", *words).exit_code == 0
     assert set(states(old, data={"imagenet": new}, trust_stat=True).values()) == {"done"}
-    run = next(run for run in old.store if run.spec.stage == "pretrain")
+    run = next(run for run in old.store if run.spec.name == "plain")
     assert run.inputs.data == {"imagenet": str(new)} and run.result is not None
     assert run.result.details["identified_by_size_and_time"] == ["imagenet"]
     assert old.call("runs", "migrate", "--data", "x=y").exit_code == 2
@@ -245,7 +261,10 @@ def test_one_of_two_datasets_has_moved(old: Bench, own: Path) -> None:
             path.rename(old.root / "runs" / path.name)
     new = other.rename(other.with_name("new"))
     done = old.call("runs", "migrate", "--yes", "--data", f"imagenet={new}")
-    assert done.exit_code == 0 and "14 runs migrated, 0 left" in done.stdout, done.stderr
+    assert done.exit_code == 0 and "13 runs migrated, 1 left" in done.stdout, done.stderr
+    assert (
+        "pretrain-none-at-all" in done.stderr and "it becomes the same run as" in done.stderr
+    )  # it reads none
     for place in (own, new):
         assert set(states(old, data={"imagenet": place}).values()) == {"done"}
 
@@ -337,9 +356,12 @@ def test_data_that_changes_while_it_is_read(old: Bench, own: Path, monkeypatch: 
     monkeypatch.setattr(Data, "identity", meanwhile)
     before = content(old.root / "runs")
     done = old.call("runs", "migrate", "--yes")
-    assert done.exit_code == 0 and done.stderr.count("left as it is: ") == 7
-    assert "Nothing to migrate. 7 runs left as they are." in done.stdout
-    assert content(old.root / "runs") == before
+    assert done.exit_code == 0 and done.stderr.count("left as it is: ") == 6
+    assert "1 run migrated, 6 left" in done.stdout, "one run reads no data"
+    after = content(old.root / "runs")
+    assert {
+        name: text for name, text in before.items() if "pretrain-none-at-all" not in name
+    }.items() <= after.items()
 
 
 def test_skip_corrupt_counts_only_where_something_is_left_out(old: Bench, own: Path) -> None:

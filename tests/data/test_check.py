@@ -31,6 +31,11 @@ def first(root: Path, pattern: str) -> Path:
     return min(root.glob(pattern))
 
 
+def repeat(file: Path, more: str) -> None:
+    """Begin the file's object with one more entry."""
+    file.write_text("{" + more + ", " + file.read_text().lstrip().removeprefix("{"))
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -134,6 +139,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object]]] = {
     "coco part": ("bad JSON", lambda r: edit_json(r / TRAIN_JSON, lambda d: d.pop("categories"))),
     "coco null part": ("bad JSON", lambda r: edit_json(r / TRAIN_JSON, lambda d: d.update(images=None))),
     "coco entry": ("bad JSON", lambda r: edit_json(r / TRAIN_JSON, lambda d: d["images"].append(5))),
+    "coco part twice": ("bad JSON", lambda r: repeat(r / TRAIN_JSON, '"annotations": []')),
+    "coco field twice": ("bad JSON", lambda r: repeat(r / TRAIN_JSON, '"more": {"a": 1, "a": 2}')),
     "coco list": ("bad JSON", lambda r: (r / TRAIN_JSON).write_text("[]")),
     "coco bbox": ("bad JSON", annotation(bbox=[1, 2])),
     "coco truncated": ("unreadable image", lambda r: truncate(first(r, "coco/train2017/*.jpg"))),

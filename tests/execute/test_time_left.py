@@ -167,7 +167,7 @@ def test_a_standstill_is_shown() -> None:
     clock = iter([0.0, 0.0, *[700.0] * 20])
     run, out = node("slow"), Console(file=io.StringIO(), width=200)
     with Progress(out, [run], clock=lambda: next(clock)) as progress:
-        progress.start(run, cast(RunFolder, SimpleNamespace(status=Status())))
+        progress.start(run, cast(RunFolder, SimpleNamespace(status=Status(), steps_done=lambda: 0)))
         progress.tracks[run.key].see(3, 100, 0.0)
         progress.tick()
     assert "slow 3/100; slow: no step for 11 min 40 s" in out.file.getvalue()  # type: ignore[attr-defined]

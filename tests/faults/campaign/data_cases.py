@@ -61,6 +61,7 @@ MODULES = (
     "mutate_coco_silent",
     "mutate_masks",
     "mutate_folders",
+    "mutate_layout",
     "mutate_captions",
 )
 MUTATORS: dict[str, tuple[str, Mutator]] = {}

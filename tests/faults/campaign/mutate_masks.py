@@ -160,11 +160,13 @@ def an_animation(root: Path, draw: Random) -> Expect:
 # -- label maps ----------------------------------------------------------------------------------------------
 
 
-def _labels_right(root: Path, change: str = "") -> Callable[[Read], str]:
+def labels_of_maps(root: Path, change: str = "") -> Callable[[Read], str]:
     """Compares every label map with what Pillow and NumPy make of the file."""
 
     def right(found: Read) -> str:
         for path in sorted((root / "annotations").rglob("*.png")):
+            if any(part[0] == "." for part in path.relative_to(root).parts):
+                continue
             raw = np.asarray(Image.open(path)).astype(int)
             wanted = np.where((raw == 0) | (raw == 255), 255, raw - 1)
             name = (
@@ -188,10 +190,12 @@ def _labels(name: str, change: Callable[[np.ndarray, Random, int], Image.Image],
     def mutator(root: Path, draw: Random) -> Expect:
         path, labels = _map(draw, root)
         count = len((root / "classes.txt").read_text().splitlines())
-        _replace(path, change(labels, draw, count), "TIFF" if name == "32 bits" else "PNG")
+        _replace(
+            path, change(labels, draw, count), "TIFF" if name in ("32 bits", "a negative label") else "PNG"
+        )
         if refused:
             return Expect(f"{path.name}: {name}", refused=(str(path),))
-        return Expect(f"{path.name}: {name}", right=_labels_right(root), identity="other")
+        return Expect(f"{path.name}: {name}", right=labels_of_maps(root), identity="other")
 
     mutator.__name__ = name.replace(" ", "_")
     of("ade20k")(mutator)
@@ -220,6 +224,12 @@ def _palette(labels: np.ndarray, draw: Random, count: int) -> Image.Image:
     return image
 
 
+def _negative(labels: np.ndarray, draw: Random, count: int) -> Image.Image:
+    signed = labels.astype(np.int32)
+    signed[draw.randrange(labels.shape[0]), 0] = -draw.randint(1, 300)
+    return Image.fromarray(signed)
+
+
 _labels("a label beyond the classes", _beyond, refused=True)
 _labels("a label beyond 8 bits", _wide, refused=True)
 _labels(
@@ -232,6 +242,7 @@ _labels("a palette", _palette, refused=False)
 _labels("a map of colours", lambda x, d, c: Image.fromarray(np.stack([x] * 3, -1)), refused=True)
 _labels("a map with alpha", lambda x, d, c: Image.fromarray(np.stack([x, x], -1)), refused=True)
 _labels("32 bits", lambda x, d, c: Image.fromarray(x.astype(np.int32) + 70_000), refused=True)
+_labels("a negative label", _negative, refused=True)
 _labels("one map of void only", lambda x, d, c: Image.fromarray(np.full_like(x, 255)), refused=False)
 
 
@@ -336,7 +347,7 @@ def class_named_twice(root: Path, draw: Random) -> Expect:
 def classes_with_a_mark_and_line_ends(root: Path, draw: Random) -> Expect:
     file = root / "classes.txt"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_text().replace("\n", "  \r\n").encode() + b"\r\n")
-    return Expect("classes.txt of Windows", right=_labels_right(root), same_numbers=True)
+    return Expect("classes.txt of Windows", right=labels_of_maps(root), same_numbers=True)
 
 
 @of("ade20k")
@@ -345,7 +356,7 @@ def zero_and_void_are_one(root: Path, draw: Random) -> Expect:
         labels = np.asarray(Image.open(path)).copy()
         labels[labels == 0] = 255
         Image.fromarray(labels).save(path)
-    return Expect("every 0 is 255", right=_labels_right(root), identity="other", same_numbers=True)
+    return Expect("every 0 is 255", right=labels_of_maps(root), identity="other", same_numbers=True)
 
 
 @of("ade20k", "coco")
