@@ -48,6 +48,33 @@ def test_files_that_are_cut_off_are_suspected_and_others_not(tmp_path: Path, suf
         assert suspect(path) == 1, end
 
 
+KINDS = {
+    "GIF": {"format": "GIF"},
+    "JPEG 2000": {"format": "JPEG2000"},
+    "1 bit": {"format": "PPM"},
+    "LZW": {"format": "TIFF", "compression": "tiff_lzw"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_other_kinds_that_are_cut_off_are_suspected(tmp_path: Path, kind: str) -> None:
+    """Where neither the end nor the header tells, a file is decoded."""
+    path = tmp_path / "x"
+    noise().convert("1" if kind == "1 bit" else "RGB").save(path, **KINDS[kind])
+    content = path.read_bytes()
+    for end in (len(content) - 20, len(content) // 2):
+        path.write_bytes(content[:end])
+        assert suspect(path) == 1, end
+        assert look.SUSPECTS.at(str(path))[files.DECODES] == 0, end
+
+
+@pytest.mark.parametrize("text", ["P2 3 2 255\n1 2 3 4", "P5 3 2 99\n1234", "P6 3 2 99\n" + 17 * "x"])
+def test_portable_maps_that_are_cut_off_are_suspected(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.pgm"
+    path.write_text(text)
+    assert suspect(path) == 1 and look.SUSPECTS.at(str(path))[files.DECODES] == 0
+
+
 @pytest.mark.parametrize(("end", "expected"), [(bytes(9), 0), (b"more", 1)])
 def test_jpegs_with_something_after_their_end(root: Path, end: bytes, expected: int) -> None:
     """They are read: a suspicion alone refuses nothing."""
