@@ -111,6 +111,7 @@ def run(folder: RunFolder, card: MethodCard) -> dict[str, float]:
         method = _train(folder, card, recipe, parts)
     else:  # it reads no images
         method = initialise(card, recipe, folder.spec.seed, **parts)
+        folder.details["steps"] = 0
     if card.load is not None:
         state = {name: tensor.cpu().contiguous() for name, tensor in method.state_dict().items()}
         write_bytes(folder.path / "teacher.safetensors", lambda file: file.write(save(state)))

@@ -208,7 +208,7 @@ def test_stamps_of_any_older_rule_and_schema(lab: Lab) -> None:
     for run in (parent, child):
         path = run.path / "result.json"
         old = {**json.loads(path.read_text()), "schema": 1, "source": "62431d6dd6a2805f"}
-        del old["seal"]
+        del old["seal"], old["artefacts"], old["percent"]
         path.write_text(json.dumps({**old, "parents": {"encoder": "old"} if run is child else {}}))
     assert lab.outcomes(parent, child) == ["stale", "stale"]
     assert lab.restamp()[0] == 0 and lab.outcomes(parent, child) == ["done", "done"]

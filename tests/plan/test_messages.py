@@ -213,6 +213,7 @@ def test_a_field_that_was_not_changed_lists_what_was(world: Path, store: RunStor
         "stage": "pretrain",
         "weights": "",
         "transfer": {},
+        "epochs": 2.0,
     }
     file = world / "pretrain/methods/strict.py"
     file.write_text(source.format(name="strict", extra="share", **facts).replace("share=HALF", "share=0.1"))
