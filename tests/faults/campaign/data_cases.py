@@ -60,6 +60,7 @@ MODULES = (
     "mutate_coco_lists",
     "mutate_coco_silent",
     "mutate_masks",
+    "mutate_images",
     "mutate_folders",
     "mutate_layout",
     "mutate_captions",

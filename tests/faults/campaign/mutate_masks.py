@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -19,7 +20,7 @@ from tests.faults.campaign.datasets import Read, picture, source
 ORIENTATION = 0x0112  # in EXIF
 
 
-def _close(found: Read, name: str, wanted: np.ndarray, most: float = 4.0) -> str:
+def close(found: Read, name: str, wanted: np.ndarray, most: float = 4.0) -> str:
     """What is wrong with an image that was read; two decoders of JPEG differ by a little."""
     here = found.images.get(name)
     if here is None:
@@ -30,7 +31,7 @@ def _close(found: Read, name: str, wanted: np.ndarray, most: float = 4.0) -> str
     return f"{name} is {away:.1f} away" if away > most else ""
 
 
-def _by_mmcv(path: Path) -> np.ndarray:
+def by_mmcv(path: Path) -> np.ndarray:
     import mmcv
 
     return mmcv.imfrombytes(path.read_bytes(), flag="color", channel_order="rgb", backend="cv2")
@@ -53,10 +54,10 @@ def _turned(orientation: int, role: str) -> Callable[[Path, Random], Expect]:
         if orientation >= 5 and role != "imagenet":
             width, height = height, width  # upright it has the size that masks and annotations state
         _save_turned(path, picture(draw, width, height), orientation)
-        wanted = np.asarray(Image.open(path).convert("RGB")) if role == "imagenet" else _by_mmcv(path)
+        wanted = np.asarray(Image.open(path).convert("RGB")) if role == "imagenet" else by_mmcv(path)
         return Expect(
             f"{name} has EXIF orientation {orientation}",
-            right=lambda found: _close(found, name, wanted), identity="other",
+            right=lambda found: close(found, name, wanted), identity="other",
             of_pretraining="same" if role == "imagenet" else "",
         )  # fmt: skip
 
@@ -83,7 +84,7 @@ def lies_on_its_side(root: Path, draw: Random) -> Expect:
     return Expect(f"{path.name} lies on its side", refused=(other, f"{height}x{width}"))
 
 
-def _replace(path: Path, image: Image.Image, form: str, **how: object) -> None:
+def replace(path: Path, image: Image.Image, form: str, **how: object) -> None:
     """Another format under the same name: readers go by content."""
     out = io.BytesIO()
     image.save(out, form, **how)
@@ -101,16 +102,16 @@ def _modes(mode: str, role: str) -> Callable[[Path, Random], Expect]:
             grey = (
                 np.asarray(base.convert("L")).astype(np.float64) * 65535 / 255 - draw.randint(0, 90)
             ).clip(0)
-            _replace(path, Image.fromarray(grey.astype(np.uint16)), "PNG")
+            replace(path, Image.fromarray(grey.astype(np.uint16)), "PNG")
             wanted = np.repeat(np.rint(np.floor(grey) * 255 / 65535)[..., None], 3, axis=2)
         else:
             shown = base.convert(mode)
             form = "TIFF" if mode == "CMYK" else "PNG"
-            _replace(path, shown, form)
+            replace(path, shown, form)
             wanted = np.asarray(Image.open(path).convert("RGB"))
         return Expect(
             f"{name} is a {mode} image",
-            right=lambda found: _close(found, name, wanted, 0.51),
+            right=lambda found: close(found, name, wanted, 0.51),
             of_pretraining="other" if role == "imagenet" else "", identity="other",
         )  # fmt: skip
 
@@ -131,8 +132,10 @@ def _unknown_range(kind: str, role: str) -> Callable[[Path, Random], Expect]:
         path = some(draw, root, pattern)
         with Image.open(path) as image:
             grey = np.asarray(image.convert("L"))
-        values = grey.astype(np.float32) / 255 if kind == "float" else grey.astype(np.int32) * 99_999
-        _replace(path, Image.fromarray(values), "TIFF")
+        values = grey.astype(np.float32) / 255 if kind == "float" else grey.astype(np.int32)
+        replace(path, Image.fromarray(values * 99_999 if kind == "32 bits" else values), "TIFF")
+        if kind == "signed":  # 32 bits is what Pillow writes; OpenCV has 16
+            path.write_bytes(cv2.imencode(".tif", grey.astype(np.int16))[1].tobytes())
         return Expect(f"{path.name} is a {kind} TIFF", refused=(str(path),))
 
     mutator.__name__ = f"{kind}_tiff"
@@ -140,7 +143,7 @@ def _unknown_range(kind: str, role: str) -> Callable[[Path, Random], Expect]:
 
 
 for _role in ("imagenet", "ade20k", "coco"):
-    for _kind in ("float", "32 bits"):
+    for _kind in ("float", "32 bits", "32 bits of small numbers", "signed"):
         of(_role)(_unknown_range(_kind, _role))
 
 
@@ -149,11 +152,11 @@ def an_animation(root: Path, draw: Random) -> Expect:
     """Its first frame counts, as torchvision has it."""
     path = some(draw, root, "train/*/*.jpg")
     frames = [picture(draw, 30, 30) for _ in range(3)]
-    _replace(path, frames[0], "PNG", save_all=True, append_images=frames[1:])
+    replace(path, frames[0], "PNG", save_all=True, append_images=frames[1:])
     name, wanted = path.relative_to(root).as_posix(), np.asarray(frames[0])
     return Expect(
         f"{name} has three frames", of_pretraining="other",
-        right=lambda found: _close(found, name, wanted, 0.0),
+        right=lambda found: close(found, name, wanted, 0.0),
     )  # fmt: skip
 
 
@@ -190,7 +193,7 @@ def _labels(name: str, change: Callable[[np.ndarray, Random, int], Image.Image],
     def mutator(root: Path, draw: Random) -> Expect:
         path, labels = _map(draw, root)
         count = len((root / "classes.txt").read_text().splitlines())
-        _replace(
+        replace(
             path, change(labels, draw, count), "TIFF" if name in ("32 bits", "a negative label") else "PNG"
         )
         if refused:
