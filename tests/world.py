@@ -178,6 +178,7 @@ def data(tmp_path: Path) -> Path:
         (tmp_path / "data" / folder).mkdir(parents=True)
     for index, name in enumerate("aaaaab"):
         (tmp_path / "data" / "imagenet" / "train" / name / f"{index}.jpg").write_bytes(b"x" * (index + 1))
+    (tmp_path / "data" / "imagenet" / "val" / "a" / "0.jpg").write_bytes(b"x")
     (tmp_path / "data" / "imagenet" / "train_labelled.txt").write_text("train/a/0.jpg\ntrain/b/5.jpg\n")
     (tmp_path / "data" / "ade20k" / "images" / "training" / "0.jpg").write_bytes(b"x")
     return tmp_path / "data"
