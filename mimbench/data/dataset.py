@@ -118,10 +118,11 @@ class Dataset:
             fill(self.root, among, self.memory, field=field, digests=False, look=what, progress=progress)
 
         if role in ("imagenet", "captions"):
-            for problem in imagenet.layout(self.root, imagenet.SPLITS if labels else ("train",)):
-                raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
-            if labels:
+            if labels:  # `reads` has looked at the layout
                 imagenet.classes_for_labels(self.root)
+            else:
+                for problem in imagenet.layout(self.root, ("train",)):
+                    raise UserError(f"{field}, {problem.entry}", remedy=problem.message)
         if role == "captions":
             self._require_captions(folders)
         images = [folder for folder in folders if _holds_images(folder)]

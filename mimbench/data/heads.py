@@ -8,6 +8,9 @@ from typing import BinaryIO
 HEAD = TAIL = 32  # bytes at a file's beginning, and at its end
 JPEG, PNG, BMP, RIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF"  # WebP is RIFF
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+ORIENTATION = 0x0112  # the EXIF entry
+TEXTS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x8298)  # EXIF entries: as long as they say
+NUMBERS = {0x011A: 8, 0x011B: 8, 0x013E: 16, 0x013F: 48, 0x0211: 24, 0x0214: 48}  # EXIF entries to bytes
 
 
 def is_deep(head: bytes) -> int:
@@ -33,11 +36,6 @@ def is_suspect(head: bytes, tail: bytes, size: int) -> int:
     if head.startswith(BMP) and int.from_bytes(head[2:6], "little") > size:
         return 1
     return -1
-
-
-ORIENTATION = 0x0112  # the EXIF entry
-TEXTS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x8298)  # EXIF entries: as long as they say
-NUMBERS = {0x011A: 8, 0x011B: 8, 0x013E: 16, 0x013F: 48, 0x0211: 24, 0x0214: 48}  # EXIF entries to bytes
 
 
 def orientation(file: BinaryIO) -> int:
